@@ -1,0 +1,1 @@
+"""What two or more of the parts need: settings, tables, job states, storage, queue, webhooks, imaging."""

@@ -1,0 +1,146 @@
+"""Every setting, read once from the environment into one frozen object.
+
+Names are `THORAQ_` and the field's name in capitals. A field that holds a secret may be given as a file
+instead (`THORAQ_DATABASE_URL_FILE=/run/secrets/database_url`), as container secrets are mounted.
+An unknown `THORAQ_*` variable is an error: a typing mistake must not pass for a default.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from shared.errors import ConfigError
+
+PREFIX = "THORAQ_"
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)]
+Seconds = Annotated[tuple[float, ...], BeforeValidator(_split)]
+
+
+class Settings(BaseModel):
+    """The settings; each field's description is what the README's table prints."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database_url: SecretStr = Field(description="PostgreSQL, as SQLAlchemy writes it: postgresql+psycopg://...")
+    redis_url: SecretStr = Field(description="Redis, the doorbell: redis://...")
+    secret_key: SecretStr = Field(min_length=32, description="Signs the page's sessions; 32 or more random characters")
+
+    storage: Literal["folder", "minio"] = Field("folder", description="Where the bytes of studies are kept")
+    storage_dir: Path = Field(Path(".thoraq/objects"), description="The folder, when storage is `folder`")
+    minio_endpoint: str = Field("", description="host:port, when storage is `minio`")
+    minio_access_key: SecretStr = Field(SecretStr(""), description="MinIO access key")
+    minio_secret_key: SecretStr = Field(SecretStr(""), description="MinIO secret key")
+    minio_bucket: str = Field("thoraq", description="Bucket; made at `thoraq-admin migrate` when it is missing")
+    minio_secure: bool = Field(True, description="TLS to MinIO")
+    minio_region: str = Field("us-east-1", description="Region that requests are signed for")
+
+    model_dir: Path = Field(Path("models/thoraq-1"), description="The model bundle that workers serve")
+
+    max_upload_bytes: int = Field(2_000_000_000, gt=0, description="Largest request body, bytes")
+    max_files: int = Field(2_000, gt=0, description="Most files in one study")
+    max_pixels: int = Field(64_000_000, gt=0, description="Most pixels in one image, from its header")
+    max_frames: int = Field(2_000, gt=0, description="Most frames in one DICOM or TIFF file")
+    max_wait_seconds: float = Field(60, ge=0, description="Upper bound of `Prefer: wait=N`")
+    idempotency_hours: float = Field(72, gt=0, description="How long an Idempotency-Key is remembered")
+    session_hours: float = Field(12, gt=0, description="How long a sign-in on the page lasts")
+    session_secure: bool = Field(True, description="Session cookie over https only; off for plain http on localhost")
+
+    batch_size: int = Field(16, gt=0, le=512, description="Images that go through the engine at once")
+    lease_seconds: float = Field(30, gt=0, description="How long a claimed job belongs to a worker without a heartbeat")
+    heartbeat_seconds: float = Field(5, gt=0, description="How often a worker extends its leases")
+    progress_seconds: float = Field(
+        120, gt=0, description="Without progress for this long, a worker stops its heartbeat"
+    )
+    poll_seconds: float = Field(2, gt=0, description="How often a worker looks for work without a doorbell")
+    drain_seconds: float = Field(30, gt=0, description="How long one doorbell's work may last before it rings again")
+    sweep_seconds: float = Field(10, gt=0, description="How often the sweeper runs")
+    ageing_seconds: float = Field(1800, gt=0, description="A bulk job that waited this long is served as routine")
+    max_error_attempts: int = Field(5, gt=0, description="Transient errors before a job fails")
+    max_crash_attempts: int = Field(3, gt=0, description="Worker deaths on a job alone before it is quarantined")
+    retry_base_seconds: float = Field(2, gt=0, description="First delay after a transient error; doubles each time")
+    engine_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: all cores")
+    decode_threads: int = Field(2, gt=0, description="Threads that load and decode while the engine works")
+
+    webhook_retry_seconds: Seconds = Field(
+        (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400),
+        description="Delays between delivery attempts, with up to 20 % jitter (the Standard Webhooks schedule)",
+    )
+    webhook_timeout_seconds: float = Field(15, gt=0, description="Connect and read timeout of a delivery")
+    webhook_threads: int = Field(16, gt=0, description="Deliveries that one delivery worker has under way at once")
+    webhook_allow_http: bool = Field(False, description="Accept http:// endpoints; https only otherwise")
+    webhook_allowed_networks: Networks = Field(
+        (), description="Private networks where receivers may live, as CIDR, separated by commas"
+    )
+
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port of a worker's /metrics; 0: none")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.storage == "minio" and not (self.minio_endpoint and self.minio_access_key and self.minio_secret_key):
+            raise ValueError("storage `minio` needs minio_endpoint, minio_access_key and minio_secret_key")
+        if self.heartbeat_seconds * 3 > self.lease_seconds:
+            raise ValueError("lease_seconds must be at least three times heartbeat_seconds")
+        return self
+
+
+def is_secret(field: str) -> bool:
+    """Whether a field may be given as `THORAQ_<FIELD>_FILE`."""
+    annotation = Settings.model_fields[field].annotation
+    return annotation is SecretStr or SecretStr in get_args(annotation)
+
+
+def parse(environ: Mapping[str, str]) -> Settings:
+    """Settings out of an environment; ConfigError names every variable that is wrong, never its value."""
+    values: dict[str, str] = {}
+    for variable, value in environ.items():
+        if variable.startswith(PREFIX):
+            field, content = _field(variable, value)
+            if field in values:
+                raise ConfigError(f"{PREFIX}{field.upper()} is given twice, as a value and as a file")
+            values[field] = content
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(e["loc"], e["msg"]) for e in error.errors())) from None
+
+
+def _field(variable: str, value: str) -> tuple[str, str]:
+    name = variable.removeprefix(PREFIX).lower()
+    if name in Settings.model_fields:
+        return name, value
+    field = name.removesuffix("_file")
+    if name.endswith("_file") and field in Settings.model_fields and is_secret(field):
+        return field, _read_secret(variable, Path(value))
+    raise ConfigError(f"{variable} is not a setting of Thoraq; the README lists them all")
+
+
+def _read_secret(variable: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"{variable}: cannot read the file: {error.strerror}") from error
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    # Network lists report the member's index too; the variable is what the operator can change.
+    return f"{PREFIX}{str(location[0]).upper()}: {message}" if location else message
+
+
+@functools.cache
+def settings() -> Settings:
+    """The process's settings, read at the first call."""
+    return parse(os.environ)

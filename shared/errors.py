@@ -1,0 +1,214 @@
+"""One tree for everything that can go wrong.
+
+Each class says what a client is told about it (RFC 9457: type, title, status), what the client can do,
+and whether trying again with the same input could help (`permanent`). Vendor errors become one of these
+at the edge where the vendor is called. The HTTP edge turns them into problem+json; the worker turns
+permanent ones into failed images or jobs and gives the others another attempt.
+
+`detail` is shown to clients and written to logs: it never holds patient data, file names or file contents.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ThoraqError(Exception):
+    """Root of the tree; raised itself only for faults that have no better name."""
+
+    type: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+    status: ClassVar[int] = 500
+    permanent: ClassVar[bool] = False
+    remedy: ClassVar[str] = "Try again later; quote the request id if it persists."
+
+    def __init__(self, detail: str = "", **extensions: object) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.extensions = extensions
+
+
+class ConfigError(ThoraqError):
+    """A setting is unknown, missing or out of range; the process refuses to start."""
+
+    type, title, permanent = "config", "Bad configuration", True
+    remedy = "Correct the environment variable that the message names."
+
+
+class InvalidRequest(ThoraqError):
+    """The request is understood, and its content is wrong."""
+
+    type, title, status, permanent = "invalid-request", "Invalid request", 422, True
+    remedy = "Correct the fields listed in `errors`."
+
+
+class BadRequest(ThoraqError):
+    """The request is not well-formed HTTP or JSON."""
+
+    type, title, status, permanent = "bad-request", "Malformed request", 400, True
+    remedy = "Send well-formed JSON or multipart, with the Content-Type that says so."
+
+
+class Unauthenticated(ThoraqError):
+    """No API key, or one that is unknown, expired or revoked."""
+
+    type, title, status, permanent = "unauthenticated", "Authentication required", 401, True
+    remedy = "Send `Authorization: Bearer tq_...` with a key that is in force."
+
+
+class Forbidden(ThoraqError):
+    """The key is good and lacks the scope."""
+
+    type, title, status, permanent = "forbidden", "Scope missing", 403, True
+    remedy = "Use a key with the scope that the detail names."
+
+
+class NotFound(ThoraqError):
+    """No such thing for this tenant; another tenant's thing looks exactly the same."""
+
+    type, title, status, permanent = "not-found", "Not found", 404, True
+    remedy = "Check the id, and that the key belongs to the tenant that owns it."
+
+
+class MethodNotAllowed(ThoraqError):
+    """The path exists, and does not take this method."""
+
+    type, title, status, permanent = "method-not-allowed", "Method not allowed", 405, True
+    remedy = "See the `Allow` header and /openapi.json."
+
+
+class Conflict(ThoraqError):
+    """The thing's state does not allow this act."""
+
+    type, title, status, permanent = "conflict", "Conflict with the current state", 409, True
+    remedy = "Read the resource again; it has moved on."
+
+
+class IdempotencyKeyReused(ThoraqError):
+    """An Idempotency-Key came back with a different request."""
+
+    type, title, status, permanent = "idempotency-key-reused", "Idempotency-Key reused", 422, True
+    remedy = "Use a fresh key for a different request."
+
+
+class PayloadTooLarge(ThoraqError):
+    """The body exceeds the limit in bytes."""
+
+    type, title, status, permanent = "payload-too-large", "Payload too large", 413, True
+    remedy = "Send fewer or smaller files in one request."
+
+
+class UnsupportedMediaType(ThoraqError):
+    """The request's Content-Type is not one that the route takes."""
+
+    type, title, status, permanent = "unsupported-media-type", "Unsupported media type", 415, True
+    remedy = "See /openapi.json for the content types that the route takes."
+
+
+class Unavailable(ThoraqError):
+    """A part that the promise depends on is not there; nothing was accepted."""
+
+    type, title, status = "unavailable", "Temporarily unavailable", 503
+    remedy = "Try again after `Retry-After` seconds, with the same Idempotency-Key."
+
+
+class StorageError(Unavailable):
+    """The object store failed or is unreachable."""
+
+    type, title = "storage-unavailable", "Object store unavailable"
+
+
+class ObjectNotFound(ThoraqError):
+    """The object store has no object under this key."""
+
+    type, title, permanent = "object-not-found", "Stored object missing", True
+    remedy = "Operators: run `thoraq-admin doctor`."
+
+
+class ObjectCorrupt(ThoraqError):
+    """A stored object's bytes no longer have the SHA-256 that was recorded on arrival."""
+
+    type, title, permanent = "object-corrupt", "Stored object corrupt", True
+    remedy = "Submit the study again. Operators: run `thoraq-admin doctor`."
+
+
+class ImageError(ThoraqError):
+    """An image cannot be classified; it fails alone, its study's other images go on."""
+
+    type, title, status, permanent = "image", "Image cannot be read", 422, True
+    remedy = "Send the image again as PNG, JPEG, TIFF or DICOM."
+
+
+class EmptyFile(ImageError):
+    """Zero bytes."""
+
+    type, title = "empty-file", "Empty file"
+    remedy = "Check the export: the file holds no bytes."
+
+
+class UnsupportedImage(ImageError):
+    """The magic bytes are of no format that we read, whatever the file is called."""
+
+    type, title = "unsupported-image", "Not a PNG, JPEG, TIFF or DICOM file"
+
+
+class CorruptImage(ImageError):
+    """The format is known, and the bytes are truncated or damaged."""
+
+    type, title = "corrupt-image", "Image truncated or damaged"
+    remedy = "Export the image again and send the whole file."
+
+
+class ImageTooLarge(ImageError):
+    """More pixels or frames than the limit; decided from the header, before decoding."""
+
+    type, title = "image-too-large", "Image too large"
+    remedy = "Reduce the image, or ask the operator about THORAQ_MAX_PIXELS and THORAQ_MAX_FRAMES."
+
+
+class NoPixelData(ImageError):
+    """A DICOM object without pixels: a report, a presentation state, a DICOMDIR."""
+
+    type, title = "no-pixel-data", "DICOM object without pixel data"
+    remedy = "Send the image objects of the series."
+
+
+class UnsupportedDicom(ImageError):
+    """A DICOM transfer syntax, photometric interpretation or modality that we do not read."""
+
+    type, title = "unsupported-dicom", "Unsupported DICOM object"
+    remedy = "Send CR, DX or CT images in a transfer syntax that the documentation lists."
+
+
+class ModelError(ThoraqError):
+    """A model bundle is missing, incomplete, or not the bytes that its card pins."""
+
+    type, title, permanent = "model", "Model bundle unusable", True
+    remedy = "Operators: restore the bundle directory, or point THORAQ_MODEL_DIR at a good one."
+
+
+class EngineError(ThoraqError):
+    """Inference failed for a reason that another attempt may not meet."""
+
+    type, title = "engine", "Inference failed"
+
+
+class QueueError(ThoraqError):
+    """The broker is unreachable. Never shown to clients: the doorbell is best effort."""
+
+    type, title = "queue", "Broker unavailable"
+
+
+class LeaseLost(ThoraqError):
+    """Another worker owns the job now; this worker drops its result."""
+
+    type, title = "lease-lost", "Lease lost"
+
+
+class WebhookDestinationRefused(ThoraqError):
+    """The endpoint's URL, or an address that its host resolves to, is not allowed."""
+
+    type, title, status, permanent = "webhook-destination-refused", "Webhook destination refused", 422, True
+    remedy = (
+        "Use https and a public address; for a receiver inside the network ask for THORAQ_WEBHOOK_ALLOWED_NETWORKS."
+    )
