@@ -1,0 +1,1 @@
+"""Alembic: the schema's history. `thoraq-admin migrate` runs it."""

@@ -1,0 +1,391 @@
+"""The tables. Every row that belongs to a hospital carries its tenant.
+
+Times are the database's clock (`now()`), in UTC. Enums are text with a CHECK constraint, so that adding a member is
+an ordinary migration.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+Json = dict[str, Any]
+
+
+class JobState(StrEnum):
+    """Where a job is; the terminal ones never change."""
+
+    QUEUED = "queued"  #: waits for a worker, or for `not_before`
+    RUNNING = "running"  #: a worker holds its lease
+    SUCCEEDED = "succeeded"  #: has exactly one result
+    FAILED = "failed"  #: cannot be answered; `error` says why
+    CANCELLED = "cancelled"  #: the client withdrew it
+    QUARANTINED = "quarantined"  #: workers died of it, even when it ran alone
+
+
+TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.QUARANTINED})
+
+
+class Classifier(StrEnum):
+    """Which of the two papers' classifiers answers."""
+
+    BINARY = "binary"  #: DenseNet201, COVID-19 or not
+    ENSEMBLE = "ensemble"  #: VGG16 and DenseNet201, normal, pneumonia or COVID-19
+
+
+class Modality(StrEnum):
+    """What kind of picture a study holds."""
+
+    XRAY = "xray"  #: chest radiograph (DICOM CR, DX)
+    CT = "ct"  #: chest CT slices (DICOM CT)
+
+
+class Priority(StrEnum):
+    """Who goes first."""
+
+    STAT = "stat"  #: somebody waits for it
+    ROUTINE = "routine"  #: the day's work
+    BULK = "bulk"  #: archives and batches
+
+    @property
+    def rank(self) -> int:
+        """0 goes first."""
+        return list(Priority).index(self)
+
+
+class DeliveryState(StrEnum):
+    """Where a webhook delivery is."""
+
+    PENDING = "pending"  #: due now or at `next_attempt_at`
+    DELIVERED = "delivered"  #: the receiver answered 2xx
+    FAILED = "failed"  #: every attempt of the schedule failed, or the endpoint is gone
+
+
+class EventType(StrEnum):
+    """What an endpoint can subscribe to."""
+
+    JOB_SUCCEEDED = "job.succeeded"  #: a result is there
+    JOB_FAILED = "job.failed"  #: the job cannot be answered
+    JOB_CANCELLED = "job.cancelled"  #: the client withdrew it
+    JOB_QUARANTINED = "job.quarantined"  #: workers died of it
+    BATCH_COMPLETED = "batch.completed"  #: every job of the batch is terminal
+    TEST = "test"  #: sent on request, to any endpoint
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that migrations can speak of them."""
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {
+        datetime: sa.DateTime(timezone=True),
+        str: sa.Text(),
+        Json: JSONB(),
+        list[Json]: JSONB(),
+        list[str]: ARRAY(sa.Text()),
+    }
+
+
+def _enum(kind: type[StrEnum]) -> sa.Enum:
+    return sa.Enum(
+        kind,
+        native_enum=False,
+        create_constraint=True,
+        length=32,
+        name=kind.__name__.lower(),
+        values_callable=lambda members: [m.value for m in members],
+    )
+
+
+def _created() -> Mapped[datetime]:
+    return mapped_column(server_default=sa.func.now())
+
+
+def _tenant() -> Mapped[str]:
+    return mapped_column(sa.ForeignKey("tenants.id"))
+
+
+class Tenant(Base):
+    """A hospital."""
+
+    __tablename__ = "tenants"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = _created()
+
+
+class ApiKey(Base):
+    """A key: its prefix to recognise it by, its SHA-256 to check it with; the key itself is shown once."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = _tenant()
+    name: Mapped[str]
+    prefix: Mapped[str]
+    hash: Mapped[str] = mapped_column(unique=True)
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime] = _created()
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class Study(Base):
+    """What was sent: one or more images of one modality."""
+
+    __tablename__ = "studies"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = _tenant()
+    modality: Mapped[Modality] = mapped_column(_enum(Modality))
+    external_id: Mapped[str | None]
+    extra: Mapped[Json] = mapped_column("metadata", server_default=sa.text("'{}'"))
+    image_count: Mapped[int]
+    created_at: Mapped[datetime] = _created()
+    images: Mapped[list[Image]] = relationship(order_by="Image.position", viewonly=True)
+
+
+class Image(Base):
+    """One picture, or one frame of a DICOM or TIFF file; `problem` says why it cannot be classified."""
+
+    __tablename__ = "images"
+    __table_args__ = (sa.UniqueConstraint("study_id", "position"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = _tenant()
+    study_id: Mapped[str] = mapped_column(sa.ForeignKey("studies.id"))
+    position: Mapped[int]
+    file_index: Mapped[int]
+    frame: Mapped[int]
+    object_key: Mapped[str | None]
+    sha256: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    media_type: Mapped[str | None]
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    problem: Mapped[Json | None]
+
+
+class Batch(Base):
+    """Many jobs sent together. A trigger on jobs keeps the counts, so reading them costs one row."""
+
+    __tablename__ = "batches"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = _tenant()
+    external_id: Mapped[str | None]
+    total: Mapped[int]
+    queued: Mapped[int] = mapped_column(server_default="0")
+    running: Mapped[int] = mapped_column(server_default="0")
+    succeeded: Mapped[int] = mapped_column(server_default="0")
+    failed: Mapped[int] = mapped_column(server_default="0")
+    cancelled: Mapped[int] = mapped_column(server_default="0")
+    quarantined: Mapped[int] = mapped_column(server_default="0")
+    rejected: Mapped[list[Json]] = mapped_column(server_default=sa.text("'[]'"))
+    created_at: Mapped[datetime] = _created()
+    completed_at: Mapped[datetime | None]
+    __table_args__ = (sa.Index("ix_batches_tenant_id_id", "tenant_id", "id"),)
+
+
+class Job(Base):
+    """One classifier run over one study. shared/jobs.py is the only writer of `state`."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = _tenant()
+    study_id: Mapped[str] = mapped_column(sa.ForeignKey("studies.id"))
+    batch_id: Mapped[str | None] = mapped_column(sa.ForeignKey("batches.id"))
+    classifier: Mapped[Classifier] = mapped_column(_enum(Classifier))
+    priority: Mapped[Priority] = mapped_column(_enum(Priority))
+    rank: Mapped[int] = mapped_column(sa.SmallInteger)
+    external_id: Mapped[str | None]
+    extra: Mapped[Json] = mapped_column("metadata", server_default=sa.text("'{}'"))
+    state: Mapped[JobState] = mapped_column(_enum(JobState))
+    error: Mapped[Json | None]
+    not_before: Mapped[datetime | None]
+    alone: Mapped[bool] = mapped_column(server_default=sa.false())
+    error_attempts: Mapped[int] = mapped_column(server_default="0")
+    crash_attempts: Mapped[int] = mapped_column(server_default="0")
+    worker: Mapped[str | None]
+    lease_token: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _created()
+    queued_at: Mapped[datetime] = _created()
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    study: Mapped[Study] = relationship(viewonly=True)
+    result: Mapped[Result | None] = relationship(viewonly=True)
+
+    __table_args__ = (
+        # The claim: the oldest of the highest rank, tenant by tenant.
+        sa.Index(
+            "ix_jobs_queued", "tenant_id", "rank", "queued_at", "id", postgresql_where=sa.text("state = 'queued'")
+        ),
+        # The sweeper: leases that ran out.
+        sa.Index("ix_jobs_running", "lease_until", postgresql_where=sa.text("state = 'running'")),
+        # Lists: a tenant's jobs, newest first; ids sort by time.
+        sa.Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
+        sa.Index("ix_jobs_study_id", "study_id"),
+        sa.Index("ix_jobs_batch_id", "batch_id", postgresql_where=sa.text("batch_id IS NOT NULL")),
+        # The estimate of waiting times: what finished lately.
+        sa.Index("ix_jobs_finished_at", "finished_at", postgresql_where=sa.text("finished_at IS NOT NULL")),
+        sa.CheckConstraint(
+            "(state = 'running') = (lease_token IS NOT NULL AND lease_until IS NOT NULL)", name="lease_while_running"
+        ),
+        sa.CheckConstraint("(state IN ('queued', 'running')) = (finished_at IS NULL)", name="finished_when_terminal"),
+    )
+
+
+class ModelBundle(Base):
+    """A bundle that some worker has served; its card is kept, so old results stay explained."""
+
+    __tablename__ = "model_bundles"
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    version: Mapped[str]
+    card: Mapped[Json]
+    first_seen_at: Mapped[datetime] = _created()
+
+
+class Result(Base):
+    """The answer of a job; its primary key makes it the only one."""
+
+    __tablename__ = "results"
+    job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"), primary_key=True)
+    tenant_id: Mapped[str] = _tenant()
+    bundle_sha256: Mapped[str] = mapped_column(sa.ForeignKey("model_bundles.sha256"))
+    prediction: Mapped[str]
+    probabilities: Mapped[Json]
+    images: Mapped[list[Json]]
+    timings: Mapped[Json]
+    created_at: Mapped[datetime] = _created()
+    bundle: Mapped[ModelBundle] = relationship(viewonly=True)
+
+
+class Artifact(Base):
+    """A file that belongs to a job's result."""
+
+    __tablename__ = "artifacts"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = _tenant()
+    job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"), index=True)
+    kind: Mapped[str]
+    object_key: Mapped[str]
+    sha256: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    media_type: Mapped[str]
+    created_at: Mapped[datetime] = _created()
+
+
+class WebhookEndpoint(Base):
+    """Where a tenant wants its events. The old secret signs beside the new one until `previous_secret_until`."""
+
+    __tablename__ = "webhook_endpoints"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = _tenant()
+    url: Mapped[str]
+    description: Mapped[str] = mapped_column(server_default="")
+    events: Mapped[list[str]]
+    secret: Mapped[str]
+    previous_secret: Mapped[str | None]
+    previous_secret_until: Mapped[datetime | None]
+    enabled: Mapped[bool] = mapped_column(server_default=sa.true())
+    disabled_reason: Mapped[str | None]
+    created_at: Mapped[datetime] = _created()
+    __table_args__ = (sa.Index("ix_webhook_endpoints_tenant_id_id", "tenant_id", "id"),)
+
+
+class Event(Base):
+    """Something that happened, as it is told to endpoints; its id is the `webhook-id` header of every attempt."""
+
+    __tablename__ = "events"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = _tenant()
+    type: Mapped[EventType] = mapped_column(_enum(EventType))
+    job_id: Mapped[str | None] = mapped_column(sa.ForeignKey("jobs.id"), index=True)
+    batch_id: Mapped[str | None] = mapped_column(sa.ForeignKey("batches.id"), index=True)
+    payload: Mapped[Json]
+    created_at: Mapped[datetime] = _created()
+
+
+class Delivery(Base):
+    """One event for one endpoint."""
+
+    __tablename__ = "deliveries"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = _tenant()
+    event_id: Mapped[str] = mapped_column(sa.ForeignKey("events.id"))
+    endpoint_id: Mapped[str] = mapped_column(sa.ForeignKey("webhook_endpoints.id", ondelete="CASCADE"))
+    state: Mapped[DeliveryState] = mapped_column(_enum(DeliveryState))
+    attempt_count: Mapped[int] = mapped_column(server_default="0")
+    #: attempts of earlier rounds; a redelivery starts the schedule again from here
+    round_start: Mapped[int] = mapped_column(server_default="0")
+    next_attempt_at: Mapped[datetime | None]
+    lease_token: Mapped[str | None]
+    created_at: Mapped[datetime] = _created()
+    finished_at: Mapped[datetime | None]
+    event: Mapped[Event] = relationship(viewonly=True)
+    endpoint: Mapped[WebhookEndpoint] = relationship(viewonly=True)
+    attempts: Mapped[list[DeliveryAttempt]] = relationship(order_by="DeliveryAttempt.number", viewonly=True)
+    __table_args__ = (
+        sa.UniqueConstraint("event_id", "endpoint_id"),
+        # The deliverer: what is due. A lease pushes next_attempt_at ahead, so one index serves both.
+        sa.Index("ix_deliveries_due", "next_attempt_at", postgresql_where=sa.text("state = 'pending'")),
+        sa.Index("ix_deliveries_endpoint_id_id", "endpoint_id", "id"),
+    )
+
+
+class DeliveryAttempt(Base):
+    """One request to a receiver and what came back."""
+
+    __tablename__ = "delivery_attempts"
+    delivery_id: Mapped[str] = mapped_column(sa.ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    status_code: Mapped[int | None]
+    error: Mapped[str | None]
+    duration_ms: Mapped[float]
+    created_at: Mapped[datetime] = _created()
+
+
+class IdempotencyKey(Base):
+    """The answer that a repeated request gets again."""
+
+    __tablename__ = "idempotency_keys"
+    tenant_id: Mapped[str] = mapped_column(sa.ForeignKey("tenants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    resource_id: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now(), index=True)
+
+
+class AuditEntry(Base):
+    """One act on a study, job, key, endpoint or model, written in the transaction of the act."""
+
+    __tablename__ = "audit_log"
+    id: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(always=True), primary_key=True)
+    tenant_id: Mapped[str | None] = mapped_column(sa.ForeignKey("tenants.id"))
+    actor: Mapped[str]
+    action: Mapped[str]
+    subject: Mapped[str]
+    created_at: Mapped[datetime] = _created()
+    __table_args__ = (sa.Index("ix_audit_log_tenant_id_id", "tenant_id", "id"),)
+
+
+class Worker(Base):
+    """A worker process that reports for work; readiness asks for a fresh one per queue."""
+
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    queue: Mapped[str] = mapped_column(primary_key=True)
+    bundle_sha256: Mapped[str | None]
+    started_at: Mapped[datetime] = _created()
+    seen_at: Mapped[datetime] = _created()
