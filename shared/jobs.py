@@ -1,0 +1,449 @@
+"""The only writer of job states.
+
+    queued -> running -> succeeded | failed | cancelled | quarantined
+    queued -> cancelled
+    running -> queued       transient error (with `not_before`), release, expired lease
+
+The database is the truth: a worker may do what a claim here allows, for as long as its lease lasts, by the
+database's clock. Every write of a worker is guarded by its lease token (a fencing token), so a worker that was
+thought dead cannot overwrite the one that took over. A trigger (migration 0002) holds the same rules.
+
+Every function takes the caller's transaction; what a terminal state brings with it (result, events, the batch's
+completion) happens in that same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, joinedload
+
+from shared.envelope import webhook_data
+from shared.errors import Conflict, NotFound, ThoraqError
+from shared.models import (
+    TERMINAL,
+    Batch,
+    Classifier,
+    EventType,
+    Image,
+    Job,
+    JobState,
+    Modality,
+    Priority,
+    Result,
+    Study,
+)
+from shared.webhooks import emit
+
+EVENT_OF = {
+    JobState.SUCCEEDED: EventType.JOB_SUCCEEDED,
+    JobState.FAILED: EventType.JOB_FAILED,
+    JobState.CANCELLED: EventType.JOB_CANCELLED,
+    JobState.QUARANTINED: EventType.JOB_QUARANTINED,
+}
+NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_until": None, "worker": None}
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """What a worker needs to load one image."""
+
+    id: str
+    file: int
+    frame: int
+    object_key: str | None
+    sha256: str
+    problem: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that this worker may run until its lease ends; `token` proves it."""
+
+    job_id: str
+    token: str
+    tenant_id: str
+    classifier: Classifier
+    modality: Modality
+    waited_seconds: float
+    images: tuple[ImageRef, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result of a claim, ready to be written."""
+
+    bundle_sha256: str
+    prediction: str
+    probabilities: dict[str, float]
+    images: list[dict[str, Any]]
+    timings: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a claim ended: an answer, or an error."""
+
+    claim: Claim
+    answer: Answer | None = None
+    error: ThoraqError | None = None
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """When a transient error is tried again, and when it is enough."""
+
+    max_attempts: int
+    base_seconds: float
+
+
+def problem_of(error: ThoraqError) -> dict[str, Any]:
+    """An error as it is stored with a job or an image, and shown to clients."""
+    return {"type": error.type, "title": error.title, "detail": error.detail}
+
+
+def submit(
+    session: Session,
+    *,
+    job_id: str,
+    study: Study,
+    classifier: Classifier,
+    priority: Priority,
+    external_id: str | None,
+    metadata: dict[str, Any],
+    batch_id: str | None = None,
+) -> Job:
+    """A queued job for a study that is stored. The caller commits, and rings after that."""
+    job = Job(
+        id=job_id,
+        tenant_id=study.tenant_id,
+        study_id=study.id,
+        batch_id=batch_id,
+        classifier=classifier,
+        priority=priority,
+        rank=priority.rank,
+        external_id=external_id,
+        extra=metadata,
+        state=JobState.QUEUED,
+    )
+    session.add(job)
+    return job
+
+
+# Each tenant's best jobs, then one tenant after the other within a rank; more than asked for,
+# so that workers that look at the same time find something behind each other's locks.
+CANDIDATES = sa.text("""
+    SELECT id FROM (
+        SELECT j.*, row_number() OVER (PARTITION BY tenant_id, rank ORDER BY queued_at, id) AS turn
+        FROM tenants t CROSS JOIN LATERAL (
+            SELECT id, tenant_id, rank, queued_at FROM jobs
+            WHERE tenant_id = t.id AND state = 'queued' AND (not_before IS NULL OR not_before <= now())
+            ORDER BY rank, queued_at, id LIMIT :many
+        ) j
+    ) ranked ORDER BY rank, turn, queued_at, id LIMIT :many
+""").columns(id=sa.Text)
+
+
+def claim(session: Session, *, worker: str, max_images: int, lease: timedelta) -> list[Claim]:
+    """Take the next jobs, at least one if there is one, and otherwise up to `max_images` images' worth.
+
+    A job that runs alone (its last batch died) comes alone.
+    """
+    candidates = session.execute(CANDIDATES, {"many": max_images * 4}).scalars().all()
+    if not candidates:
+        return []
+    order = {job_id: n for n, job_id in enumerate(candidates)}
+    locked = session.execute(
+        sa.select(Job.id, Job.alone, Study.image_count)
+        .join(Study, Study.id == Job.study_id)
+        .where(Job.id.in_(candidates), Job.state == JobState.QUEUED)
+        .order_by(sa.func.array_position(sa.literal(list(candidates), sa.ARRAY(sa.Text)), Job.id))
+        .limit(max_images)
+        .with_for_update(of=Job, skip_locked=True)
+    ).all()
+    chosen = _fill([tuple(row) for row in locked], max_images)
+    if not chosen:
+        return []
+    claimed = session.execute(
+        sa.update(Job)
+        .where(Job.id.in_(chosen))
+        .values(
+            state=JobState.RUNNING,
+            lease_token=sa.cast(sa.func.gen_random_uuid(), sa.Text),
+            lease_until=sa.func.now() + lease,
+            worker=worker,
+            started_at=sa.func.now(),
+        )
+        .returning(Job.id, Job.lease_token, sa.extract("epoch", sa.func.now() - Job.queued_at))
+        .execution_options(synchronize_session=False)
+    ).all()
+    return _claims(session, sorted((tuple(row) for row in claimed), key=lambda row: order[row[0]]))
+
+
+def _fill(rows: Sequence[tuple[str, bool, int]], max_images: int) -> list[str]:
+    if rows and rows[0][1]:
+        return [rows[0][0]]
+    chosen: list[str] = []
+    images = 0
+    for job_id, alone, count in rows:
+        if alone or (chosen and images + count > max_images):
+            continue
+        chosen.append(job_id)
+        images += count
+    return chosen
+
+
+def _claims(session: Session, rows: Sequence[tuple[str, str, float]]) -> list[Claim]:
+    jobs = {
+        job.id: job
+        for job in session.scalars(
+            sa.select(Job)
+            .where(Job.id.in_([row[0] for row in rows]))
+            .options(joinedload(Job.study).selectinload(Study.images))
+            .execution_options(populate_existing=True)
+        )
+    }
+    return [
+        Claim(
+            job_id=job_id,
+            token=token,
+            tenant_id=jobs[job_id].tenant_id,
+            classifier=jobs[job_id].classifier,
+            modality=jobs[job_id].study.modality,
+            waited_seconds=float(waited),
+            images=tuple(_image_ref(image) for image in jobs[job_id].study.images),
+        )
+        for job_id, token, waited in rows
+    ]
+
+
+def _image_ref(image: Image) -> ImageRef:
+    return ImageRef(image.id, image.file_index, image.frame, image.object_key, image.sha256, image.problem)
+
+
+def _held(claim: Claim) -> sa.ColumnElement[bool]:
+    return sa.and_(Job.id == claim.job_id, Job.lease_token == claim.token, Job.state == JobState.RUNNING)
+
+
+def heartbeat(session: Session, claims: Collection[Claim], lease: timedelta) -> set[str]:
+    """Extend the leases; the ids of the jobs that are still held."""
+    tokens = [claim.token for claim in claims]
+    return set(
+        session.scalars(
+            sa.update(Job)
+            .where(Job.lease_token.in_(tokens), Job.state == JobState.RUNNING)
+            .values(lease_until=sa.func.now() + lease)
+            .returning(Job.id)
+            .execution_options(synchronize_session=False)
+        )
+    )
+
+
+def finish(session: Session, outcomes: Sequence[Outcome], policy: RetryPolicy) -> list[str]:
+    """Write how a batch ended, row by row; the ids of the jobs whose lease was lost, which are left as they are."""
+    lost = []
+    # In the order of ids, as every other writer of several rows: no two of them wait for each other.
+    for outcome in sorted(outcomes, key=lambda o: o.claim.job_id):
+        if outcome.answer is not None:
+            held = _succeed(session, outcome.claim, outcome.answer)
+        elif outcome.error is not None and not outcome.error.permanent:
+            held = _retry(session, outcome.claim, outcome.error, policy)
+        else:
+            held = _fail(session, outcome.claim, outcome.error or ThoraqError())
+        if not held:
+            lost.append(outcome.claim.job_id)
+    _complete_batches(session, [outcome.claim.job_id for outcome in outcomes])
+    return lost
+
+
+def _succeed(session: Session, claim: Claim, answer: Answer) -> bool:
+    if not _end(session, _held(claim), JobState.SUCCEEDED):
+        return False
+    session.add(
+        Result(
+            job_id=claim.job_id,
+            tenant_id=claim.tenant_id,
+            bundle_sha256=answer.bundle_sha256,
+            prediction=answer.prediction,
+            probabilities=answer.probabilities,
+            images=answer.images,
+            timings=answer.timings,
+        )
+    )
+    session.flush()
+    _tell(session, claim.job_id, JobState.SUCCEEDED)
+    return True
+
+
+def _fail(session: Session, claim: Claim, error: ThoraqError) -> bool:
+    if not _end(session, _held(claim), JobState.FAILED, error=problem_of(error)):
+        return False
+    _tell(session, claim.job_id, JobState.FAILED)
+    return True
+
+
+def _retry(session: Session, claim: Claim, error: ThoraqError, policy: RetryPolicy) -> bool:
+    delay = policy.base_seconds * sa.func.power(2, Job.error_attempts) * (0.8 + 0.4 * sa.func.random())
+    requeued = session.execute(
+        sa.update(Job)
+        .where(_held(claim), Job.error_attempts + 1 < policy.max_attempts)
+        .values(
+            state=JobState.QUEUED,
+            error_attempts=Job.error_attempts + 1,
+            not_before=sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, delay),
+            **NO_LEASE,
+        )
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    ).first()
+    return requeued is not None or _fail(session, claim, error)
+
+
+def release(session: Session, claims: Collection[Claim]) -> None:
+    """Give back what was not run: the worker stops. No attempt is counted."""
+    session.execute(
+        sa.update(Job)
+        .where(Job.lease_token.in_([claim.token for claim in claims]), Job.state == JobState.RUNNING)
+        .values(state=JobState.QUEUED, **NO_LEASE)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
+    """Withdraw a queued or running job. A worker that runs it loses its lease, and with it its result.
+
+    Cancelling a cancelled job changes nothing; NotFound for another tenant's; Conflict for other terminal ones.
+    """
+    mine = sa.and_(Job.id == job_id, Job.tenant_id == tenant_id)
+    if _end(session, sa.and_(mine, Job.state.notin_(TERMINAL)), JobState.CANCELLED):
+        _tell(session, job_id, JobState.CANCELLED)
+        _complete_batches(session, [job_id])
+    job = session.scalar(sa.select(Job).where(mine).execution_options(populate_existing=True))
+    if job is None:
+        raise NotFound("no such job")
+    if job.state is not JobState.CANCELLED:
+        raise Conflict(f"the job has already {job.state.value}", state=job.state.value)
+    return job
+
+
+def _end(session: Session, which: sa.ColumnElement[bool], state: JobState, **values: object) -> bool:
+    ended = session.execute(
+        sa.update(Job)
+        .where(which)
+        .values(state=state, finished_at=sa.func.now(), **NO_LEASE, **values)
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    )
+    return ended.first() is not None
+
+
+def _tell(session: Session, job_id: str, state: JobState) -> None:
+    job = session.get_one(Job, job_id, populate_existing=True)
+    emit(session, job.tenant_id, EVENT_OF[state], lambda: webhook_data(session, job=job), job_id=job_id)
+
+
+def _complete_batches(session: Session, job_ids: Collection[str]) -> None:
+    completed = session.scalars(
+        sa.update(Batch)
+        .where(
+            Batch.id.in_(sa.select(Job.batch_id).where(Job.id.in_(job_ids), Job.batch_id.is_not(None))),
+            Batch.completed_at.is_(None),
+            Batch.queued + Batch.running == 0,
+        )
+        .values(completed_at=sa.func.now())
+        .returning(Batch)
+        .execution_options(populate_existing=True, synchronize_session=False)
+    ).all()
+    for batch in completed:
+        emit(
+            session,
+            batch.tenant_id,
+            EventType.BATCH_COMPLETED,
+            lambda batch=batch: webhook_data(session, batch=batch),
+            batch_id=batch.id,
+        )
+
+
+def rescue(session: Session, max_crashes: int, limit: int = 500) -> tuple[list[str], list[str]]:
+    """The sweeper's part: jobs whose worker is gone. Returns (put back to run alone, quarantined).
+
+    A job that was alone when its worker died has a crash counted; `max_crashes` of them quarantine it.
+    """
+    expired = sa.select(Job.id).where(Job.state == JobState.RUNNING, Job.lease_until < sa.func.now()).order_by(Job.id)
+    ids = session.scalars(expired.limit(limit).with_for_update(skip_locked=True)).all()
+    if not ids:
+        return [], []
+    error = {"type": "worker-crashed", "title": "Workers died of it", "detail": f"{max_crashes} workers died of it"}
+    hopeless = sa.and_(Job.id.in_(ids), Job.alone, Job.crash_attempts + 1 >= max_crashes)
+    quarantined = session.scalars(
+        sa.update(Job)
+        .where(hopeless)
+        .values(
+            state=JobState.QUARANTINED,
+            crash_attempts=Job.crash_attempts + 1,
+            finished_at=sa.func.now(),
+            error=error,
+            **NO_LEASE,
+        )
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    requeued = session.scalars(
+        sa.update(Job)
+        .where(Job.id.in_(ids), Job.state == JobState.RUNNING)
+        .values(
+            state=JobState.QUEUED,
+            crash_attempts=Job.crash_attempts + sa.cast(Job.alone, sa.Integer),
+            alone=True,
+            **NO_LEASE,
+        )
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    for job_id in quarantined:
+        _tell(session, job_id, JobState.QUARANTINED)
+    _complete_batches(session, quarantined)
+    return list(requeued), list(quarantined)
+
+
+def age(session: Session, after: timedelta) -> None:
+    """Serve bulk jobs that waited long as routine ones, so that nothing starves; stat keeps its lead."""
+    session.execute(
+        sa.update(Job)
+        .where(
+            Job.state == JobState.QUEUED,
+            Job.rank > Priority.ROUTINE.rank,
+            Job.queued_at < sa.func.now() - after,
+        )
+        .values(rank=Priority.ROUTINE.rank)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def waiting(session: Session) -> bool:
+    """Whether some job could be claimed now."""
+    due = sa.or_(Job.not_before.is_(None), Job.not_before <= sa.func.now())
+    return session.scalar(sa.select(sa.exists().where(Job.state == JobState.QUEUED, due))) or False
+
+
+def place_in_line(session: Session, job: Job) -> tuple[int, float | None]:
+    """How many jobs go first, and how many seconds that takes at the rate of the last five minutes (None: unknown)."""
+    ahead = sa.tuple_(Job.rank, Job.queued_at, Job.id) < (job.rank, job.queued_at, job.id)
+    position = session.scalar(sa.select(sa.func.count()).where(Job.state == JobState.QUEUED, ahead)) or 0
+    finished, seconds = session.execute(
+        sa.select(sa.func.count(), sa.extract("epoch", sa.func.now() - sa.func.min(Job.started_at))).where(
+            Job.finished_at > sa.func.now() - timedelta(minutes=5), Job.started_at.is_not(None)
+        )
+    ).one()
+    running = session.scalar(sa.select(sa.func.count()).where(Job.state == JobState.RUNNING)) or 0
+    estimate = (position + running + 1) * float(seconds) / finished if finished and seconds else None
+    return position, estimate
+
+
+def database_now(session: Session) -> datetime:
+    """The database's clock, the only one that leases and schedules go by."""
+    return session.execute(sa.select(sa.func.now())).scalar_one()
