@@ -1,0 +1,79 @@
+"""What both drivers promise, and the keys that both take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import BinaryIO, Protocol
+
+import uuid_utils
+
+# A segment begins with a letter or digit: neither `..` nor a name that begins with a dot, as the folder driver's
+# own have, can be part of a key.
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127})*")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a put has written: SHA-256 as 64 hexadecimal digits, size in bytes."""
+
+    key: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One entry of a list: size in bytes, time of the last write in UTC."""
+
+    key: str
+    size: int
+    modified: datetime
+
+
+class Storage(Protocol):
+    """The interface. A malformed key is a ValueError everywhere, a store that fails a StorageError."""
+
+    def put(self, key: str, source: BinaryIO) -> Stored:
+        """Write all that `source.read` gives, in flat memory; what `source` raises passes through unchanged."""
+
+    def get(self, key: str, expect_sha256: str | None = None) -> bytes:
+        """The whole object; ObjectNotFound, or ObjectCorrupt when its SHA-256 is not the expected one."""
+
+    def open(self, key: str) -> BinaryIO:
+        """The object as a stream, to be closed (`with`); ObjectNotFound already here, not at the first read."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; a missing one is fine."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """The objects whose key begins with `prefix` ("" for all), in the order of their keys."""
+
+    def presigned_get(self, key: str, expires: timedelta) -> str | None:
+        """An address that gives the object without credentials (1 s to 7 days), or None when the store has none."""
+
+    def prepare(self) -> None:
+        """Make the folder or bucket; doing it again is fine. Nothing else makes it."""
+
+    def check(self) -> None:
+        """Return when the store can be reached and is prepared; StorageError within seconds otherwise."""
+
+
+def object_key(tenant_id: str) -> str:
+    """A fresh key, `tenant/year/month/day/uuid7`: lists by tenant and day, and holds nothing from the client."""
+    return f"{tenant_id}/{datetime.now(UTC):%Y/%m/%d}/{uuid_utils.uuid7().hex}"
+
+
+def checked(key: str) -> str:
+    """The key, or ValueError when it is none; the same rule for both drivers."""
+    if not _KEY.fullmatch(key):
+        raise ValueError("not an object key")
+    return key
+
+
+def split_prefix(prefix: str) -> tuple[str, str]:
+    """A prefix as (key of a directory, or "" for the top; beginning of a name in it); ValueError as for a key."""
+    directory, slash, stem = prefix.rpartition("/")
+    return checked(directory) if slash else "", stem

@@ -1,0 +1,77 @@
+"""The two streams between a driver and its caller: bytes on their way in, hashed, and bytes on their way out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, BinaryIO
+
+from urllib3.response import BaseHTTPResponse
+
+from shared.errors import ObjectCorrupt
+from shared.storage.interface import Stored
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+CHUNK = 1024 * 1024  # bytes moved at once: few system calls, little memory
+
+
+class HashingReader(io.RawIOBase):
+    """Hashes and counts what passes; remembers what the source raised, which is no fault of the store's."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self.failure: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """The source's next bytes, at most CHUNK; 0 at its end."""
+        view = memoryview(buffer)
+        try:
+            chunk = self._source.read(min(len(view), CHUNK))
+        except Exception as error:
+            self.failure = error
+            raise
+        view[: len(chunk)] = chunk
+        self._hash.update(chunk)
+        self._size += len(chunk)
+        return len(chunk)
+
+    def stored(self, key: str) -> Stored:
+        """The account of what has passed."""
+        return Stored(key, self._hash.hexdigest(), self._size)
+
+
+class Body(io.RawIOBase):
+    """An object being read, with the store's errors translated at every read."""
+
+    def __init__(self, raw: io.FileIO | BaseHTTPResponse, errors: Callable[[], AbstractContextManager[None]]) -> None:
+        self._raw = raw
+        self._errors = errors
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """The object's next bytes; 0 at its end."""
+        with self._errors():
+            return self._raw.readinto(memoryview(buffer))
+
+    def close(self) -> None:
+        """Close the file, or the connection that has unread bytes on it; one read to its end is in its pool again."""
+        self._raw.close()
+        super().close()
+
+
+def verified(content: bytes, expect_sha256: str | None) -> bytes:
+    """The content; ObjectCorrupt when a SHA-256 (hexadecimal) is expected and the content has another."""
+    if expect_sha256 is not None and hashlib.sha256(content).hexdigest() != expect_sha256:
+        raise ObjectCorrupt
+    return content
