@@ -181,12 +181,16 @@ def batch_envelope(batch: Batch) -> BatchEnvelope:
     )
 
 
-def webhook_data(session: Session, *, job: Job | None = None, batch: Batch | None = None) -> dict[str, Any]:
-    """The envelope without what may name a patient, as JSON."""
-    private = {"external_id", "metadata"}
-    if job is not None:
-        session.refresh(job)
-        return job_envelope(job).model_dump(mode="json", exclude=private)
-    assert batch is not None
+PRIVATE = {"external_id", "metadata"}
+
+
+def job_event(session: Session, job: Job) -> dict[str, Any]:
+    """The data of a job's webhook."""
+    session.refresh(job)
+    return job_envelope(job).model_dump(mode="json", exclude=PRIVATE)
+
+
+def batch_event(session: Session, batch: Batch) -> dict[str, Any]:
+    """The data of a batch's webhook."""
     session.refresh(batch)
-    return batch_envelope(batch).model_dump(mode="json", exclude=private)
+    return batch_envelope(batch).model_dump(mode="json", exclude=PRIVATE)

@@ -10,7 +10,7 @@ permanent ones into failed images or jobs and gives the others another attempt.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ThoraqError(Exception):
@@ -26,6 +26,8 @@ class ThoraqError(Exception):
         super().__init__(detail or self.title)
         self.detail = detail or self.title
         self.extensions = extensions
+        #: set where an error stands for one that was stored before
+        self.problem: dict[str, Any] | None = None
 
 
 class ConfigError(ThoraqError):

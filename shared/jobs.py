@@ -14,15 +14,16 @@ completion) happens in that same transaction.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload
 
-from shared.envelope import webhook_data
+from shared.envelope import batch_event, job_event
 from shared.errors import Conflict, NotFound, ThoraqError
 from shared.models import (
     TERMINAL,
@@ -92,6 +93,13 @@ class Outcome:
     answer: Answer | None = None
     error: ThoraqError | None = None
 
+    @property
+    def word(self) -> str:
+        """What becomes of the job, for logs and metrics, if the lease still holds."""
+        if self.answer is not None:
+            return "succeeded"
+        return "failed" if self.error is None or self.error.permanent else "retried"
+
 
 @dataclass(frozen=True)
 class RetryPolicy:
@@ -103,6 +111,8 @@ class RetryPolicy:
 
 def problem_of(error: ThoraqError) -> dict[str, Any]:
     """An error as it is stored with a job or an image, and shown to clients."""
+    if error.problem is not None:
+        return error.problem
     return {"type": error.type, "title": error.title, "detail": error.detail}
 
 
@@ -138,7 +148,7 @@ def submit(
 # so that workers that look at the same time find something behind each other's locks.
 CANDIDATES = sa.text("""
     SELECT id FROM (
-        SELECT j.*, row_number() OVER (PARTITION BY tenant_id, rank ORDER BY queued_at, id) AS turn
+        SELECT j.*, row_number() OVER (PARTITION BY j.tenant_id, j.rank ORDER BY j.queued_at, j.id) AS turn
         FROM tenants t CROSS JOIN LATERAL (
             SELECT id, tenant_id, rank, queued_at FROM jobs
             WHERE tenant_id = t.id AND state = 'queued' AND (not_before IS NULL OR not_before <= now())
@@ -156,7 +166,6 @@ def claim(session: Session, *, worker: str, max_images: int, lease: timedelta) -
     candidates = session.execute(CANDIDATES, {"many": max_images * 4}).scalars().all()
     if not candidates:
         return []
-    order = {job_id: n for n, job_id in enumerate(candidates)}
     locked = session.execute(
         sa.select(Job.id, Job.alone, Study.image_count)
         .join(Study, Study.id == Job.study_id)
@@ -165,7 +174,7 @@ def claim(session: Session, *, worker: str, max_images: int, lease: timedelta) -
         .limit(max_images)
         .with_for_update(of=Job, skip_locked=True)
     ).all()
-    chosen = _fill([tuple(row) for row in locked], max_images)
+    chosen = _fill([(row.id, row.alone, row.image_count) for row in locked], max_images)
     if not chosen:
         return []
     claimed = session.execute(
@@ -178,10 +187,11 @@ def claim(session: Session, *, worker: str, max_images: int, lease: timedelta) -
             worker=worker,
             started_at=sa.func.now(),
         )
-        .returning(Job.id, Job.lease_token, sa.extract("epoch", sa.func.now() - Job.queued_at))
+        .returning(Job.id, Job.lease_token, sa.extract("epoch", sa.func.now() - Job.queued_at).label("waited"))
         .execution_options(synchronize_session=False)
     ).all()
-    return _claims(session, sorted((tuple(row) for row in claimed), key=lambda row: order[row[0]]))
+    leases = {row.id: (row.lease_token or "", float(row.waited)) for row in claimed}
+    return _claims(session, {job_id: leases[job_id] for job_id in candidates if job_id in leases})
 
 
 def _fill(rows: Sequence[tuple[str, bool, int]], max_images: int) -> list[str]:
@@ -197,16 +207,9 @@ def _fill(rows: Sequence[tuple[str, bool, int]], max_images: int) -> list[str]:
     return chosen
 
 
-def _claims(session: Session, rows: Sequence[tuple[str, str, float]]) -> list[Claim]:
-    jobs = {
-        job.id: job
-        for job in session.scalars(
-            sa.select(Job)
-            .where(Job.id.in_([row[0] for row in rows]))
-            .options(joinedload(Job.study).selectinload(Study.images))
-            .execution_options(populate_existing=True)
-        )
-    }
+def _claims(session: Session, leases: Mapping[str, tuple[str, float]]) -> list[Claim]:
+    rows = sa.select(Job).where(Job.id.in_(leases)).options(joinedload(Job.study).selectinload(Study.images))
+    jobs = {job.id: job for job in session.scalars(rows.execution_options(populate_existing=True))}
     return [
         Claim(
             job_id=job_id,
@@ -214,10 +217,10 @@ def _claims(session: Session, rows: Sequence[tuple[str, str, float]]) -> list[Cl
             tenant_id=jobs[job_id].tenant_id,
             classifier=jobs[job_id].classifier,
             modality=jobs[job_id].study.modality,
-            waited_seconds=float(waited),
+            waited_seconds=waited,
             images=tuple(_image_ref(image) for image in jobs[job_id].study.images),
         )
-        for job_id, token, waited in rows
+        for job_id, (token, waited) in leases.items()
     ]
 
 
@@ -343,7 +346,7 @@ def _end(session: Session, which: sa.ColumnElement[bool], state: JobState, **val
 
 def _tell(session: Session, job_id: str, state: JobState) -> None:
     job = session.get_one(Job, job_id, populate_existing=True)
-    emit(session, job.tenant_id, EVENT_OF[state], lambda: webhook_data(session, job=job), job_id=job_id)
+    emit(session, job.tenant_id, EVENT_OF[state], partial(job_event, session, job), job_id=job_id)
 
 
 def _complete_batches(session: Session, job_ids: Collection[str]) -> None:
@@ -363,7 +366,7 @@ def _complete_batches(session: Session, job_ids: Collection[str]) -> None:
             session,
             batch.tenant_id,
             EventType.BATCH_COMPLETED,
-            lambda batch=batch: webhook_data(session, batch=batch),
+            partial(batch_event, session, batch),
             batch_id=batch.id,
         )
 

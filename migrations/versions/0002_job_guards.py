@@ -72,8 +72,10 @@ BEGIN
         failed = b.failed + d.failed, cancelled = b.cancelled + d.cancelled, quarantined = b.quarantined + d.quarantined
     FROM (
         SELECT batch_id,
-            sum(sign) FILTER (WHERE state = 'queued') AS queued, sum(sign) FILTER (WHERE state = 'running') AS running,
-            sum(sign) FILTER (WHERE state = 'succeeded') AS succeeded, sum(sign) FILTER (WHERE state = 'failed') AS failed,
+            sum(sign) FILTER (WHERE state = 'queued') AS queued,
+            sum(sign) FILTER (WHERE state = 'running') AS running,
+            sum(sign) FILTER (WHERE state = 'succeeded') AS succeeded,
+            sum(sign) FILTER (WHERE state = 'failed') AS failed,
             sum(sign) FILTER (WHERE state = 'cancelled') AS cancelled,
             sum(sign) FILTER (WHERE state = 'quarantined') AS quarantined
         FROM (SELECT batch_id, state, 1 AS sign FROM after UNION ALL SELECT batch_id, state, -1 FROM before) moves

@@ -1,0 +1,1 @@
+"""The `thoraq-admin` command: for operators, directly on the database and the store."""

@@ -1,0 +1,203 @@
+"""Webhooks out, to a real HTTP receiver: signed, retried by the schedule, recorded, and safe to interrupt."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import sqlalchemy as sa
+from standardwebhooks.webhooks import Webhook
+
+from shared import jobs
+from shared.config import Settings
+from shared.db import Database
+from shared.models import Delivery, DeliveryAttempt, DeliveryState, EventType, WebhookEndpoint
+from shared.webhooks import new_secret, record_event, schedule
+from tests.queue_support import POLICY, add_bundle, add_endpoint, add_job, add_tenant, answer, take
+from worker.deliver import Deliver
+
+
+class Receiver:
+    """Answers with the scripted status codes, the last one for ever, and keeps what came."""
+
+    def __init__(self) -> None:
+        self.replies = [204]
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                receiver.requests.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                status = receiver.replies.pop(0) if len(receiver.replies) > 1 else receiver.replies[0]
+                self.send_response(status)
+                if status == 302:
+                    self.send_header("Location", receiver.url + "/elsewhere")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
+                """Quiet."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver on a free port."""
+    receiver = Receiver()
+    thread = threading.Thread(target=receiver.server.serve_forever)
+    thread.start()
+    yield receiver
+    receiver.server.shutdown()
+    receiver.server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def deliver(settings: Settings, clean_database: Database) -> Iterator[Deliver]:
+    """A deliverer with three retries, due at once."""
+    quick = settings.model_copy(update={"webhook_retry_seconds": (0.0, 0.0, 0.0), "webhook_timeout_seconds": 2.0})
+    role = Deliver(quick, clean_database)
+    yield role
+    role.close()
+
+
+def scheduled(database: Database, url: str) -> str:
+    """A test event for a new endpoint; the delivery's id."""
+    with database.transaction() as session:
+        endpoint = add_endpoint(session, add_tenant(session), url)
+        event = record_event(session, endpoint.tenant_id, EventType.TEST, {"hello": "world"})
+        return schedule(session, event, endpoint).id
+
+
+def outcome(database: Database, delivery_id: str) -> tuple[DeliveryState, list[tuple[int | None, str | None]]]:
+    """The delivery's state and what each attempt met."""
+    with database.transaction() as session:
+        attempts = session.scalars(
+            sa.select(DeliveryAttempt)
+            .where(DeliveryAttempt.delivery_id == delivery_id)
+            .order_by(DeliveryAttempt.number)
+        )
+        seen = [(attempt.status_code, attempt.error) for attempt in attempts]
+        return session.get_one(Delivery, delivery_id).state, seen
+
+
+def test_a_consumer_verifies_with_the_standard_library(
+    deliver: Deliver, receiver: Receiver, clean_database: Database
+) -> None:
+    with clean_database.transaction() as session:
+        add_bundle(session)
+        tenant = add_tenant(session)
+        secret = add_endpoint(session, tenant, receiver.url).secret
+        job_id = add_job(session, tenant).id
+    with clean_database.transaction() as session:
+        jobs.finish(session, [answer(claim) for claim in take(session)], POLICY)
+    deliver.drain(threading.Event())
+    ((headers, body),) = receiver.requests
+    event = Webhook(secret).verify(body, headers)
+    assert event["type"] == "job.succeeded"
+    assert event["data"]["id"] == job_id
+
+
+def test_failures_are_retried_with_the_same_id_until_one_is_accepted(
+    deliver: Deliver, receiver: Receiver, clean_database: Database
+) -> None:
+    receiver.replies = [500, 503, 200]
+    delivery_id = scheduled(clean_database, receiver.url)
+    deliver.drain(threading.Event())
+    assert outcome(clean_database, delivery_id) == (
+        DeliveryState.DELIVERED,
+        [(500, None), (503, None), (200, None)],
+    )
+    assert len({headers["webhook-id"] for headers, _ in receiver.requests}) == 1
+
+
+def test_the_schedule_has_an_end(deliver: Deliver, receiver: Receiver, clean_database: Database) -> None:
+    receiver.replies = [500]
+    delivery_id = scheduled(clean_database, receiver.url)
+    deliver.drain(threading.Event())
+    assert outcome(clean_database, delivery_id) == (DeliveryState.FAILED, [(500, None)] * 4)
+
+
+def test_410_disables_the_endpoint(deliver: Deliver, receiver: Receiver, clean_database: Database) -> None:
+    receiver.replies = [410]
+    delivery_id = scheduled(clean_database, receiver.url)
+    deliver.drain(threading.Event())
+    assert outcome(clean_database, delivery_id) == (DeliveryState.FAILED, [(410, None)])
+    with clean_database.transaction() as session:
+        endpoint = session.scalars(sa.select(WebhookEndpoint)).one()
+    assert (endpoint.enabled, endpoint.disabled_reason) == (False, "the receiver answered 410 Gone")
+
+
+def test_a_redirect_is_not_followed(deliver: Deliver, receiver: Receiver, clean_database: Database) -> None:
+    receiver.replies = [302]
+    delivery_id = scheduled(clean_database, receiver.url)
+    deliver.drain(threading.Event())
+    assert outcome(clean_database, delivery_id)[1][0] == (302, None)
+    assert len(receiver.requests) == 4
+
+
+def test_a_receiver_that_is_away_is_an_attempt_too(deliver: Deliver, clean_database: Database) -> None:
+    delivery_id = scheduled(clean_database, "http://127.0.0.1:9/nobody")
+    deliver.drain(threading.Event())
+    assert outcome(clean_database, delivery_id) == (DeliveryState.FAILED, [(None, "ConnectError")] * 4)
+
+
+def test_the_address_is_checked_again_when_connecting(
+    settings: Settings, receiver: Receiver, clean_database: Database
+) -> None:
+    delivery_id = scheduled(clean_database, receiver.url)
+    strict = settings.model_copy(update={"webhook_allowed_networks": (), "webhook_retry_seconds": ()})
+    role = Deliver(strict, clean_database)
+    role.drain(threading.Event())
+    role.close()
+    assert receiver.requests == []
+    state, ((status, error),) = outcome(clean_database, delivery_id)
+    assert (state, status) == (DeliveryState.FAILED, None)
+    assert error == "the URL's host has an address that is not public"
+
+
+def test_after_a_rotation_both_secrets_sign(deliver: Deliver, receiver: Receiver, clean_database: Database) -> None:
+    scheduled(clean_database, receiver.url)
+    with clean_database.transaction() as session:
+        endpoint = session.scalars(sa.select(WebhookEndpoint)).one()
+        old, new = endpoint.secret, new_secret()
+        endpoint.previous_secret, endpoint.secret = old, new
+        endpoint.previous_secret_until = sa.func.now() + sa.text("interval '1 hour'")
+    deliver.drain(threading.Event())
+    ((headers, body),) = receiver.requests
+    assert Webhook(old).verify(body, headers) == Webhook(new).verify(body, headers)
+
+
+def test_a_deliverer_that_died_in_between_sends_again_with_the_same_id(
+    deliver: Deliver, receiver: Receiver, clean_database: Database, settings: Settings
+) -> None:
+    delivery_id = scheduled(clean_database, receiver.url)
+    dead = Deliver(settings, clean_database)
+    (parcel,) = dead.take()  # claimed and sent, and never recorded
+    dead.send(parcel)
+    dead.close()
+    deliver.drain(threading.Event())
+    assert len(receiver.requests) == 1  # its claim still holds
+    with clean_database.transaction() as session:
+        session.execute(sa.update(Delivery).values(next_attempt_at=sa.func.now()))
+    deliver.drain(threading.Event())
+    assert outcome(clean_database, delivery_id)[0] is DeliveryState.DELIVERED
+    assert len({headers["webhook-id"] for headers, _ in receiver.requests}) == 1
+    assert len(receiver.requests) == 2
+
+
+def test_a_slow_claim_cannot_record_over_the_one_that_took_over(
+    deliver: Deliver, receiver: Receiver, clean_database: Database
+) -> None:
+    delivery_id = scheduled(clean_database, receiver.url)
+    (slow,) = deliver.take()
+    with clean_database.transaction() as session:
+        session.execute(sa.update(Delivery).values(next_attempt_at=sa.func.now()))
+    deliver.drain(threading.Event())
+    assert deliver.record(slow, deliver.send(slow)) == "lease_lost"
+    assert outcome(clean_database, delivery_id) == (DeliveryState.DELIVERED, [(204, None)])

@@ -1,0 +1,356 @@
+"""The job states, against a real PostgreSQL: what a claim allows, and what it fences off."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from shared import jobs
+from shared.db import Database
+from shared.errors import Conflict, CorruptImage, EngineError, NotFound
+from shared.jobs import Outcome
+from shared.models import Batch, Delivery, Event, EventType, Job, JobState, Priority, Result
+from tests.queue_support import LEASE, POLICY, add_batch, add_bundle, add_endpoint, add_job, add_tenant, answer, take
+
+
+@pytest.fixture
+def database(clean_database: Database) -> Database:
+    """An empty database that knows the bundle the tests answer with."""
+    with clean_database.transaction() as session:
+        add_bundle(session)
+    return clean_database
+
+
+def state(database: Database, job_id: str) -> Job:
+    """The job's row now."""
+    with database.transaction() as session:
+        return session.get_one(Job, job_id)
+
+
+def one_job(database: Database) -> str:
+    """A queued job of a tenant."""
+    with database.transaction() as session:
+        return add_job(session, add_tenant(session)).id
+
+
+def expire(database: Database) -> None:
+    """Let every lease run out: the worker is gone."""
+    with database.transaction() as session:
+        session.execute(sa.update(Job).where(Job.lease_token.is_not(None)).values(lease_until=sa.func.now() - LEASE))
+
+
+def test_a_claim_runs_and_its_answer_becomes_the_only_result(database: Database) -> None:
+    job_id = one_job(database)
+    with database.transaction() as session:
+        (claim,) = take(session)
+    assert state(database, job_id).state is JobState.RUNNING
+    with database.transaction() as session:
+        assert jobs.finish(session, [answer(claim)], POLICY) == []
+    with database.transaction() as session:
+        job = session.get_one(Job, job_id)
+        assert (job.state, job.lease_token, job.worker) == (JobState.SUCCEEDED, None, None)
+        assert session.get_one(Result, job_id).prediction == "not_covid19"
+
+
+def test_a_claimed_job_is_not_claimed_again(database: Database) -> None:
+    one_job(database)
+    with database.transaction() as first:
+        assert len(take(first)) == 1
+        with database.transaction() as second:  # the first has not committed: its row is locked, not waited for
+            assert take(second, "w2") == []
+    with database.transaction() as third:
+        assert take(third, "w3") == []
+
+
+def test_a_late_finisher_is_fenced_off(database: Database) -> None:
+    job_id = one_job(database)
+    with database.transaction() as session:
+        (slow,) = take(session, "slow")
+    expire(database)
+    with database.transaction() as session:
+        assert jobs.rescue(session, 3) == ([job_id], [])
+    with database.transaction() as session:
+        (quick,) = take(session, "quick")
+    with database.transaction() as session:
+        assert jobs.finish(session, [answer(slow)], POLICY) == [job_id]
+    assert state(database, job_id).state is JobState.RUNNING
+    with database.transaction() as session:
+        assert jobs.finish(session, [answer(quick)], POLICY) == []
+    with database.transaction() as session:
+        assert jobs.finish(session, [answer(quick)], POLICY) == [job_id]
+        assert session.scalar(sa.select(sa.func.count()).select_from(Result)) == 1
+
+
+def test_a_lost_row_does_not_take_the_batch_with_it(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        ids = [add_job(session, tenant).id for _ in range(3)]
+    with database.transaction() as session:
+        claims = take(session)
+    with database.transaction() as session:
+        jobs.cancel(session, tenant.id, ids[1])
+    with database.transaction() as session:
+        assert jobs.finish(session, [answer(claim) for claim in claims], POLICY) == [ids[1]]
+    assert [state(database, job_id).state for job_id in ids] == ["succeeded", "cancelled", "succeeded"]
+
+
+def test_heartbeats_extend_what_is_still_held(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        kept, lost = add_job(session, tenant).id, add_job(session, tenant).id
+    with database.transaction() as session:
+        claims = take(session, lease=timedelta(seconds=5))
+    before = state(database, kept).lease_until
+    with database.transaction() as session:
+        jobs.cancel(session, tenant.id, lost)
+    with database.transaction() as session:
+        assert jobs.heartbeat(session, claims, LEASE) == {kept}
+    after = state(database, kept).lease_until
+    assert before is not None
+    assert after is not None
+    assert after > before
+
+
+def test_a_transient_error_is_tried_again_later_and_in_the_end_fails(database: Database) -> None:
+    job_id = one_job(database)
+    for attempt in range(POLICY.max_attempts):
+        with database.transaction() as session:
+            session.execute(sa.update(Job).values(not_before=None))
+            (claim,) = take(session)
+        with database.transaction() as session:
+            jobs.finish(session, [Outcome(claim, error=EngineError("out of memory"))], POLICY)
+        if attempt + 1 < POLICY.max_attempts:
+            job = state(database, job_id)
+            assert (job.state, job.error_attempts) == (JobState.QUEUED, attempt + 1)
+            assert job.not_before is not None
+    failed = state(database, job_id)
+    assert failed.state is JobState.FAILED
+    assert failed.error == {"type": "engine", "title": "Inference failed", "detail": "out of memory"}
+
+
+def test_not_before_holds_a_job_back(database: Database) -> None:
+    job_id = one_job(database)
+    with database.transaction() as session:
+        session.execute(sa.update(Job).values(not_before=sa.func.now() + timedelta(minutes=1)))
+        assert take(session) == []
+        assert not jobs.waiting(session)
+    assert state(database, job_id).state is JobState.QUEUED
+
+
+def test_a_permanent_error_fails_at_once(database: Database) -> None:
+    job_id = one_job(database)
+    with database.transaction() as session:
+        (claim,) = take(session)
+        jobs.finish(session, [Outcome(claim, error=CorruptImage("truncated"))], POLICY)
+    job = state(database, job_id)
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error["type"] == "corrupt-image"
+
+
+def test_release_gives_back_without_an_attempt(database: Database) -> None:
+    job_id = one_job(database)
+    with database.transaction() as session:
+        claims = take(session)
+        jobs.release(session, claims)
+    job = state(database, job_id)
+    assert (job.state, job.error_attempts, job.crash_attempts, job.alone) == (JobState.QUEUED, 0, 0, False)
+
+
+def test_jobs_of_a_dead_worker_run_alone_and_three_lone_crashes_quarantine(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        ids = {add_job(session, tenant).id for _ in range(2)}
+    with database.transaction() as session:
+        assert len(take(session)) == 2
+    expire(database)
+    with database.transaction() as session:
+        requeued, _ = jobs.rescue(session, 3)
+        assert set(requeued) == ids
+    for crash in range(3):
+        with database.transaction() as session:
+            (lone,) = take(session)  # alone, although two are queued
+        expire(database)
+        with database.transaction() as session:
+            requeued, quarantined = jobs.rescue(session, 3)
+            assert (requeued, quarantined) == (([lone.job_id], []) if crash < 2 else ([], [lone.job_id]))
+    job = state(database, lone.job_id)
+    assert (job.state, job.crash_attempts) == (JobState.QUARANTINED, 3)
+
+
+def test_rescue_leaves_leases_in_force_alone(database: Database) -> None:
+    one_job(database)
+    with database.transaction() as session:
+        take(session)
+    with database.transaction() as session:
+        assert jobs.rescue(session, 3) == ([], [])
+
+
+def test_stat_goes_before_routine_before_bulk(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        bulk = add_job(session, tenant, priority=Priority.BULK).id
+        routine = add_job(session, tenant, priority=Priority.ROUTINE).id
+        stat = add_job(session, tenant, priority=Priority.STAT).id
+    with database.transaction() as session:
+        assert [claim.job_id for claim in take(session)] == [stat, routine, bulk]
+
+
+def test_bulk_that_waited_long_is_served_as_routine_but_never_before_stat(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        old = add_job(session, tenant, priority=Priority.BULK).id
+        session.execute(sa.update(Job).values(queued_at=sa.func.now() - timedelta(hours=1)))
+        routine = add_job(session, tenant).id
+        stat = add_job(session, tenant, priority=Priority.STAT).id
+        jobs.age(session, timedelta(minutes=30))
+    with database.transaction() as session:
+        assert [claim.job_id for claim in take(session)] == [stat, old, routine]
+
+
+def test_tenants_take_turns_within_a_rank(database: Database) -> None:
+    with database.transaction() as session:
+        north, south = add_tenant(session, "north"), add_tenant(session, "south")
+        first = [add_job(session, north).id for _ in range(3)]
+        second = [add_job(session, south).id for _ in range(3)]
+    with database.transaction() as session:
+        taken = [claim.job_id for claim in take(session, max_images=4)]
+    assert sorted(taken) == sorted(first[:2] + second[:2])
+
+
+def test_a_claim_counts_images_and_takes_a_large_study_all_the_same(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        large = add_job(session, tenant, images=40).id
+        small = [add_job(session, tenant).id for _ in range(2)]
+    with database.transaction() as session:
+        assert [claim.job_id for claim in take(session, max_images=16)] == [large]
+    with database.transaction() as session:
+        assert [claim.job_id for claim in take(session, max_images=16)] == small
+
+
+def test_workers_that_claim_together_share_the_queue(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        expected = {add_job(session, tenant).id for _ in range(60)}
+    taken: list[str] = []
+    lock = threading.Lock()
+
+    def work(name: str) -> None:
+        while True:
+            with database.transaction() as session:
+                claims = take(session, name, max_images=4)
+            if not claims:
+                return
+            with database.transaction() as session:
+                assert jobs.finish(session, [answer(claim) for claim in claims], POLICY) == []
+            with lock:
+                taken.extend(claim.job_id for claim in claims)
+
+    threads = [threading.Thread(target=work, args=(f"w{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted(expected)
+    with database.transaction() as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(Result)) == 60
+
+
+def test_cancel_is_real_for_running_jobs_idempotent_and_private(database: Database) -> None:
+    with database.transaction() as session:
+        tenant, other = add_tenant(session), add_tenant(session, "other")
+        job_id = add_job(session, tenant).id
+    with database.transaction() as session:
+        (claim,) = take(session)
+    with database.transaction() as session, pytest.raises(NotFound):
+        jobs.cancel(session, other.id, job_id)
+    for _ in range(2):
+        with database.transaction() as session:
+            assert jobs.cancel(session, tenant.id, job_id).state is JobState.CANCELLED
+    with database.transaction() as session:
+        assert jobs.finish(session, [answer(claim)], POLICY) == [job_id]
+
+
+def test_a_finished_job_cannot_be_cancelled(database: Database) -> None:
+    job_id = one_job(database)
+    with database.transaction() as session:
+        jobs.finish(session, [answer(claim) for claim in take(session)], POLICY)
+        tenant_id = session.get_one(Job, job_id).tenant_id
+    with database.transaction() as session, pytest.raises(Conflict):
+        jobs.cancel(session, tenant_id, job_id)
+
+
+@pytest.mark.parametrize("values", [{"state": "queued", "finished_at": None}, {"state": "failed"}])
+def test_the_database_refuses_to_leave_a_terminal_state(database: Database, values: dict[str, object]) -> None:
+    one_job(database)
+    with database.transaction() as session:
+        jobs.finish(session, [answer(claim) for claim in take(session)], POLICY)
+    with pytest.raises(exc.IntegrityError, match="cannot go from succeeded"), database.transaction() as session:
+        session.execute(sa.update(Job).values(**values))
+
+
+def test_the_database_refuses_success_without_a_result(database: Database) -> None:
+    one_job(database)
+    with database.transaction() as session:
+        take(session)
+    ended = {"state": "succeeded", "finished_at": sa.func.now(), "lease_token": None, "lease_until": None}
+    with pytest.raises(exc.IntegrityError, match="succeeded without a result"), database.transaction() as session:
+        session.execute(sa.update(Job).values(**ended))
+
+
+def test_a_batch_counts_its_jobs_and_completes_once(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        add_endpoint(session, tenant, "http://127.0.0.1:9/hook")
+        batch = add_batch(session, tenant, total=3)
+        ids = [add_job(session, tenant, batch=batch).id for _ in range(3)]
+    with database.transaction() as session:
+        good, bad, _ = take(session)
+    counts = sa.select(Batch.queued, Batch.running, Batch.succeeded, Batch.failed, Batch.cancelled)
+    with database.transaction() as session:
+        assert tuple(session.execute(counts).one()) == (0, 3, 0, 0, 0)
+        jobs.finish(session, [answer(good), Outcome(bad, error=CorruptImage())], POLICY)
+    with database.transaction() as session:
+        assert tuple(session.execute(counts).one()) == (0, 1, 1, 1, 0)
+        assert session.get_one(Batch, batch.id).completed_at is None
+    with database.transaction() as session:
+        jobs.cancel(session, tenant.id, ids[2])
+    with database.transaction() as session:
+        assert tuple(session.execute(counts).one()) == (0, 0, 1, 1, 1)
+        assert session.get_one(Batch, batch.id).completed_at is not None
+        (event,) = session.scalars(sa.select(Event).where(Event.type == EventType.BATCH_COMPLETED))
+    assert event.payload["data"]["status"] == "completed_with_errors"
+    assert event.payload["data"]["counts"]["failed"] == 1
+
+
+def test_each_terminal_state_tells_subscribed_endpoints_once_and_without_metadata(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        wants = add_endpoint(session, tenant, "http://127.0.0.1:9/a", ["job.succeeded"])
+        add_endpoint(session, tenant, "http://127.0.0.1:9/b", ["job.failed"])
+        add_job(session, tenant, metadata={"name": "CANARY"})
+    with database.transaction() as session:
+        jobs.finish(session, [answer(claim) for claim in take(session)], POLICY)
+    with database.transaction() as session:
+        (event,) = session.scalars(sa.select(Event))
+        (delivery,) = session.scalars(sa.select(Delivery))
+    assert (delivery.event_id, delivery.endpoint_id) == (event.id, wants.id)
+    assert event.payload["data"]["status"] == "succeeded"
+    assert event.payload["data"]["result"]["prediction"] == "not_covid19"
+    assert "CANARY" not in str(event.payload)
+
+
+def test_place_in_line_counts_who_goes_first(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        add_job(session, tenant, priority=Priority.STAT)
+        add_job(session, tenant)
+        mine = add_job(session, tenant)
+        add_job(session, tenant)
+        session.refresh(mine)
+        assert jobs.place_in_line(session, mine) == (2, None)

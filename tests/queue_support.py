@@ -1,0 +1,126 @@
+"""Rows for the tests of jobs, workers and deliveries, made through the functions that production uses."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from shared import jobs, keys
+from shared.ids import new_id
+from shared.jobs import Answer, Claim, Outcome, RetryPolicy
+from shared.models import (
+    Batch,
+    Classifier,
+    EventType,
+    Image,
+    Job,
+    Modality,
+    ModelBundle,
+    Priority,
+    Study,
+    Tenant,
+    WebhookEndpoint,
+)
+from shared.webhooks import new_secret
+
+BUNDLE = "b" * 64
+LEASE = timedelta(seconds=30)
+POLICY = RetryPolicy(max_attempts=3, base_seconds=0.001)
+
+
+def add_tenant(session: Session, name: str = "north") -> Tenant:
+    """A hospital."""
+    return keys.tenant_named(session, name)
+
+
+def add_bundle(session: Session) -> None:
+    """The bundle that `answer` names."""
+    session.merge(ModelBundle(sha256=BUNDLE, name="test", version="1", card={}))
+    session.flush()
+
+
+def add_job(
+    session: Session,
+    tenant: Tenant,
+    *,
+    priority: Priority = Priority.ROUTINE,
+    images: int = 1,
+    batch: Batch | None = None,
+    modality: Modality = Modality.XRAY,
+    metadata: dict[str, Any] | None = None,
+) -> Job:
+    """A queued job for a study of so many images, whose objects do not exist."""
+    study = Study(id=new_id("stu"), tenant_id=tenant.id, modality=modality, image_count=images)
+    session.add(study)
+    session.flush()
+    for position in range(images):
+        session.add(
+            Image(
+                id=new_id("img"),
+                tenant_id=tenant.id,
+                study_id=study.id,
+                position=position,
+                file_index=position,
+                frame=0,
+                object_key=f"{tenant.id}/{position}",
+                sha256="0" * 64,
+                size_bytes=1,
+                media_type="image/png",
+            )
+        )
+    job = jobs.submit(
+        session,
+        job_id=new_id("job"),
+        study=study,
+        classifier=Classifier.BINARY,
+        priority=priority,
+        external_id=None,
+        metadata=metadata or {},
+        batch_id=batch.id if batch else None,
+    )
+    session.flush()
+    return job
+
+
+def add_batch(session: Session, tenant: Tenant, total: int) -> Batch:
+    """A batch that expects so many jobs."""
+    batch = Batch(id=new_id("bat"), tenant_id=tenant.id, total=total)
+    session.add(batch)
+    session.flush()
+    return batch
+
+
+def add_endpoint(session: Session, tenant: Tenant, url: str, events: list[str] | None = None) -> WebhookEndpoint:
+    """A webhook endpoint; all events unless told otherwise."""
+    endpoint = WebhookEndpoint(
+        id=new_id("whe"), tenant_id=tenant.id, url=url, events=events or ["*"], secret=new_secret()
+    )
+    session.add(endpoint)
+    session.flush()
+    return endpoint
+
+
+def take(session: Session, worker: str = "w1", max_images: int = 16, lease: timedelta = LEASE) -> list[Claim]:
+    """A worker's claim."""
+    return jobs.claim(session, worker=worker, max_images=max_images, lease=lease)
+
+
+def answer(claim: Claim) -> Outcome:
+    """The claim with a result."""
+    probabilities = {"covid19": 0.25, "not_covid19": 0.75}
+    images = [
+        {
+            "image_id": image.id,
+            "file": image.file,
+            "frame": image.frame,
+            "prediction": "not_covid19",
+            "probabilities": probabilities,
+        }
+        for image in claim.images
+    ]
+    return Outcome(claim, answer=Answer(BUNDLE, "not_covid19", probabilities, images, {"total": 0.1}))
+
+
+SUCCEEDED = EventType.JOB_SUCCEEDED.value

@@ -1,0 +1,104 @@
+"""The Celery application: `celery -A worker.app worker --queues classify --pool solo`.
+
+What a process does follows from the queues that it consumes: `classify` loads the model bundle into this very
+process (TensorFlow does not survive a fork), `deliver` and `sweep` need no model.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+from prometheus_client import start_http_server
+
+from shared import log as logs
+from shared.config import Settings, settings
+from shared.db import Database
+from shared.errors import ConfigError
+from shared.queue import CLASSIFY, DELIVER, SWEEP, celery_settings
+from shared.storage import open_storage
+from worker.deliver import Deliver
+from worker.station import Station
+from worker.sweep import Sweep
+
+log = structlog.get_logger(__name__)
+stations: dict[str, Station] = {}
+
+
+def _settings_or_exit() -> Settings:
+    try:
+        return settings()
+    except ConfigError as error:
+        sys.exit(f"thoraq: {error.detail}")
+
+
+SETTINGS = _settings_or_exit()
+app = Celery("thoraq")
+app.conf.update(celery_settings(SETTINGS))
+
+
+@app.task(name=f"thoraq.{CLASSIFY}")
+def classify() -> None:
+    """The doorbell of the classify queue."""
+    stations[CLASSIFY].work()
+
+
+@app.task(name=f"thoraq.{DELIVER}")
+def deliver() -> None:
+    """The doorbell of the deliver queue."""
+    stations[DELIVER].work()
+
+
+@app.task(name=f"thoraq.{SWEEP}")
+def sweep() -> None:
+    """Sent by beat."""
+    stations[SWEEP].work()
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: object) -> None:
+    logs.set_up(SETTINGS.log_level)
+
+
+@signals.celeryd_after_setup.connect
+def _open_stations(sender: str, instance: Any, **_: object) -> None:
+    """Build what the consumed queues need, before the first message; a worker that cannot does not start."""
+    queues = set(instance.app.amqp.queues.consume_from)
+    database = Database(SETTINGS)
+    for queue in sorted(queues & {CLASSIFY, DELIVER, SWEEP}):
+        stations[queue] = Station(sender, queue, _role(queue, sender, database), database, SETTINGS)
+    if SETTINGS.metrics_port:
+        start_http_server(SETTINGS.metrics_port)
+    for station in stations.values():
+        station.open()
+    log.info("worker.ready", worker=sender, queues=sorted(stations))
+
+
+def _role(queue: str, name: str, database: Database) -> Any:
+    if queue == DELIVER:
+        return Deliver(SETTINGS, database)
+    if queue == SWEEP:
+        return Sweep(SETTINGS, database)
+    # Imported here: the other roles never load TensorFlow.
+    from shared.bundle import Bundle
+    from worker.classify import Classify
+    from worker.engine import TensorFlowEngine
+
+    bundle = Bundle.open(SETTINGS.model_dir)
+    engine = TensorFlowEngine(bundle, max_batch=SETTINGS.batch_size, threads=SETTINGS.engine_threads or None)
+    engine.warm_up()
+    return Classify(name, SETTINGS, database, open_storage(SETTINGS), bundle, engine)
+
+
+@signals.worker_shutting_down.connect
+def _stop(**_: object) -> None:
+    for station in stations.values():
+        station.stop()
+
+
+@signals.worker_shutdown.connect
+def _close(**_: object) -> None:
+    for station in stations.values():
+        station.close()

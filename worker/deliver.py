@@ -1,0 +1,248 @@
+"""Webhooks out: claim what is due, send it signed, record every attempt.
+
+At least once, with a stable id: a worker that dies between the request and the record sends again. A claim pushes
+`next_attempt_at` ahead and leaves a token; only the holder of the token records the attempt.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.orm import Session, joinedload
+
+from shared import metrics
+from shared.config import Settings
+from shared.db import Database
+from shared.errors import WebhookDestinationRefused
+from shared.models import Delivery, DeliveryAttempt, DeliveryState, WebhookEndpoint
+from shared.webhooks import resolve, sign
+
+log = structlog.get_logger(__name__)
+
+# A receiver that is slow holds at most this many of the threads.
+PER_ENDPOINT = 4
+
+DUE = sa.text("""
+    SELECT id FROM (
+        SELECT id, next_attempt_at, row_number() OVER (PARTITION BY endpoint_id ORDER BY next_attempt_at) AS turn
+        FROM deliveries WHERE state = 'pending' AND next_attempt_at <= now()
+    ) due WHERE turn <= :per_endpoint ORDER BY next_attempt_at LIMIT :many
+""").columns(id=sa.Text)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A claimed delivery with all that sending it needs."""
+
+    delivery_id: str
+    token: str
+    endpoint_id: str
+    url: str
+    secrets: tuple[str, ...]
+    message_id: str
+    payload: dict[str, Any]
+    attempt: int
+    attempt_of_round: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of one attempt: a status code, or the reason that there was none."""
+
+    status_code: int | None
+    error: str | None
+    seconds: float
+
+    @property
+    def delivered(self) -> bool:
+        return self.status_code is not None and 200 <= self.status_code < 300
+
+    @property
+    def gone(self) -> bool:
+        return self.status_code == 410
+
+
+class Deliver:
+    """The role of the deliver queue."""
+
+    bundle_sha256: str | None = None
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.progress = time.monotonic()
+        self._settings, self._database = settings, database
+        self._threads = ThreadPoolExecutor(settings.webhook_threads, "deliver")
+        # One pool of connections for all receivers; no redirects: they would lead around the address check.
+        self._http = httpx.Client(timeout=settings.webhook_timeout_seconds, follow_redirects=False, trust_env=False)
+
+    def drain(self, stopping: threading.Event) -> None:
+        """Send until nothing is due, or `stopping` is set."""
+        while not stopping.is_set() and (parcels := self.take()):
+            list(self._threads.map(self._deliver, parcels))
+            self.progress = time.monotonic()
+
+    def beat(self) -> None:
+        """Nothing to extend: a claim outlives its request's timeouts by construction."""
+
+    def close(self) -> None:
+        """Let go of threads and connections."""
+        self._threads.shutdown()
+        self._http.close()
+
+    def take(self) -> list[Parcel]:
+        """Claim what is due, a few per endpoint."""
+        # Longer than a request may last, so that nobody else sends it meanwhile; shorter than a person's patience.
+        lease = timedelta(seconds=4 * self._settings.webhook_timeout_seconds)
+        with self._database.transaction() as session:
+            many = {"many": self._settings.webhook_threads, "per_endpoint": PER_ENDPOINT}
+            due = session.execute(DUE, many).scalars().all()
+            free = sa.select(Delivery.id).where(
+                Delivery.id.in_(due), Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= sa.func.now()
+            )
+            ids = session.scalars(free.with_for_update(skip_locked=True)).all()
+            session.execute(
+                sa.update(Delivery)
+                .where(Delivery.id.in_(ids))
+                .values(lease_token=sa.cast(sa.func.gen_random_uuid(), sa.Text), next_attempt_at=sa.func.now() + lease)
+                .execution_options(synchronize_session=False)
+            )
+            return list(self._parcels(session, ids))
+
+    def _parcels(self, session: Session, ids: Any) -> Iterator[Parcel]:
+        rows = (
+            sa.select(Delivery)
+            .where(Delivery.id.in_(ids))
+            .options(joinedload(Delivery.event), joinedload(Delivery.endpoint))
+        )
+        for delivery in session.scalars(rows.execution_options(populate_existing=True)):
+            yield Parcel(
+                delivery_id=delivery.id,
+                token=delivery.lease_token or "",
+                endpoint_id=delivery.endpoint_id,
+                url=delivery.endpoint.url,
+                secrets=tuple(_secrets(delivery.endpoint)),
+                message_id=delivery.event_id,
+                payload=delivery.event.payload,
+                attempt=delivery.attempt_count + 1,
+                attempt_of_round=delivery.attempt_count - delivery.round_start + 1,
+            )
+
+    def _deliver(self, parcel: Parcel) -> None:
+        reply = self.send(parcel)
+        metrics.DELIVERY_SECONDS.observe(reply.seconds)
+        outcome = self.record(parcel, reply)
+        metrics.DELIVERIES.labels(outcome).inc()
+        log.info(
+            "webhook.attempt",
+            delivery_id=parcel.delivery_id,
+            attempt=parcel.attempt,
+            outcome=outcome,
+            status_code=reply.status_code,
+            error=reply.error,
+        )
+
+    def send(self, parcel: Parcel) -> Reply:
+        """One request to the receiver; whatever goes wrong is a Reply too."""
+        body = json.dumps(parcel.payload, separators=(",", ":"))
+        headers = sign(parcel.secrets, parcel.message_id, datetime.now(UTC), body)
+        started = time.perf_counter()
+        status_code, error = None, None
+        try:
+            status_code = self._post(parcel.url, body, headers)
+        except WebhookDestinationRefused as refused:
+            error = refused.detail
+        except (httpx.HTTPError, httpx.InvalidURL) as failed:
+            # The type says what happened; the message may hold the URL, and with it a receiver's secret path.
+            error = type(failed).__name__
+        return Reply(status_code, error, time.perf_counter() - started)
+
+    def _post(self, url: str, body: str, headers: dict[str, str]) -> int:
+        """POST to an address that was checked just now: the name is not resolved a second time.
+
+        Only the status is read of the response, never its body.
+        """
+        settings = self._settings
+        address = resolve(url, allow_http=settings.webhook_allow_http, allowed=settings.webhook_allowed_networks)[0]
+        target = httpx.URL(url)
+        request = self._http.build_request(
+            "POST",
+            target.copy_with(host=str(address)),
+            content=body,
+            headers={
+                **headers,
+                "host": target.netloc.decode(),
+                "content-type": "application/json",
+                "user-agent": "Thoraq-Webhooks/1",
+            },
+            extensions={"sni_hostname": target.host},
+        )
+        response = self._http.send(request, stream=True)
+        response.close()
+        return response.status_code
+
+    def record(self, parcel: Parcel, reply: Reply) -> str:
+        """Write the attempt and what follows from it; in words."""
+        with self._database.transaction() as session:
+            delivery = session.scalar(sa.select(Delivery).where(Delivery.id == parcel.delivery_id).with_for_update())
+            if delivery is None or delivery.lease_token != parcel.token:
+                return "lease_lost"
+            session.add(
+                DeliveryAttempt(
+                    delivery_id=delivery.id,
+                    number=parcel.attempt,
+                    status_code=reply.status_code,
+                    error=reply.error,
+                    duration_ms=round(reply.seconds * 1000, 1),
+                )
+            )
+            delivery.attempt_count, delivery.lease_token = parcel.attempt, None
+            return self._settle(session, delivery, parcel, reply)
+
+    def _settle(self, session: Session, delivery: Delivery, parcel: Parcel, reply: Reply) -> str:
+        schedule = self._settings.webhook_retry_seconds
+        if reply.delivered:
+            delivery.state = DeliveryState.DELIVERED
+        elif reply.gone:
+            _disable(session, parcel.endpoint_id, "the receiver answered 410 Gone")
+            delivery.state = DeliveryState.FAILED
+        elif parcel.attempt_of_round > len(schedule):
+            delivery.state = DeliveryState.FAILED
+        else:
+            # Jitter, so that a receiver that comes back is not met by everything at once.
+            seconds = schedule[parcel.attempt_of_round - 1] * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
+            delivery.next_attempt_at = sa.func.now() + timedelta(seconds=seconds)
+            return "retry"
+        delivery.finished_at, delivery.next_attempt_at = sa.func.now(), None
+        return delivery.state.value
+
+
+def _secrets(endpoint: WebhookEndpoint) -> Iterator[str]:
+    yield endpoint.secret
+    until = endpoint.previous_secret_until
+    if endpoint.previous_secret and until and until > datetime.now(UTC):
+        yield endpoint.previous_secret
+
+
+def _disable(session: Session, endpoint_id: str, reason: str) -> None:
+    session.execute(
+        sa.update(WebhookEndpoint)
+        .where(WebhookEndpoint.id == endpoint_id)
+        .values(enabled=False, disabled_reason=reason)
+        .execution_options(synchronize_session=False)
+    )
+    session.execute(
+        sa.update(Delivery)
+        .where(Delivery.endpoint_id == endpoint_id, Delivery.state == DeliveryState.PENDING)
+        .values(state=DeliveryState.FAILED, finished_at=sa.func.now(), next_attempt_at=None)
+        .execution_options(synchronize_session=False)
+    )

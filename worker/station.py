@@ -1,0 +1,105 @@
+"""What every worker process has around its work: the doorbell's door, a look by itself now and then, a sign of life."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.dialects.postgresql import insert
+
+from shared.config import Settings
+from shared.db import Database
+from shared.errors import ThoraqError
+from shared.models import Worker
+
+log = structlog.get_logger(__name__)
+
+
+class Role(Protocol):
+    """The work of one queue."""
+
+    bundle_sha256: str | None
+    #: Seconds of time.monotonic() at which the work last got anywhere.
+    progress: float
+
+    def drain(self, stopping: threading.Event) -> None:
+        """Work until nothing is left, a bounded time is over, or `stopping` is set."""
+
+    def beat(self) -> None:
+        """Extend what is on lease; called every heartbeat while there is progress."""
+
+
+class Station:
+    """One role in one process.
+
+    The doorbell (a Celery task) and the look every `poll_seconds` (a thread, so that work goes on without Redis)
+    come in through the same door, one at a time. A second thread beats for as long as the work gets on.
+    """
+
+    def __init__(self, worker: str, queue: str, role: Role, database: Database, settings: Settings) -> None:
+        self._worker, self._queue, self._role = worker, queue, role
+        self._database, self._settings = database, settings
+        self._stopping = threading.Event()
+        self._door = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._every, args=(settings.poll_seconds, self._look), name=f"{queue}-look"),
+            threading.Thread(target=self._every, args=(settings.heartbeat_seconds, self._beat), name=f"{queue}-beat"),
+        ]
+
+    def open(self) -> None:
+        """Report for work and start to look for it."""
+        self._beat()
+        for thread in self._threads:
+            thread.daemon = True
+            thread.start()
+
+    def work(self) -> None:
+        """Drain. Errors are logged, not raised: the work is still in the database and somebody looks again soon."""
+        with self._door:
+            if self._stopping.is_set():
+                return
+            try:
+                self._role.drain(self._stopping)
+            except ThoraqError as error:
+                log.warning("worker.drain_failed", queue=self._queue, error=error.type, detail=error.detail)
+            self._role.progress = time.monotonic()
+
+    def stop(self) -> None:
+        """Take no more work."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Wait for the work under way, then sign off."""
+        self.stop()
+        with self._door, self._database.transaction() as session:
+            mine = sa.and_(Worker.name == self._worker, Worker.queue == self._queue)
+            session.execute(sa.delete(Worker).where(mine))
+
+    def _every(self, seconds: float, act: Callable[[], None]) -> None:
+        while not self._stopping.wait(seconds):
+            try:
+                act()
+            except Exception:
+                # A thread that ends would end the sign of life; the next round may find things mended.
+                log.exception("worker.thread_failed", queue=self._queue)
+
+    def _look(self) -> None:
+        if not self._door.locked():
+            self.work()
+
+    def _beat(self) -> None:
+        if time.monotonic() - self._role.progress > self._settings.progress_seconds:
+            log.error("worker.stuck", queue=self._queue)
+            return
+        try:
+            self._role.beat()
+            with self._database.transaction() as session:
+                row = {"name": self._worker, "queue": self._queue, "bundle_sha256": self._role.bundle_sha256}
+                seen = {"seen_at": sa.func.now(), "bundle_sha256": self._role.bundle_sha256}
+                session.execute(insert(Worker).values(row).on_conflict_do_update(constraint="pk_workers", set_=seen))
+        except ThoraqError as error:
+            log.warning("worker.beat_failed", queue=self._queue, error=error.type)
