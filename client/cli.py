@@ -1,0 +1,246 @@
+"""The `thoraq` command: submit, status, results, cancel, jobs, models."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.client import Client
+from client.errors import ApiError, ClientError, Unreachable
+from client.models import Classifier, Modality, Priority
+from client.sending import Exit, Outcome, attempt, code_of, find, follow, send, worst
+from client.tables import jobs_table, models_table, print_json, progress, results_table, stderr
+
+HELP = """Send chest X-ray and CT studies to a Thoraq server and read the answers.
+
+The server and the key are given by --url and --key, or better, as command lines are visible to others, \
+by the environment variables THORAQCTL_URL and THORAQCTL_KEY. (THORAQ_* are the server's own settings.)
+
+Exit codes, for scripts:
+  0  all good
+  1  a job failed, was cancelled or was quarantined
+  2  wrong usage, or a file that cannot be read
+  3  the server cannot be reached, or failed
+  4  the server refused: key, scope, content or unknown id
+  5  a job has not finished (results without --wait)
+130  interrupted; jobs that were accepted go on
+When several apply: the first of 3, 4, 2, 1, 5.
+
+Decision support for research; not a medical device. A radiologist decides.
+"""
+HINTED_IDS = 20
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+
+Url = Annotated[str, typer.Option("--url", envvar="THORAQCTL_URL", help="The server, http(s)://host[:port].")]
+Key = Annotated[str, typer.Option("--key", envvar="THORAQCTL_KEY", help="The API key, tq_...")]
+Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, one per job, instead of a table.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until every job has ended, and show the results.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Job ids.", show_default=False)]
+Paths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILES", exists=True, readable=True, help="Images, or directories of them.", show_default=False
+    ),
+]
+LOCAL = "http://127.0.0.1:8080"
+
+
+@app.command("submit")
+def submit_command(
+    files: Paths,
+    key: Key,
+    url: Url = LOCAL,
+    classifier: Annotated[Classifier, typer.Option(help="COVID-19 or not; or normal, pneumonia, COVID-19.")] = "binary",
+    modality: Annotated[Modality | None, typer.Option(help="Not needed for DICOM.", show_default=False)] = None,
+    priority: Annotated[Priority, typer.Option(help="Who goes first.")] = "routine",
+    study: Annotated[bool, typer.Option("--study", help="All files are one study: one job.")] = False,
+    external_id: Annotated[str | None, typer.Option(help="Your own label for the jobs.", show_default=False)] = None,
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Send images: each file a job of its own, or with --study all of them one job.
+
+    Of a directory, PNG, JPEG, TIFF and DICOM files at any depth are sent. File names stay on this machine.
+    """
+    studies = _studies(files, together=study)
+    outcomes: list[Outcome] = []
+    with _client(url, key) as thoraq, _leaving(outcomes):
+        sent = send(
+            thoraq, studies, classifier=classifier, modality=modality, priority=priority, external_id=external_id
+        )
+        with progress() as bar:
+            for outcome in bar.track(sent, total=len(studies), description="Sending"):
+                outcomes.append(outcome)
+                _stream(outcome, as_json, wait)
+        if wait:
+            _await(thoraq, outcomes, as_json)
+    if len(outcomes) < len(studies):
+        stderr().print(f"{len(studies) - len(outcomes)} of {len(studies)} studies were not sent.")
+    order = {group: index for index, group in enumerate(studies)}
+    outcomes.sort(key=lambda outcome: order[outcome.files])
+    if not as_json:
+        (results_table if wait else jobs_table)(outcomes)
+    raise typer.Exit(worst(outcome.code for outcome in outcomes))
+
+
+@app.command()
+def status(ids: Ids, key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
+    """Show where jobs are."""
+    with _client(url, key) as thoraq:
+        outcomes = _fetch(thoraq, ids)
+    _report(outcomes, as_json)
+    raise typer.Exit(worst(outcome.code for outcome in outcomes))
+
+
+@app.command()
+def results(ids: Ids, key: Key, url: Url = LOCAL, wait: Wait = False, as_json: Json = False) -> None:
+    """Show what jobs answered."""
+    with _client(url, key) as thoraq:
+        outcomes = _fetch(thoraq, ids)
+        for outcome in outcomes:
+            _stream(outcome, as_json, wait)
+        if wait:
+            with _leaving(outcomes):
+                _await(thoraq, outcomes, as_json)
+    if not as_json:
+        results_table(outcomes)
+    unfinished = [Exit.UNFINISHED for outcome in outcomes if outcome.job and not outcome.job.done]
+    raise typer.Exit(worst([*unfinished, *(outcome.code for outcome in outcomes)]))
+
+
+@app.command()
+def cancel(ids: Ids, key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
+    """Withdraw queued or running jobs; one that has already ended otherwise is refused (exit code 4)."""
+    with _client(url, key) as thoraq:
+        outcomes = [attempt(partial(thoraq.cancel, job_id), Outcome(job_id=job_id)) for job_id in dict.fromkeys(ids)]
+    _report(outcomes, as_json)
+    raise typer.Exit(worst(outcome.code for outcome in outcomes if outcome.error))
+
+
+@app.command()
+def jobs(
+    key: Key,
+    url: Url = LOCAL,
+    status: Annotated[str | None, typer.Option(help="queued, running, succeeded, ...", show_default=False)] = None,
+    classifier: Annotated[Classifier | None, typer.Option(show_default=False)] = None,
+    study: Annotated[str | None, typer.Option(help="Of this study id.", show_default=False)] = None,
+    batch: Annotated[str | None, typer.Option(help="Of this batch id.", show_default=False)] = None,
+    external_id: Annotated[str | None, typer.Option(help="With this label.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs to list.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List jobs, newest first."""
+    with _client(url, key) as thoraq:
+        found = thoraq.jobs(
+            status=status,
+            classifier=classifier,
+            study_id=study,
+            batch_id=batch,
+            external_id=external_id,
+            page_size=min(limit, 200),
+        )
+        outcomes = [Outcome(job=job) for job in itertools.islice(found, limit)]
+    _report(outcomes, as_json)
+
+
+@app.command()
+def models(key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
+    """List the model bundles and which one answers."""
+    with _client(url, key) as thoraq:
+        found = thoraq.models()
+    if as_json:
+        for model in found:
+            print(model.model_dump_json())
+    else:
+        models_table(found)
+
+
+def _studies(paths: list[Path], *, together: bool) -> list[tuple[Path, ...]]:
+    try:
+        files, skipped = find(paths)
+    except OSError as error:
+        raise typer.BadParameter(str(error)) from None
+    if skipped:
+        stderr().print(f"{skipped} other files were skipped: not PNG, JPEG, TIFF or DICOM.")
+    if not files:
+        raise typer.BadParameter("no image found")
+    return [tuple(files)] if together else [(file,) for file in files]
+
+
+@contextmanager
+def _client(url: str, key: str) -> Iterator[Client]:
+    """A client whose errors become a line and an exit code."""
+    try:
+        client = Client(url, key)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    try:
+        with client:
+            yield client
+    except (ApiError, Unreachable) as error:
+        stderr().print(str(error))
+        raise typer.Exit(code_of(error)) from None
+
+
+@contextmanager
+def _leaving(outcomes: list[Outcome]) -> Iterator[None]:
+    """Whoever stops early, by Ctrl-C or because the server went away, is told how to pick the jobs up again."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _hint(outcomes)
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except ClientError:
+        _hint(outcomes)
+        raise
+
+
+def _hint(outcomes: list[Outcome]) -> None:
+    accepted = [outcome.job for outcome in outcomes if outcome.job]
+    if not accepted:
+        return
+    ids = " ".join(job.id for job in accepted)
+    command = f"results --wait {ids}" if len(accepted) <= HINTED_IDS else f"jobs --limit {len(accepted)}"
+    going = sum(1 for job in accepted if not job.done)
+    stderr().print(f"\nStopped waiting; {going} of {len(accepted)} jobs go on. Pick them up with:\nthoraq {command}")
+
+
+def _fetch(thoraq: Client, ids: list[str]) -> list[Outcome]:
+    return [attempt(partial(thoraq.job, job_id), Outcome(job_id=job_id)) for job_id in dict.fromkeys(ids)]
+
+
+def _stream(outcome: Outcome, as_json: bool, wait: bool) -> None:
+    """JSON lines appear as soon as they are true: a job that is waited for has its line when it ends."""
+    if as_json and not (wait and outcome.job):
+        print_json(outcome)
+
+
+def _await(thoraq: Client, outcomes: list[Outcome], as_json: bool) -> None:
+    """Put finished jobs in the place of unfinished ones, as they finish."""
+    place = {outcome.job.id: index for index, outcome in enumerate(outcomes) if outcome.job}
+    waiting = {job_id: outcomes[index] for job_id, index in place.items()}
+    with progress() as bar:
+        for outcome in bar.track(follow(thoraq, waiting), total=len(place), description="Waiting"):
+            if outcome.job:
+                outcomes[place[outcome.job.id]] = outcome
+            if as_json:
+                print_json(outcome)
+
+
+def _report(outcomes: list[Outcome], as_json: bool) -> None:
+    if not as_json:
+        jobs_table(outcomes)
+        return
+    for outcome in outcomes:
+        print_json(outcome)
+
+
+if __name__ == "__main__":
+    app()

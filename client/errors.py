@@ -1,0 +1,88 @@
+"""What can go wrong, as a caller of the client sees it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+if TYPE_CHECKING:
+    from client.models import Batch, Job
+
+
+class ClientError(Exception):
+    """Root of the client's errors."""
+
+
+class ApiError(ClientError):
+    """The server answered with an error (RFC 9457).
+
+    `type` is the last part of the problem's URI (`not-found`); the server's /problems page explains each.
+    `errors` lists the fields at fault, when the server names them. Quote `request_id` to the operator.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        type: str,  # noqa: A002 - RFC 9457 calls it so
+        title: str,
+        detail: str,
+        request_id: str | None = None,
+        errors: list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(f"{status} {title}: {detail}" + (f" (request {request_id})" if request_id else ""))
+        self.status = status
+        self.type = type
+        self.title = title
+        self.detail = detail
+        self.request_id = request_id
+        self.errors = errors or []
+
+
+class JobFailed(ClientError):
+    """The job ended without an answer: failed, cancelled or quarantined."""
+
+    def __init__(self, job: Job) -> None:
+        reason = job.error.detail if job.error else "no reason given"
+        super().__init__(f"job {job.id} is {job.status}: {reason}")
+        self.job = job
+
+
+class Unreachable(ClientError):
+    """No answer from the server, after every attempt. The same Idempotency-Key may be sent again later."""
+
+
+class WaitTimeout(ClientError, TimeoutError):
+    """The time to wait is over; the job or batch goes on. `last` is how it was last seen."""
+
+    def __init__(self, last: Job | Batch) -> None:
+        super().__init__(f"{last.object} {last.id} is still {last.status}")
+        self.last = last
+
+
+def api_error(response: httpx.Response) -> ApiError:
+    """The error that a response carries; proxies answer without problem+json, which is shown as far as it goes."""
+    body = _problem(response)
+    return ApiError(
+        status=response.status_code,
+        type=str(body.get("type", "about:blank")).rpartition("#")[2],
+        title=str(body.get("title") or _phrase(response.status_code)),
+        detail=str(body.get("detail") or "the server gave no details"),
+        request_id=response.headers.get("X-Request-Id") or body.get("instance"),
+        errors=body.get("errors"),
+    )
+
+
+def _problem(response: httpx.Response) -> dict[str, Any]:
+    if not response.headers.get("Content-Type", "").startswith("application/problem+json"):
+        return {}
+    try:
+        body = response.json()
+    except ValueError:  # cut off by a proxy: the status line still tells the story
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Unexpected answer"

@@ -1,0 +1,218 @@
+"""What the server answers, typed.
+
+Unknown fields are kept, so that a newer server's answers pass through unharmed. For the same reason states are
+text: a client must not break on a state that it does not know.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from client.errors import JobFailed
+
+Classifier = Literal["binary", "ensemble"]
+Modality = Literal["xray", "ct"]
+Priority = Literal["stat", "routine", "bulk"]
+
+RESEARCH_USE = "Decision support for research; not a medical device. A radiologist decides."
+
+
+class Answer(BaseModel):
+    """Anything that the server answers."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Problem(Answer):
+    """Why a job, an image or a file failed; the server's /problems page explains each type."""
+
+    type: str
+    title: str
+    detail: str
+
+
+class ImagePrediction(Answer):
+    """One image's answer, or its problem; `file` and `frame` count from 0 in the order that was sent."""
+
+    image_id: str
+    file: int
+    frame: int
+    prediction: str | None = None
+    probabilities: dict[str, float] | None = None
+    problem: Problem | None = None
+
+
+class Bundle(Answer):
+    """The model bundle that answered."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class JobResult(Answer):
+    """The answer; for several images the mean of their probabilities. Timings are in seconds."""
+
+    prediction: str
+    probabilities: dict[str, float]
+    aggregate: str
+    images: list[ImagePrediction]
+    model: Bundle
+    timings: dict[str, float]
+    notice: str = RESEARCH_USE
+
+
+class Job(Answer):
+    """One classifier's run over one study."""
+
+    id: str
+    object: str = "job"
+    status: str
+    study_id: str
+    batch_id: str | None = None
+    classifier: str
+    modality: str
+    priority: str
+    external_id: str | None = None
+    metadata: dict[str, Any] | None = None
+    image_count: int
+    attempts: int = 0
+    position: int | None = None
+    estimated_wait_seconds: float | None = None
+    created_at: datetime
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: Problem | None = None
+    result: JobResult | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the job has ended, in whatever way."""
+        return self.status not in {"queued", "running"}
+
+    @property
+    def failed(self) -> bool:
+        """Whether the job has ended without an answer: failed, cancelled or quarantined."""
+        return self.done and self.status != "succeeded"
+
+    def answer(self) -> JobResult:
+        """The result of a finished job. JobFailed if it ended without one; ValueError while it is not done."""
+        if self.failed:
+            raise JobFailed(self)
+        if self.result is None:
+            raise ValueError(f"job {self.id} is still {self.status}; wait for it first")
+        return self.result
+
+
+class BatchCounts(Answer):
+    """Jobs of a batch by state; `rejected` files never became a job."""
+
+    total: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    quarantined: int
+    rejected: int
+
+
+class RejectedItem(Answer):
+    """A file of a batch that was not accepted; `file` counts from 0 in the order that was sent."""
+
+    file: int
+    problem: Problem
+
+
+class Batch(Answer):
+    """Many jobs that were sent together."""
+
+    id: str
+    object: str = "batch"
+    status: str
+    external_id: str | None = None
+    counts: BatchCounts
+    rejected: list[RejectedItem] = []
+    created_at: datetime
+    completed_at: datetime | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether every job of the batch has ended."""
+        return self.status != "running"
+
+
+class StudyImage(Answer):
+    """One image of a study; `problem` says why it cannot be classified."""
+
+    id: str
+    file: int
+    frame: int
+    sha256: str
+    size_bytes: int
+    media_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    problem: Problem | None = None
+
+
+class Study(Answer):
+    """What was sent: one or more images of one modality."""
+
+    id: str
+    object: str = "study"
+    modality: str
+    external_id: str | None = None
+    metadata: dict[str, Any] | None = None
+    created_at: datetime
+    images: list[StudyImage]
+
+
+class Model(Answer):
+    """A model bundle that the server knows, with its model card; `serving` is the one that answers now."""
+
+    name: str
+    version: str
+    sha256: str
+    card: dict[str, Any] = {}
+    serving: bool
+
+
+class Endpoint(Answer):
+    """A webhook endpoint; `secret` is there only when it was just made or rotated."""
+
+    id: str
+    object: str = "webhook_endpoint"
+    url: str
+    description: str | None = None
+    events: list[str]
+    enabled: bool
+    disabled_reason: str | None = None
+    created_at: datetime
+    secret: str | None = Field(None, repr=False)  # a repr ends up in logs
+
+
+class DeliveryAttempt(Answer):
+    """One try to hand an event over."""
+
+    number: int
+    status_code: int | None = None
+    error: str | None = None
+    duration_ms: float | None = None
+    created_at: datetime | None = None
+
+
+class Delivery(Answer):
+    """One event on its way to one endpoint."""
+
+    id: str
+    object: str = "delivery"
+    event_id: str
+    type: str
+    state: str
+    attempts: list[DeliveryAttempt] = []
+    next_attempt_at: datetime | None = None

@@ -1,0 +1,191 @@
+"""The `thoraq` command as scripts and people use it: output, exit codes, terminals, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scripted_server import NOTICE, Reply, Server, failed, job, problem, serving, succeeded
+
+# A shell that starts the tests in the background has them ignore SIGINT, which children inherit.
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from client.cli import app; app()",
+]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "export"
+    (folder / "series").mkdir(parents=True)
+    (folder / "a.PNG").write_bytes(b"a")
+    (folder / "series" / "0001").write_bytes(bytes(128) + b"DICM" + b"b")
+    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (folder / "notes.txt").write_bytes(b"c")
+    return folder
+
+
+def environment(server: Server) -> dict[str, str]:
+    return os.environ | {"THORAQCTL_URL": server.url, "THORAQCTL_KEY": "tq_test", "TERM": "xterm"}
+
+
+def thoraq(server: Server, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, env=environment(server), capture_output=True, text=True, timeout=60, check=False)
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_directory_is_searched_for_images_and_each_is_a_job(server: Server, images: Path) -> None:
+    server.on("POST /v1/jobs", Reply(202, job(job_id="j1")), Reply(202, job(job_id="j2")))
+    done = thoraq(server, "submit", images, images / "a.PNG", "--modality", "xray", "--priority", "stat", "--json")
+    assert done.returncode == 0
+    assert {line["id"]: line["status"] for line in lines(done)} == {"j1": "queued", "j2": "queued"}
+    sent = sorted(file for line in lines(done) for file in line["files"])
+    assert sent == [str(images / "a.PNG"), str(images / "series" / "0001")]
+    assert "2 other files were skipped" in done.stderr
+    assert all(b"stat" in request.body for request in server.requests["POST /v1/jobs"])
+
+
+def test_a_study_is_one_job(server: Server, images: Path) -> None:
+    server.on("POST /v1/jobs", Reply(202, job()))
+    done = thoraq(server, "submit", images, "--study", "--external-id", "x7")
+    (request,) = server.requests["POST /v1/jobs"]
+    assert request.body.count(b'name="files"') == 2
+    assert done.returncode == 0
+    assert "j1" in done.stdout
+    assert "queued" in done.stdout
+
+
+def test_results_are_a_table_with_the_notice_and_a_failed_job_is_exit_code_1(server: Server, images: Path) -> None:
+    server.on("POST /v1/jobs", Reply(202, job(job_id="j1")), Reply(202, job(job_id="j2")))
+    server.on("GET /v1/jobs/j1", Reply(200, job(job_id="j1")), Reply(200, succeeded("j1", images=2)))
+    server.on("GET /v1/jobs/j2", Reply(200, failed("j2")))
+    done = thoraq(server, "submit", images, "--modality", "xray", "--wait")
+    assert done.returncode == 1
+    assert "positive 0.750, negative 0.250" in done.stdout
+    assert "Images of j1" in done.stdout
+    assert "the file holds no bytes" in done.stdout
+    assert done.stdout.rstrip().endswith(NOTICE)
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_waiting_for_json_prints_each_job_once_when_it_has_ended(server: Server, images: Path) -> None:
+    server.on("POST /v1/jobs", Reply(202, job()))
+    server.on("GET /v1/jobs/j1", Reply(200, job("running"), {"Retry-After": "0"}), Reply(200, succeeded()))
+    done = thoraq(server, "submit", images / "a.PNG", "--modality", "xray", "--wait", "--json")
+    assert done.returncode == 0
+    assert [(line["status"], line["result"]["prediction"]) for line in lines(done)] == [("succeeded", "positive")]
+
+
+def test_one_refused_file_does_not_hide_the_others(server: Server, images: Path) -> None:
+    server.on("POST /v1/jobs", problem(413, "payload-too-large"), Reply(202, job()))
+    done = thoraq(server, "submit", images, "--json")
+    assert done.returncode == 4
+    assert {line.get("id"): line.get("problem", {}).get("type") for line in lines(done)} == {
+        None: "payload-too-large",
+        "j1": None,
+    }
+
+
+def test_a_key_that_is_refused_stops_the_sending(server: Server, tmp_path: Path) -> None:
+    for index in range(200):
+        (tmp_path / f"{index}.png").write_bytes(b"pixels")
+    server.on("POST /v1/jobs", problem(401, "unauthenticated"))
+    done = thoraq(server, "submit", tmp_path, "--json")
+    assert done.returncode == 4
+    assert "of 200 studies were not sent" in done.stderr
+    assert len(server.requests["POST /v1/jobs"]) < 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reply", "code"),
+    [
+        (["status", "j1"], Reply(200, job()), 0),
+        (["status", "j1"], Reply(200, failed()), 1),
+        (["status", "j1", "--no-such-option"], Reply(200, job()), 2),
+        (["submit", "no-such-file.png"], Reply(200, job()), 2),
+        (["status", "j1", "--url", "localhost"], Reply(200, job()), 2),
+        (["status", "j1"], Reply(500, {}), 3),
+        (["status", "j1"], problem(404, "not-found"), 4),
+        (["results", "j1"], Reply(200, job("running")), 5),
+        (["results", "j1", "j1"], Reply(200, succeeded()), 0),
+        (["results", "j1", "--wait"], Reply(200, job("cancelled")), 1),
+    ],
+)
+def test_exit_codes(server: Server, arguments: list[str], reply: Reply, code: int) -> None:
+    server.on("GET /v1/jobs/j1", reply)
+    assert thoraq(server, *arguments).returncode == code
+
+
+def test_cancelling_is_a_success_and_coming_too_late_a_refusal(server: Server) -> None:
+    server.on("POST /v1/jobs/j1/cancel", Reply(200, job("cancelled")))
+    server.on("POST /v1/jobs/j2/cancel", problem(409, "conflict"))
+    assert thoraq(server, "cancel", "j1").returncode == 0
+    late = thoraq(server, "cancel", "j1", "j2", "--json")
+    assert late.returncode == 4
+    assert [(line["id"], line.get("problem", {}).get("type")) for line in lines(late)] == [
+        ("j1", None),
+        ("j2", "conflict"),
+    ]
+
+
+def test_lists(server: Server) -> None:
+    server.on("GET /v1/jobs", Reply(200, {"data": [job(job_id="j1"), job(job_id="j2")], "next_cursor": "more"}))
+    done = thoraq(server, "jobs", "--status", "queued", "--limit", "2", "--json")
+    assert [line["id"] for line in lines(done)] == ["j1", "j2"]
+    assert [request.path for request in server.requests["GET /v1/jobs"]] == ["/v1/jobs?status=queued&limit=2"]
+    model = {"name": "thoraq", "version": "1", "sha256": "f" * 64, "card": {"heads": {"binary": {}}}, "serving": True}
+    server.on("GET /v1/models", Reply(200, {"data": [model]}))
+    table = thoraq(server, "models").stdout
+    assert "f" * 64 in table
+    assert "binary" in table
+
+
+def test_ctrl_c_leaves_the_job_and_says_how_to_find_it(server: Server, images: Path) -> None:
+    server.on("POST /v1/jobs", Reply(202, job()))
+    server.on("GET /v1/jobs/j1", Reply(200, job("running"), {"Retry-After": "60"}))
+    command = [*COMMAND, "submit", str(images / "a.PNG"), "--wait", "--json"]
+    process = subprocess.Popen(
+        command, env=environment(server), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    server.wait_for("GET /v1/jobs/j1")
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert "thoraq results --wait j1" in stderr
+    assert "POST /v1/jobs/j1/cancel" not in server.requests
+
+
+def test_a_terminal_sees_progress_and_a_pipe_only_json(server: Server, images: Path) -> None:
+    server.on("POST /v1/jobs", Reply(202, job()))
+    terminal, stderr = pty.openpty()
+    try:
+        command = [*COMMAND, "submit", str(images / "a.PNG"), "--json"]
+        done = subprocess.run(
+            command, env=environment(server), stdout=subprocess.PIPE, stderr=stderr, timeout=60, check=True
+        )
+        assert b"Sending" in os.read(terminal, 100_000)
+    finally:
+        os.close(stderr)
+        os.close(terminal)
+    assert json.loads(done.stdout)["id"] == "j1"
