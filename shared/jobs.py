@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ from shared.models import (
     Result,
     Study,
 )
+from shared.schedule import next_in_line
 from shared.webhooks import emit
 
 EVENT_OF = {
@@ -144,26 +145,12 @@ def submit(
     return job
 
 
-# Each tenant's best jobs, then one tenant after the other within a rank; more than asked for,
-# so that workers that look at the same time find something behind each other's locks.
-CANDIDATES = sa.text("""
-    SELECT id FROM (
-        SELECT j.*, row_number() OVER (PARTITION BY j.tenant_id, j.rank ORDER BY j.queued_at, j.id) AS turn
-        FROM tenants t CROSS JOIN LATERAL (
-            SELECT id, tenant_id, rank, queued_at FROM jobs
-            WHERE tenant_id = t.id AND state = 'queued' AND (not_before IS NULL OR not_before <= now())
-            ORDER BY rank, queued_at, id LIMIT :many
-        ) j
-    ) ranked ORDER BY rank, turn, queued_at, id LIMIT :many
-""").columns(id=sa.Text)
-
-
 def claim(session: Session, *, worker: str, max_images: int, lease: timedelta) -> list[Claim]:
     """Take the next jobs, at least one if there is one, and otherwise up to `max_images` images' worth.
 
     A job that runs alone (its last batch died) comes alone.
     """
-    candidates = session.execute(CANDIDATES, {"many": max_images * 4}).scalars().all()
+    candidates = next_in_line(session, max_images * 4)
     if not candidates:
         return []
     locked = session.execute(
@@ -411,42 +398,3 @@ def rescue(session: Session, max_crashes: int, limit: int = 500) -> tuple[list[s
         _tell(session, job_id, JobState.QUARANTINED)
     _complete_batches(session, quarantined)
     return list(requeued), list(quarantined)
-
-
-def age(session: Session, after: timedelta) -> None:
-    """Serve bulk jobs that waited long as routine ones, so that nothing starves; stat keeps its lead."""
-    session.execute(
-        sa.update(Job)
-        .where(
-            Job.state == JobState.QUEUED,
-            Job.rank > Priority.ROUTINE.rank,
-            Job.queued_at < sa.func.now() - after,
-        )
-        .values(rank=Priority.ROUTINE.rank)
-        .execution_options(synchronize_session=False)
-    )
-
-
-def waiting(session: Session) -> bool:
-    """Whether some job could be claimed now."""
-    due = sa.or_(Job.not_before.is_(None), Job.not_before <= sa.func.now())
-    return session.scalar(sa.select(sa.exists().where(Job.state == JobState.QUEUED, due))) or False
-
-
-def place_in_line(session: Session, job: Job) -> tuple[int, float | None]:
-    """How many jobs go first, and how many seconds that takes at the rate of the last five minutes (None: unknown)."""
-    ahead = sa.tuple_(Job.rank, Job.queued_at, Job.id) < (job.rank, job.queued_at, job.id)
-    position = session.scalar(sa.select(sa.func.count()).where(Job.state == JobState.QUEUED, ahead)) or 0
-    finished, seconds = session.execute(
-        sa.select(sa.func.count(), sa.extract("epoch", sa.func.now() - sa.func.min(Job.started_at))).where(
-            Job.finished_at > sa.func.now() - timedelta(minutes=5), Job.started_at.is_not(None)
-        )
-    ).one()
-    running = session.scalar(sa.select(sa.func.count()).where(Job.state == JobState.RUNNING)) or 0
-    estimate = (position + running + 1) * float(seconds) / finished if finished and seconds else None
-    return position, estimate
-
-
-def database_now(session: Session) -> datetime:
-    """The database's clock, the only one that leases and schedules go by."""
-    return session.execute(sa.select(sa.func.now())).scalar_one()

@@ -9,7 +9,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 import structlog
 
-from shared import jobs, metrics
+from shared import jobs, metrics, schedule
 from shared.config import Settings
 from shared.db import Database
 from shared.models import Delivery, DeliveryState, IdempotencyKey, Worker
@@ -43,7 +43,7 @@ class Sweep:
     def _rescue(self) -> None:
         with self._database.transaction() as session:
             requeued, quarantined = jobs.rescue(session, self._settings.max_crash_attempts)
-            jobs.age(session, timedelta(seconds=self._settings.ageing_seconds))
+            schedule.age(session, timedelta(seconds=self._settings.ageing_seconds))
         metrics.JOBS_RESCUED.labels("requeued").inc(len(requeued))
         metrics.JOBS_RESCUED.labels("quarantined").inc(len(quarantined))
         for job_id in requeued:
@@ -60,7 +60,7 @@ class Sweep:
     def _ring(self) -> None:
         due = sa.exists().where(Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= sa.func.now())
         with self._database.transaction() as session:
-            to_classify, to_deliver = jobs.waiting(session), session.scalar(sa.select(due))
+            to_classify, to_deliver = schedule.waiting(session), session.scalar(sa.select(due))
         if to_classify:
             ring(self._settings, CLASSIFY)
         if to_deliver:

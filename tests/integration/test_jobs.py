@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from shared import jobs
+from shared import jobs, schedule
 from shared.db import Database
 from shared.errors import Conflict, CorruptImage, EngineError, NotFound
 from shared.jobs import Outcome
@@ -137,7 +137,7 @@ def test_not_before_holds_a_job_back(database: Database) -> None:
     with database.transaction() as session:
         session.execute(sa.update(Job).values(not_before=sa.func.now() + timedelta(minutes=1)))
         assert take(session) == []
-        assert not jobs.waiting(session)
+        assert not schedule.waiting(session)
     assert state(database, job_id).state is JobState.QUEUED
 
 
@@ -207,7 +207,7 @@ def test_bulk_that_waited_long_is_served_as_routine_but_never_before_stat(databa
         session.execute(sa.update(Job).values(queued_at=sa.func.now() - timedelta(hours=1)))
         routine = add_job(session, tenant).id
         stat = add_job(session, tenant, priority=Priority.STAT).id
-        jobs.age(session, timedelta(minutes=30))
+        schedule.age(session, timedelta(minutes=30))
     with database.transaction() as session:
         assert [claim.job_id for claim in take(session)] == [stat, old, routine]
 
@@ -353,4 +353,4 @@ def test_place_in_line_counts_who_goes_first(database: Database) -> None:
         mine = add_job(session, tenant)
         add_job(session, tenant)
         session.refresh(mine)
-        assert jobs.place_in_line(session, mine) == (2, None)
+        assert schedule.place_in_line(session, mine) == (2, None)

@@ -1,0 +1,193 @@
+"""File bytes to display grey: the one door to every format.
+
+`probe` looks at headers only and is what the HTTP edge calls; `frames` and `decode_one` decode and are what the
+worker and training call. The format is told by magic bytes; names and content types that came with a file are not
+looked at. Every fault is one of the `ImageError`s.
+
+Display grey is 8 bits, 0 black. Colour is weighted to luma by the codec. Pictures of 16 bits are scaled by the full
+range of the smallest even depth, at least 8, that holds their brightest pixel: detectors have 10, 12, 14 or 16 bits,
+and exports often store such values unscaled in 16. EXIF orientation is honoured, as every viewer does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from io import BytesIO
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import CorruptImage, EmptyFile, UnsupportedImage
+from shared.imaging import dicom, tiff
+from shared.imaging.headers import (
+    PNG_SIGNATURE,
+    Header,
+    check_jpeg_complete,
+    check_jpeg_readable,
+    check_png_complete,
+    jpeg_header,
+    png_header,
+)
+from shared.imaging.info import ImageInfo, Limits, MediaType
+
+__all__ = ["ImageInfo", "Limits", "MediaType", "decode_one", "frames", "probe"]
+
+# OpenCV would write about damaged files on stderr; they become errors with a name here instead.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+_REDUCED = {
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+}
+# See `_reduction`.
+_REDUCTION_MARGIN = 4
+
+
+def probe(file: BinaryIO, limits: Limits) -> ImageInfo:
+    """Read the header of a seekable file, from its start, and hold it to the limits.
+
+    No pixel is decoded, and memory stays flat whatever the file's size, so a body that is cut short is found
+    only by decoding. Raises EmptyFile, UnsupportedImage, CorruptImage (the header itself is damaged),
+    ImageTooLarge, NoPixelData or UnsupportedDicom.
+    """
+    media_type = _media_type(file)
+    if media_type is MediaType.DICOM:
+        return dicom.probe(file, limits)
+    if media_type is MediaType.TIFF:
+        pages = _tiff_pages(file, limits)
+        return ImageInfo(media_type, pages[0].width, pages[0].height, frames=len(pages))
+    header = png_header(file) if media_type is MediaType.PNG else jpeg_header(file)
+    limits.check(header.width, header.height)
+    if media_type is MediaType.JPEG:
+        check_jpeg_readable(header)
+    return ImageInfo(media_type, header.width, header.height)
+
+
+def frames(data: bytes, limits: Limits, target: int | None = None) -> Iterator[NDArray[np.uint8]]:
+    """Yield the display grey (H, W) of each frame, decoded one at a time.
+
+    `target` is the size that `prepare` will be asked for: a large JPEG may then come back reduced, never below four
+    times that size. Raises the errors of `probe`, and CorruptImage when the pixels are truncated or damaged; for a
+    file of many frames that may be after some of them were yielded.
+    """
+    file = BytesIO(data)
+    match _media_type(file):
+        case MediaType.DICOM:
+            yield from dicom.frames(data, limits)
+        case MediaType.TIFF:
+            yield from _tiff_frames(data, limits)
+        case MediaType.PNG:
+            yield _png(data, limits)
+        case MediaType.JPEG:
+            yield _jpeg(data, limits, target)
+
+
+def decode_one(data: bytes, limits: Limits, frame: int = 0, target: int | None = None) -> NDArray[np.uint8]:
+    """The display grey (H, W) of one frame, by index; as `frames`, and IndexError when there is no such frame."""
+    if _media_type(BytesIO(data)) is MediaType.DICOM:
+        return next(dicom.frames(data, limits, first=frame))
+    for index, picture in enumerate(frames(data, limits, target)):
+        if index == frame:
+            return picture
+    raise IndexError(f"no frame {frame}")
+
+
+def _media_type(file: BinaryIO) -> MediaType:
+    """Tell the format by its magic bytes and rewind."""
+    file.seek(0)
+    start = file.read(132)
+    file.seek(0)
+    if not start:
+        raise EmptyFile
+    if start.startswith(PNG_SIGNATURE):
+        return MediaType.PNG
+    if start.startswith(b"\xff\xd8\xff"):
+        return MediaType.JPEG
+    if start.startswith(tiff.TIFF_SIGNATURES) and start[128:132] != dicom.SIGNATURE:
+        return MediaType.TIFF
+    if start[128:132] == dicom.SIGNATURE:  # the preamble may hold anything, a TIFF header too (PS3.10 7.1)
+        return MediaType.DICOM
+    raise UnsupportedImage
+
+
+def _png(data: bytes, limits: Limits) -> NDArray[np.uint8]:
+    header = png_header(BytesIO(data))
+    limits.check(header.width, header.height)
+    check_png_complete(data)
+    return _imdecode(data, cv2.IMREAD_ANYDEPTH if header.bits > 8 else cv2.IMREAD_GRAYSCALE)
+
+
+def _jpeg(data: bytes, limits: Limits, target: int | None) -> NDArray[np.uint8]:
+    header = jpeg_header(BytesIO(data))
+    limits.check(header.width, header.height)
+    check_jpeg_readable(header)
+    check_jpeg_complete(data)
+    factor = 1 if target is None else _reduction(header, target)
+    return _imdecode(data, _REDUCED.get(factor, cv2.IMREAD_GRAYSCALE))
+
+
+def _reduction(header: Header, target: int) -> int:
+    """The largest of 8, 4 and 2 that divides both sides and leaves them at `_REDUCTION_MARGIN` times the target, or 1.
+
+    The codec drops high frequencies instead of averaging, and pads sides that it cannot divide, which would shift the
+    picture. Under these two conditions 150 chest images came out of `prepare` with a mean difference below 0.3 grey
+    levels, 99 pixels of 100 within two, and at most 8 levels at the edges of burnt-in text.
+    """
+    sides = (header.width, header.height)
+    fits = (factor for factor in _REDUCED if all(side % factor == 0 for side in sides)
+            and min(sides) >= factor * target * _REDUCTION_MARGIN)  # fmt: skip
+    return next(fits, 1)
+
+
+def _tiff_pages(file: BinaryIO, limits: Limits, extents: bool = False) -> list[tiff.Page]:
+    pages = tiff.pages(file, limits.max_frames, extents)
+    for page in pages:
+        limits.check(page.width, page.height, len(pages))
+    return pages
+
+
+def _tiff_frames(data: bytes, limits: Limits) -> Iterator[NDArray[np.uint8]]:
+    for index, page in enumerate(_tiff_pages(BytesIO(data), limits, extents=True)):
+        if page.last_byte > len(data):
+            raise CorruptImage("The TIFF file is truncated.")
+        deep = page.bits > 8
+        picture = _imdecode_page(data, index, cv2.IMREAD_ANYDEPTH if deep else cv2.IMREAD_GRAYSCALE)
+        # libtiff turns white-is-zero around in its 8-bit path only.
+        yield 255 - picture if deep and page.white_is_zero else picture
+
+
+def _imdecode(data: bytes, flags: int) -> NDArray[np.uint8]:
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise CorruptImage from error
+    return _to_display(picture)
+
+
+def _imdecode_page(data: bytes, index: int, flags: int) -> NDArray[np.uint8]:
+    try:
+        _, pictures = cv2.imdecodemulti(np.frombuffer(data, np.uint8), flags, range=(index, index + 1))
+    except cv2.error as error:
+        raise CorruptImage from error
+    return _to_display(pictures[0] if pictures else None)
+
+
+def _to_display(picture: NDArray[Any] | None) -> NDArray[np.uint8]:
+    """Scale to 8 bits by the rule at the top of this module."""
+    if picture is None or picture.ndim != 2:
+        raise CorruptImage
+    if picture.dtype == np.uint16:
+        bits = max(8, int(picture.max()).bit_length())
+        picture = cv2.LUT(picture, _depth_table(bits + bits % 2))
+    return np.asarray(picture, dtype=np.uint8)
+
+
+@lru_cache(maxsize=5)
+def _depth_table(bits: int) -> NDArray[np.uint8]:
+    """For each 16-bit value, value x 255 / (2^bits - 1), rounded."""
+    table: NDArray[np.uint8] = np.rint(np.arange(1 << 16) * (255 / ((1 << bits) - 1))).clip(max=255).astype(np.uint8)
+    return table

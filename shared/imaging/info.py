@@ -1,0 +1,51 @@
+"""What the edge and the worker know about an image before a pixel of it is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from shared.errors import CorruptImage, ImageTooLarge
+
+
+class MediaType(StrEnum):
+    """The four formats that are read, told apart by their magic bytes."""
+
+    PNG = "image/png"
+    JPEG = "image/jpeg"
+    TIFF = "image/tiff"
+    DICOM = "application/dicom"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a sender may make us decode: pixels of one frame, frames of one file."""
+
+    max_pixels: int = 64_000_000
+    max_frames: int = 2000
+
+    def check(self, width: int, height: int, frames: int = 1) -> None:
+        """Raise CorruptImage for a picture without area, ImageTooLarge for one beyond the limits."""
+        if width < 1 or height < 1 or frames < 1:
+            raise CorruptImage("The header declares an image without pixels.")
+        if width * height > self.max_pixels:
+            raise ImageTooLarge(f"{width} x {height} pixels; at most {self.max_pixels} are accepted.")
+        if frames > self.max_frames:
+            raise ImageTooLarge(f"{frames} frames; at most {self.max_frames} are accepted.")
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """The header's word: width and height as stored (of the first frame, before any EXIF rotation).
+
+    `modality` and the UIDs come from DICOM only and are None for the other formats.
+    """
+
+    media_type: MediaType
+    width: int
+    height: int
+    frames: int = 1
+    modality: Literal["xray", "ct"] | None = None
+    series_uid: str | None = None
+    study_uid: str | None = None

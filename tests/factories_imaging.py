@@ -1,0 +1,159 @@
+"""Makers of test images: DICOM objects in every transfer syntax that is read, and headers of PNG files."""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+import zlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import gdcm
+import numpy as np
+from numpy.typing import NDArray
+from openjpeg.utils import encode_array
+from pydicom import Dataset, FileMetaDataset, dcmread, dcmwrite
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+STUDY_UID = "1.2.826.0.1.3680043.8.498.1"
+SERIES_UID = "1.2.826.0.1.3680043.8.498.2"
+NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+LOSSLESS = (RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless)
+
+_GDCM_SYNTAXES = {
+    JPEGExtended12Bit: gdcm.TransferSyntax.JPEGExtendedProcess2_4,
+    JPEGLossless: gdcm.TransferSyntax.JPEGLosslessProcess14,
+    JPEGLosslessSV1: gdcm.TransferSyntax.JPEGLosslessProcess14_1,
+}
+
+
+def make_dicom(
+    pixels: NDArray[np.integer],
+    *,
+    modality: str = "DX",
+    photometric: str = "MONOCHROME2",
+    bits_stored: int = 8,
+    window: tuple[float, float] | None = None,
+    slope: float | None = 1,
+    intercept: float | None = 0,
+    frames: int | None = None,
+    transfer_syntax: UID = ExplicitVRLittleEndian,
+    elements: Dataset | None = None,
+) -> bytes:
+    """A DICOM file of the stored values (H, W), (frames, H, W), or (H, W, 3) for a photometric of colour.
+
+    Signed pixels make a signed object. `frames` repeats one picture; `window` is (centre, width); `elements` is
+    added last, over what is there. Without a window a DX is stretched from its minimum to its maximum, and a CT is
+    shown with the lung window.
+    """
+    data = _grey_dataset(pixels, photometric, bits_stored, frames)
+    data.SOPClassUID = CTImageStorage if modality == "CT" else DigitalXRayImageStorageForPresentation
+    data.SOPInstanceUID = f"{SERIES_UID}.1"
+    data.StudyInstanceUID, data.SeriesInstanceUID, data.Modality = STUDY_UID, SERIES_UID, modality
+    if slope is not None and intercept is not None:
+        data.RescaleSlope, data.RescaleIntercept = slope, intercept
+    if window is not None:
+        data.WindowCenter, data.WindowWidth = window
+    data.update(elements or {})
+    return dicom_bytes(_in_syntax(data, pixels, transfer_syntax))
+
+
+def dicom_bytes(dataset: Dataset) -> bytes:
+    """The dataset as a file, in the transfer syntax that its file meta names."""
+    file = BytesIO()
+    dcmwrite(file, dataset, enforce_file_format=True)
+    return file.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The signature and a valid IHDR of an 8-bit grey PNG of any size, without a pixel."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+
+def _grey_dataset(pixels: NDArray[np.integer], photometric: str, bits_stored: int, frames: int | None) -> Dataset:
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.PhotometricInterpretation = photometric
+    colour = pixels.shape[-1] == 3 and not photometric.startswith("MONOCHROME")
+    data.SamplesPerPixel = 3 if colour else 1
+    if colour:
+        data.PlanarConfiguration = 0
+    data.Rows, data.Columns = pixels.shape[:2] if colour else pixels.shape[-2:]
+    data.BitsAllocated = 8 if bits_stored <= 8 else 16
+    data.BitsStored, data.HighBit = bits_stored, bits_stored - 1
+    data.PixelRepresentation = int(pixels.dtype.kind == "i")
+    count = frames or (len(pixels) if pixels.ndim == 3 and not colour else 1)
+    if count > 1:
+        data.NumberOfFrames = count
+    kind = "i" if data.PixelRepresentation else "u"
+    stored = pixels.astype(f"<{kind}{data.BitsAllocated // 8}").tobytes() * (frames or 1)
+    data.PixelData = stored + b"\0" * (len(stored) % 2)
+    data["PixelData"].VR = "OB" if data.BitsAllocated == 8 else "OW"
+    return data
+
+
+def _in_syntax(data: Dataset, pixels: NDArray[np.integer], syntax: UID) -> Dataset:
+    """Encode with a codec that is not the one under test, where there is another."""
+    if syntax in _GDCM_SYNTAXES:
+        return _through_gdcm(data, _GDCM_SYNTAXES[syntax])
+    if syntax == RLELossless or syntax in (JPEGLSLossless, JPEGLSNearLossless):
+        options: dict[str, Any] = {"jls_error": 2} if syntax == JPEGLSNearLossless else {}
+        data.compress(syntax, generate_instance_uid=False, **options)
+    elif syntax in (JPEG2000, JPEG2000Lossless, JPEGBaseline8Bit):
+        pictures = pixels if pixels.ndim == 3 else pixels[np.newaxis]
+        encoded = [_encoded(picture, syntax, data.BitsStored) for picture in pictures]
+        data.PixelData = encapsulate(encoded * (data.get("NumberOfFrames", 1) // len(encoded)))
+        data["PixelData"].VR = "OB"
+        data["PixelData"].is_undefined_length = True
+    elif syntax == ExplicitVRBigEndian:
+        data.PixelData = np.frombuffer(data.PixelData, "<u2").astype(">u2").tobytes()
+        data["PixelData"].VR = "OW"
+    data.file_meta.TransferSyntaxUID = syntax
+    return data
+
+
+def _encoded(picture: NDArray[np.integer], syntax: UID, bits_stored: int) -> bytes:
+    if syntax == JPEGBaseline8Bit:
+        return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    ratios = [2.0] if syntax == JPEG2000 else None
+    return bytes(encode_array(picture, bits_stored=bits_stored, compression_ratios=ratios))
+
+
+def _through_gdcm(data: Dataset, syntax: int) -> Dataset:
+    with tempfile.TemporaryDirectory() as folder:
+        native, changed = Path(folder, "native"), Path(folder, "changed")
+        native.write_bytes(dicom_bytes(data))
+        reader = gdcm.ImageReader()
+        reader.SetFileName(str(native))
+        assert reader.Read()
+        change = gdcm.ImageChangeTransferSyntax()
+        change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer = gdcm.ImageWriter()
+        writer.SetFileName(str(changed))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+        return dcmread(BytesIO(changed.read_bytes()))
