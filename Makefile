@@ -1,0 +1,103 @@
+# Thoraq's commands. Python 3.11 or 3.12 and make are all they need; everything else comes from locks/all.lock.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup run demo test lint bench chaos train evaluate lock browser secrets compose-check data-given
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+BUNDLE := models/thoraq-1
+# Every folder at the root that holds Python.
+CODE = $(sort $(patsubst %/,%,$(dir $(wildcard */*.py))))
+
+# The first Python that starts and has the right version: a name on PATH may be a shim with nothing behind it.
+PYTHON ?= $(shell for name in python3.12 python3.11 python3; do \
+	"$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo "$$name" && break; done)
+
+# $(call option,NAME,VALUE): `--name 'value'` when the variable was given, nothing otherwise.
+option = $(if $(2),--$(1) '$(2)')
+# 64 random characters, without needing anything but POSIX.
+random := head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n'
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  make %-15s %s\n' "$$name" "$$text"; done
+
+setup: $(READY) ## everything that the other commands need, into .venv; costs nothing the second time
+
+$(READY): locks/all.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Thoraq needs Python 3.11 or 3.12, and found neither on PATH (or set PYTHON=/path/to/python3.12)." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: on Debian, apt-get install python3-venv (as root)." >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r locks/all.lock
+	@# Without PYTHONWARNINGS setuptools explains at length what an editable installation is.
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: $(READY) ## the whole system on this machine [PORT=8080] [DATA=.thoraq]
+	@exec $(BIN)/python -m standalone $(call option,port,$(PORT)) $(call option,data,$(DATA))
+
+demo: $(READY) ## classify the samples over HTTP, receive a webhook, and end [PORT=] [DATA=]
+	@exec $(BIN)/python -m standalone --demo $(call option,port,$(PORT)) $(call option,data,$(DATA))
+
+test: $(READY) ## every test; ARGS='tests/unit -k name' narrows them
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## style, format, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(CODE)
+	$(BIN)/lint-imports
+
+bench: $(READY) ## measure what the README claims [ARGS=]
+	$(BIN)/python -m bench $(ARGS)
+
+chaos: $(READY) ## kill parts at random, then check that nothing was lost [SEED=] [JOBS=] [MINUTES=]
+	$(BIN)/python -m tests.chaos $(call option,seed,$(SEED)) $(call option,jobs,$(JOBS)) $(call option,minutes,$(MINUTES))
+
+train: data-given $(READY) ## train a model bundle on the images of DATA=dir [ARGS=]
+	$(BIN)/python -m training.train $(call option,data,$(DATA)) $(ARGS)
+
+evaluate: data-given $(READY) ## measure a bundle on the images of DATA=dir [BUNDLE=models/thoraq-1] [ARGS=]
+	$(BIN)/python -m training.evaluate --bundle '$(BUNDLE)' $(call option,data,$(DATA)) $(ARGS)
+
+data-given:
+	@test -d "$(DATA)" || { echo "$(MAKECMDGOALS) needs DATA=dir, the folder with the images." >&2; exit 2; }
+
+COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -q
+lock: $(READY) ## rewrite locks/*.lock from pyproject.toml, with the newest versions that fit [ARGS=--upgrade]
+	$(COMPILE) $(ARGS) --extra cpu --extra standalone --extra train --extra dev --override locks/overrides.txt -o locks/all.lock
+	$(COMPILE) $(ARGS) -o locks/api.lock
+	$(COMPILE) $(ARGS) --extra cpu -o locks/cpu.lock
+	$(COMPILE) $(ARGS) --extra gpu -o locks/gpu.lock
+
+browser: ## Debian's Chromium, for the tests of the page (as root)
+	@command -v chromium >/dev/null || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
+# Files that make one another: a new password makes a new URL. Nothing that exists is overwritten.
+SECRETS := $(addprefix secrets/,postgres_password.txt database_url.txt redis_conf.txt redis_url.txt secret_key.txt minio_access_key.txt minio_secret_key.txt)
+secrets: $(SECRETS) .env ## random passwords for docker-compose.yml in secrets/, and .env
+
+# Compose mounts these files as they are, and the containers' users are not ours: they must be readable by all. The
+# folder, which is not mounted, keeps the host's other users out.
+write = mkdir -p -m 700 secrets && cat > $@ && chmod 444 $@
+
+secrets/postgres_password.txt secrets/secret_key.txt secrets/minio_access_key.txt secrets/minio_secret_key.txt:
+	@$(random) | { $(write); }
+
+secrets/redis_conf.txt:
+	@printf 'requirepass %s\n' "$$($(random))" | { $(write); }
+
+secrets/redis_url.txt: secrets/redis_conf.txt
+	@sed 's|requirepass \(.*\)|redis://:\1@redis:6379/0|' $< | { rm -f $@; $(write); }
+
+secrets/database_url.txt: secrets/postgres_password.txt
+	@sed 's|\(.*\)|postgresql+psycopg://thoraq:\1@postgres:5432/thoraq|' $< | { rm -f $@; $(write); }
+
+.env:
+	@cp .env.example $@
+
+compose-check: secrets ## docker-compose.yml, read by docker-compose itself; needs no engine
+	docker-compose config --quiet
+	docker-compose --profile cpu config --quiet

@@ -1,0 +1,1 @@
+"""Celery workers: claim, load, decode, preprocess, infer, finish; webhook delivery; the sweeper."""
