@@ -1,0 +1,105 @@
+"""Every command and program of the README, run as it stands there against the running system."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from standalone.stack import Stack
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if not block.startswith("make ")]
+RECEIVER, CLIENT = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+class Hospital:
+    """The README's receiver, served on a free port."""
+
+    def __init__(self) -> None:
+        self.module = ModuleType("receiver")
+        exec(compile(RECEIVER, "README.md", "exec"), self.module.__dict__)  # noqa: S102 - it is our own text
+        self.server: BaseWSGIServer = make_server("127.0.0.1", 0, self.module.app)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/thoraq"
+
+
+@pytest.fixture
+def hospital() -> Iterator[Hospital]:
+    """A receiver of webhooks."""
+    hospital = Hospital()
+    thread = threading.Thread(target=hospital.server.serve_forever)
+    thread.start()
+    yield hospital
+    hospital.server.shutdown()
+    hospital.server.server_close()
+    thread.join()
+
+
+def as_run(text: str, stack: Stack, receiver: str) -> str:
+    """The README's text with this run's addresses and key."""
+    text = text.replace("http://127.0.0.1:8080", stack.url).replace("http://127.0.0.1:9999/thoraq", receiver)
+    return text.replace("KEY=tq_...", f"KEY={stack.key}")
+
+
+def test_the_commands_do_what_they_say(whole_stack: Stack, hospital: Hospital) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("THORAQ")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    printed = []
+    before = ""
+    for block in COMMANDS:
+        script = before + as_run(block, whole_stack, hospital.url)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+        printed.append(done.stdout)
+        before += "".join(
+            line + "\n" for line in script.splitlines() if line.startswith("export ") and line not in before
+        )
+    _, sent, polled, endpoint, commands = printed
+    assert json.loads(sent)["status"] == "succeeded"
+    assert json.loads(polled)["result"]["prediction"] in {"covid19", "not_covid19"}
+    assert json.loads(endpoint)["secret"].startswith("whsec_")
+    assert "succeeded" in commands
+    assert "thoraq-1" in commands
+    with whole_stack.client() as client:
+        client.delete_endpoint(json.loads(endpoint)["id"])
+
+
+def test_the_receiver_verifies_what_is_sent(
+    whole_stack: Stack, hospital: Hospital, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with whole_stack.client() as client:
+        endpoint = client.create_endpoint(hospital.url, ["job.succeeded"])
+        monkeypatch.setenv("SECRET", endpoint.secret or "")
+        job = client.submit([ROOT / "samples" / "xray-normal.png"], classifier="binary", modality="xray", wait=30)
+        delivery = next(iter(client.deliveries(endpoint.id)))
+        while delivery.state == "pending":
+            delivery = next(iter(client.deliveries(endpoint.id)))
+        client.delete_endpoint(endpoint.id)
+    assert delivery.state == "delivered"
+    assert f"job.succeeded {job.id} " in capfd.readouterr().out
+
+
+def test_the_python_client_example(
+    whole_stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    names = {"url": whole_stack.url, "key": whole_stack.key}
+    exec(compile(CLIENT, "README.md", "exec"), names)  # noqa: S102 - it is our own text
+    assert "not_covid19" in capsys.readouterr().out

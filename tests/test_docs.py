@@ -1,0 +1,38 @@
+"""What the documentation says is so."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from shared.models import JobState
+from tests.settings_table import with_table
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_settings_table_is_true() -> None:
+    assert with_table(README) == README, "run `python -m tests.settings_table`"
+
+
+def test_every_file_that_the_readme_links_to_exists() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_state_diagram_shows_every_state() -> None:
+    diagram = README.split("stateDiagram-v2")[1].split("```")[0]
+    assert set(re.findall(r"\b[a-z]+\b(?=:| -->)|(?<=--> )[a-z]+", diagram)) == {state.value for state in JobState}
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z]+)", README))))
+def test_every_make_target_of_the_readme_exists(target: str) -> None:
+    shown = subprocess.run(
+        ["make", "--dry-run", target, "DATA=samples"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
