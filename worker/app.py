@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import sqlalchemy as sa
 import structlog
 from celery import Celery, signals
 from prometheus_client import start_http_server
@@ -17,7 +18,8 @@ from shared import log as logs
 from shared.config import Settings, settings
 from shared.db import Database
 from shared.errors import ConfigError
-from shared.queue import CLASSIFY, DELIVER, SWEEP, celery_settings
+from shared.models import Worker
+from shared.queue import CLASSIFY, DELIVER, QUEUES, SWEEP, celery_settings
 from shared.storage import open_storage
 from worker.deliver import Deliver
 from worker.station import Station
@@ -63,17 +65,28 @@ def _set_up_logging(**_: object) -> None:
 
 
 @signals.celeryd_after_setup.connect
-def _open_stations(sender: str, instance: Any, **_: object) -> None:
+def _set_up(sender: str, instance: Any, **_: object) -> None:
     """Build what the consumed queues need, before the first message; a worker that cannot does not start."""
-    queues = set(instance.app.amqp.queues.consume_from)
+    try:
+        _open_stations(sender, sorted(set(instance.app.amqp.queues.consume_from) & set(QUEUES)))
+    except Exception as error:
+        # Celery logs what a signal handler raises and goes on: a worker without a model would take doorbells.
+        log.exception("worker.not_started", worker=sender, error=type(error).__name__)
+        raise SystemExit(1) from error
+
+
+def _open_stations(name: str, queues: list[str]) -> None:
     database = Database(SETTINGS)
-    for queue in sorted(queues & {CLASSIFY, DELIVER, SWEEP}):
-        stations[queue] = Station(sender, queue, _role(queue, sender, database), database, SETTINGS)
+    with database.transaction() as session:
+        # A worker of this name that was killed a moment ago must not vouch for this one while it loads.
+        session.execute(sa.delete(Worker).where(Worker.name == name))
+    for queue in queues:
+        stations[queue] = Station(name, queue, _role(queue, name, database), database, SETTINGS)
     if SETTINGS.metrics_port:
         start_http_server(SETTINGS.metrics_port)
     for station in stations.values():
         station.open()
-    log.info("worker.ready", worker=sender, queues=sorted(stations))
+    log.info("worker.ready", worker=name, queues=queues)
 
 
 def _role(queue: str, name: str, database: Database) -> Any:

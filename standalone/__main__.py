@@ -1,0 +1,101 @@
+"""`python -m standalone`: the whole of Thoraq on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from client import Client, ClientError
+from shared.errors import ThoraqError
+from standalone.demo import show_samples, show_webhooks
+from standalone.stack import Stack
+
+LOOK_SECONDS = 0.2
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Port = Annotated[int | None, typer.Option(help="Port of the API [default: 8080, or a free one when it is taken]")]
+Data = Annotated[Path, typer.Option(help="Folder for everything that survives a restart.")]
+Demo = Annotated[bool, typer.Option("--demo", help="Receive and verify the samples' webhooks too, then end.")]
+
+
+def main(port: Port = None, data: Data = Path(".thoraq"), demo: Demo = False) -> None:
+    """Start Thoraq on this machine, classify the samples, and serve until Ctrl-C."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, _interrupt)
+    began = time.monotonic()
+    stack = Stack(data, port=port, say=lambda text: say(f"{time.monotonic() - began:6.1f} s  {text}"))
+    try:
+        run(stack, demo)
+    except KeyboardInterrupt:
+        say("stopped")
+    except (ThoraqError, ClientError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def run(stack: Stack, demo: bool) -> None:
+    """Starts the stack, shows what it does, and stops it again whatever happens."""
+    try:
+        stack.up()
+        say(f"ready url={stack.url} key={stack.key}")
+        if demo:
+            supervise_during(stack, show_webhooks)
+        else:
+            serve(stack)
+    finally:
+        # A second Ctrl-C must not cut the clean end short; it takes 15 s at most.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        stack.down()
+
+
+def serve(stack: Stack) -> NoReturn:
+    """Shows the samples, then watches over the children until a signal comes."""
+    try:
+        supervise_during(stack, show_samples)
+    except (ThoraqError, ClientError) as error:
+        say(f"the samples could not be shown: {error}")
+    say("serving; Ctrl-C stops")
+    while True:
+        stack.supervise()
+        time.sleep(LOOK_SECONDS)
+
+
+def supervise_during(stack: Stack, act: Callable[[Client], object]) -> None:
+    """Runs `act` in a thread; this one stays free for the children, which end with the thread that started them."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with stack.client() as client:
+                act(client)
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that can act on it
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="show", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        stack.supervise()
+        thread.join(LOOK_SECONDS)
+    if errors:
+        raise errors[0]
+
+
+def say(text: str) -> None:
+    """One line, at once, even into a pipe."""
+    print(text, flush=True)
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    typer.run(main)

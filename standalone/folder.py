@@ -1,0 +1,76 @@
+"""The data folder: one Thoraq at a time, and the secrets that are made once and kept."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import TextIO
+
+from shared.errors import ConfigError
+
+
+class DataFolder:
+    """The folder with everything that survives a restart.
+
+    `secrets.json` (mode 0600) holds the passwords of the engines, the key that signs sessions, and the API key that
+    was made at the first start.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.logs = self.path / "logs"
+        self._lock: TextIO | None = None
+
+    def take(self) -> None:
+        """Makes the folder and locks it until release(); ConfigError when another Thoraq has it."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (self.path / "lock").open("a+", encoding="ascii")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip()
+            lock.close()
+            raise ConfigError(
+                f"another Thoraq (process {owner}) runs on {self.path}: stop it, or give another folder with --data"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
+
+    def release(self) -> None:
+        """Gives the lock back; nothing happens when it is not held."""
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def secret(self, name: str) -> str:
+        """A random secret of 64 hexadecimal digits, made at the first use of its name."""
+        return self._kept().get(name) or self._keep(name, secrets.token_hex(32))
+
+    @property
+    def api_key(self) -> str | None:
+        """The API key that was kept."""
+        return self._kept().get("api_key")
+
+    @api_key.setter
+    def api_key(self, key: str) -> None:
+        self._keep("api_key", key)
+
+    def _kept(self) -> dict[str, str]:
+        file = self.path / "secrets.json"
+        kept: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return kept
+
+    def _keep(self, name: str, value: str) -> str:
+        """Beside and renamed, so that a crash in between does not lose the secrets that are there."""
+        fresh = self.path / "secrets.json.new"
+        fresh.unlink(missing_ok=True)
+        fresh.touch(mode=0o600)
+        fresh.write_text(json.dumps(self._kept() | {name: value}, indent=2), encoding="utf-8")
+        fresh.replace(self.path / "secrets.json")
+        return value

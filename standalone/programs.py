@@ -1,0 +1,73 @@
+"""Our own processes, as standalone calls them: the API, the two kinds of worker, beat."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from standalone.process import Service
+from standalone.services import HOST
+
+CELERY = ["celery", "-A", "worker.app"]
+WORKER = [*CELERY, "worker", "--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
+
+
+class Program(Service):
+    """Python runs one of our modules, or a server with our code in it, with the stack's environment."""
+
+    def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:
+        super().__init__(name, log)
+        self._arguments = arguments
+        self._environment = environment
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", *self._arguments]
+
+    def environment(self) -> Mapping[str, str]:
+        return self._environment
+
+    def ready(self) -> bool:
+        """It runs; /readyz of the API says whether it works."""
+        return self.running
+
+
+class Api(Program):
+    """The API server. Told to end rather than killed when we die: its own worker processes must go with it.
+
+    Its processes count into files of the folder `metrics`, so that /metrics is the same whichever answers.
+    """
+
+    death_signal = "TERM"
+
+    def __init__(
+        self, name: str, arguments: list[str], environment: Mapping[str, str], log: Path, metrics: Path
+    ) -> None:
+        super().__init__(name, arguments, {**environment, "PROMETHEUS_MULTIPROC_DIR": str(metrics)}, log)
+        self._metrics = metrics
+
+    def prepare(self) -> None:
+        """Counters begin at 0: the files are named after processes that have ended."""
+        shutil.rmtree(self._metrics, ignore_errors=True)
+        self._metrics.mkdir(parents=True)
+
+
+def programs(environment: Mapping[str, str], *, port: int, data: Path, logs: Path) -> list[Program]:
+    """Every process of ours, the slowest to start first; the API listens on loopback, on `port`."""
+
+    def log(name: str) -> Path:
+        return logs / f"{name}.log"
+
+    classify = ["--queues", "classify", "--pool", "solo", "--concurrency", "1", "--hostname", "classify@%h"]
+    deliver = ["--queues", "deliver,sweep", "--pool", "threads", "--concurrency", "4", "--hostname", "deliver@%h"]
+    beat = ["beat", "--schedule", str(data / "beat-schedule"), "--loglevel", "WARNING"]
+    serve = ["granian", "--interface", "wsgi", "--host", HOST, "--port", str(port)]
+    # Requests that wait (`Prefer: wait`) hold a thread each, and would hold the end of the server up to a minute.
+    size = ["--workers", "2", "--blocking-threads", "16", "--workers-kill-timeout", "2"]
+    return [
+        Program("classify", [*WORKER, *classify], environment, log("classify")),
+        Api("api", [*serve, *size, "--factory", "api:create_app"], environment, log("api"), data / "metrics"),
+        Program("deliver", [*WORKER, *deliver], environment, log("deliver")),
+        Program("beat", [*CELERY, *beat], environment, log("beat")),
+    ]

@@ -1,0 +1,298 @@
+"""The whole system as child processes: two engines, the API, two workers and beat, on one data folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+
+from client import ApiError, Client
+from shared.config import Settings, parse
+from shared.errors import ConfigError
+from standalone.folder import DataFolder
+from standalone.process import ROOT, Service, ServiceFailed
+from standalone.programs import programs
+from standalone.services import HOST, Postgres, Redis, free_port
+
+DEFAULT_PORT = 8080
+READY_SECONDS = 180  # TensorFlow loads from a cold disk, on a machine that does other things too
+#: In this order, each group together, with the seconds that it may take before SIGKILL.
+STOP_ORDER = ((("beat", "classify", "deliver"), 8.0), (("api",), 3.0), (("postgres", "redis"), 4.0))
+SCOPES = "jobs:write,jobs:read,webhooks:manage,models:read"
+
+Kind = TypeVar("Kind", bound=Service)
+
+
+def _silent(_text: str) -> None:
+    """Nobody wants to know."""
+
+
+class Stack:
+    """Everything on one machine. `with Stack(folder) as stack:` starts it and stops it.
+
+    `port` is the API's; None takes 8080, or a free one when that is taken. THORAQ_* in `environ` win over what
+    standalone would choose; with a database or Redis given there, ours is not started. `say` gets one short line
+    per step. A crashed child stays down unless somebody calls supervise() now and then, in the thread that started it.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        port: int | None = None,
+        environ: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = _silent,
+    ) -> None:
+        self.folder = DataFolder(data)
+        self.children: dict[str, Service] = {}
+        self.environ: dict[str, str] = {}
+        self._given = dict(os.environ if environ is None else environ)
+        self._asked_port = port
+        self._port = 0
+        self._say = say
+        self._crashes: dict[str, Crashes] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            self.up()
+        except BaseException:
+            self.down()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.down()
+
+    @property
+    def url(self) -> str:
+        """Where the API serves."""
+        return f"http://{HOST}:{self._port}"
+
+    @property
+    def key(self) -> str:
+        """The API key that was made at the first start; ConfigError before that."""
+        key = self.folder.api_key
+        if key is None:
+            raise ConfigError("no API key was made yet")
+        return key
+
+    @property
+    def settings(self) -> Settings:
+        """What the children are set to."""
+        return parse(self.environ)
+
+    @property
+    def postgres(self) -> Postgres:
+        """Our database server."""
+        return self._child("postgres", Postgres)
+
+    @property
+    def redis(self) -> Redis:
+        """Our broker."""
+        return self._child("redis", Redis)
+
+    def client(self) -> Client:
+        """A client with the first key."""
+        return Client(self.url, self.key)
+
+    def up(self) -> None:
+        """Starts everything and returns when /readyz answers 200; ServiceFailed or ConfigError otherwise."""
+        self.folder.take()
+        self._port = self._choose_port()
+        self._prepare_engines()
+        self.settings  # noqa: B018 - a bad THORAQ_* is reported before anything is started
+        self._start_engines()
+        self._admin("migrate")
+        self._say("the schema is up to date")
+        self._start_programs()
+        if self.folder.api_key is None:
+            self._make_key()
+        self.wait_ready()
+        self._check_key()
+        self._say("everything answers")
+
+    def down(self) -> None:
+        """Stops everything, workers first and engines last; what does not listen is killed."""
+        for names, seconds in STOP_ORDER:
+            self._stop_together([self.children[name] for name in names if name in self.children], seconds)
+        self.folder.release()
+
+    def start(self, name: str) -> None:
+        """Starts a child again: postgres, redis, api, classify, deliver or beat."""
+        self.children[name].start()
+
+    def stop(self, name: str) -> None:
+        """Stops a child as an operator would."""
+        self.children[name].stop()
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to a child and to its children."""
+        self.children[name].kill()
+
+    def wait_ready(self, timeout: float = READY_SECONDS) -> None:
+        """Returns when /readyz answers 200; ServiceFailed when a child ends or the time is over."""
+        deadline = time.monotonic() + timeout
+        missing = "the API does not answer"
+        while time.monotonic() < deadline:
+            for child in self.children.values():
+                child.check()
+            answer = self._ask_ready()
+            if answer is not None and answer.status_code == 200:
+                return
+            missing = f"/readyz answers {answer.text.strip()}" if answer is not None else missing
+            time.sleep(0.1)
+        raise ServiceFailed(f"not ready after {timeout:.0f} s: {missing}; see the logs in {self.folder.logs}")
+
+    def supervise(self) -> None:
+        """Starts the children that have crashed again, after a pause that grows while they keep crashing."""
+        for name, child in self.children.items():
+            if child.running:
+                continue
+            crashes = self._crashes.setdefault(name, Crashes())
+            if crashes.pause is None:
+                self._say(f"{name} has crashed; it starts again in {crashes.note():.0f} s (see {child.log})")
+            elif crashes.due:
+                crashes.pause = None
+                child.start()
+                self._say(f"{name} is started again")
+
+    def _child(self, name: str, kind: type[Kind]) -> Kind:
+        child = self.children.get(name)
+        if not isinstance(child, kind):
+            raise ConfigError(f"{name} is given from outside; it is not ours")
+        return child
+
+    def _choose_port(self) -> int:
+        wanted = self._asked_port or DEFAULT_PORT
+        if _is_free(wanted):
+            return wanted
+        if self._asked_port:
+            raise ConfigError(f"port {wanted} is in use: stop what listens there, or give another port with --port")
+        port = free_port()
+        self._say(f"port {wanted} is in use, taking {port}")
+        return port
+
+    def _prepare_engines(self) -> None:
+        path, logs = self.folder.path, self.folder.logs
+        self.children = {}
+        chosen = {
+            "THORAQ_SECRET_KEY": self.folder.secret("secret_key"),
+            "THORAQ_STORAGE": "folder",
+            "THORAQ_STORAGE_DIR": str(path / "objects"),
+            "THORAQ_SESSION_SECURE": "false",
+            "THORAQ_WEBHOOK_ALLOW_HTTP": "true",
+            "THORAQ_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",
+        }
+        if not self._is_given("THORAQ_DATABASE_URL"):
+            password = self.folder.secret("postgres_password")
+            postgres = Postgres(path / "postgres", password, log=logs / "postgres.log")
+            self.children["postgres"] = postgres
+            chosen["THORAQ_DATABASE_URL"] = postgres.url
+        if not self._is_given("THORAQ_REDIS_URL"):
+            redis = Redis(path / "redis", self.folder.secret("redis_password"), log=logs / "redis.log")
+            self.children["redis"] = redis
+            chosen["THORAQ_REDIS_URL"] = redis.url
+        self.environ = self._given | {name: value for name, value in chosen.items() if not self._is_given(name)}
+
+    def _is_given(self, name: str) -> bool:
+        return name in self._given or f"{name}_FILE" in self._given
+
+    def _start_engines(self) -> None:
+        engines = list(self.children.values())
+        for engine in engines:
+            engine.start()
+        for engine in engines:
+            engine.wait_ready()
+        if engines:
+            self._say(f"{' and '.join(engine.name for engine in engines)} serve")
+
+    def _start_programs(self) -> None:
+        path, logs = self.folder.path, self.folder.logs
+        for program in programs(self.environ, port=self._port, data=path, logs=logs):
+            self.children[program.name] = program
+            program.start()
+        self._say("api, workers and beat are started; the models load")
+
+    def _make_key(self) -> None:
+        answer = self._admin("keys", "create", "--tenant", "local", "--name", "first", "--scopes", SCOPES, "--json")
+        self.folder.api_key = str(json.loads(answer)["key"])
+        self._say("an API key is made")
+
+    def _check_key(self) -> None:
+        """The kept key belongs to a database that may have been replaced since."""
+        try:
+            with self.client() as client:
+                client.models()
+        except ApiError as error:
+            if error.status != 401:
+                raise ServiceFailed(f"the API refuses the first request: {error}") from error
+            self._make_key()
+
+    def _admin(self, *arguments: str) -> str:
+        """Runs thoraq-admin and returns what it printed; ServiceFailed with its errors when it fails."""
+        command = [sys.executable, "-m", "admin", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False)
+        if done.returncode:
+            tail = "\n".join(done.stderr.strip().splitlines()[-15:])
+            raise ServiceFailed(f"`thoraq-admin {arguments[0]}` failed with exit code {done.returncode}:\n{tail}")
+        return done.stdout
+
+    def _ask_ready(self) -> httpx.Response | None:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=10)
+        except httpx.TransportError:
+            return None
+
+    def _stop_together(self, children: Iterable[Service], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        children = list(children)
+        for child in children:
+            child.ask_to_stop()
+        for child in children:
+            if not child.wait_stopped(max(0.0, deadline - time.monotonic())):
+                self._say(f"{child.name} did not stop in time and was killed")
+
+
+class Crashes:
+    """When a child that keeps crashing may start again: after 1 s, then twice as long each time, at most 30 s."""
+
+    CALM_SECONDS = 60
+
+    def __init__(self) -> None:
+        #: Seconds of the pause that is under way; None while the child runs.
+        self.pause: float | None = None
+        self._count = 0
+        self._last = 0.0
+
+    def note(self) -> float:
+        """Counts a crash and returns the pause in seconds; a child that ran for a minute begins anew."""
+        now = time.monotonic()
+        self._count = 0 if now - self._last > self.CALM_SECONDS else self._count + 1
+        self._last = now
+        self.pause = min(30.0, 2.0**self._count)
+        return self.pause
+
+    @property
+    def due(self) -> bool:
+        """Whether the pause is over."""
+        return self.pause is not None and time.monotonic() >= self._last + self.pause
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # Connections of an earlier server that linger must not count as a server.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,189 @@
+"""`python -m standalone`, as a person starts and stops it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from client import Client
+from standalone.process import ROOT, wait_gone
+from standalone.receiver import Receiver
+from standalone.services import free_port
+
+START_SECONDS = 200
+STARTING = ".* api, workers and beat are started; the models load"
+SERVING = "serving; Ctrl-C stops"
+
+
+class Standalone:
+    """`python -m standalone` as a child; what it prints goes to a file."""
+
+    def __init__(self, data: Path, environ: dict[str, str], *options: str) -> None:
+        self.data = data
+        self.printed = data.with_name(f"{uuid.uuid4()}.out")
+        command = [sys.executable, "-m", "standalone", "--data", str(data), *options]
+        with self.printed.open("wb") as out:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=out, stderr=subprocess.STDOUT)
+
+    def line(self, pattern: str) -> re.Match[str]:
+        """The first printed line that matches, as soon as it is there."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            over = self.process.poll() is not None
+            found = re.search(f"^{pattern}$", self.text, re.MULTILINE)
+            if found:
+                return found
+            assert not over, self.text
+            time.sleep(0.1)
+        pytest.fail(f"no line {pattern!r} in:\n{self.text}")
+
+    @property
+    def text(self) -> str:
+        return self.printed.read_text(encoding="utf-8")
+
+    def family(self) -> list[psutil.Process]:
+        return list(psutil.Process(self.process.pid).children(recursive=True))
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+
+def ready(standalone: Standalone) -> tuple[str, str]:
+    found = standalone.line(r"ready url=(http://127\.0\.0\.1:\d+) key=(tq_\S+)")
+    return found[1], found[2]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, plain_environ: dict[str, str]) -> Standalone:
+    """The demo's first start, in a new folder, until it has ended by itself."""
+    data = tmp_path_factory.mktemp("demo") / "data"
+    standalone = Standalone(data, plain_environ, "--demo", "--port", str(free_port()))
+    ready(standalone)
+    family = standalone.family()
+    assert standalone.process.wait(timeout=START_SECONDS) == 0, standalone.text
+    assert not wait_gone(family, timeout=5)
+    return standalone
+
+
+@pytest.fixture(scope="module")
+def serving(demo: Standalone, plain_environ: dict[str, str]) -> Iterator[Standalone]:
+    """The second start, in the demo's folder, on whatever port is free."""
+    standalone = Standalone(demo.data, plain_environ)
+    ready(standalone)
+    yield standalone
+    assert standalone.end() == 0, standalone.text
+
+
+def refusal(data: Path, environ: dict[str, str], *options: str) -> str:
+    standalone = Standalone(data, environ, *options)
+    assert standalone.process.wait(timeout=START_SECONDS) == 1
+    assert "Traceback" not in standalone.text
+    return standalone.text
+
+
+def test_the_demo_classifies_every_sample_and_verifies_every_webhook(demo: Standalone) -> None:
+    samples = json.loads((ROOT / "samples" / "samples.json").read_text(encoding="utf-8"))
+    jobs = sum(len(sample["classifiers"]) for sample in samples)
+    verified = re.findall(r"^webhook verified type=job\.succeeded id=(job_\w+)$", demo.text, re.MULTILINE)
+    assert len(set(verified)) == len(verified) == jobs
+    for sample in samples:
+        assert Path(sample["files"][0]).name in demo.text
+
+
+def test_a_restart_keeps_the_key_the_jobs_and_nothing_of_the_demo(demo: Standalone, serving: Standalone) -> None:
+    url, key = ready(serving)
+    assert key == ready(demo)[1]
+    with Client(url, key) as client:
+        jobs = {job.id for job in client.jobs()}
+        endpoints = list(client.endpoints())
+    assert set(re.findall(r"job_\w+", demo.text)) <= jobs
+    assert endpoints == []
+
+
+def test_a_second_one_on_the_same_folder_is_refused(serving: Standalone, plain_environ: dict[str, str]) -> None:
+    text = refusal(serving.data, plain_environ)
+    assert f"another Thoraq (process {serving.process.pid}) runs on {serving.data}" in text
+
+
+def test_the_secrets_are_for_the_owner_alone(serving: Standalone) -> None:
+    assert (serving.data / "secrets.json").stat().st_mode & 0o777 == 0o600
+    assert serving.data.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_child_that_crashes_is_started_again(serving: Standalone) -> None:
+    serving.line(SERVING)
+    (beat,) = (child for child in serving.family() if "beat" in child.cmdline())
+    beat.kill()
+    serving.line(r".* beat is started again")
+    (again,) = (child for child in serving.family() if "beat" in child.cmdline())
+    assert again.pid != beat.pid
+
+
+@pytest.mark.parametrize(("number", "when"), [(signal.SIGTERM, SERVING), (signal.SIGINT, STARTING)])
+def test_a_signal_stops_every_process(
+    data: Path, plain_environ: dict[str, str], number: signal.Signals, when: str
+) -> None:
+    standalone = Standalone(data, plain_environ, "--port", str(free_port()))
+    standalone.line(when)
+    family = standalone.family()
+    assert {"postgres", "redis-server"} <= {process.name() for process in family}
+    assert standalone.end(number) == 0
+    assert not wait_gone(family, timeout=5)
+
+
+def test_no_process_outlives_a_kill(data: Path, plain_environ: dict[str, str]) -> None:
+    standalone = Standalone(data, plain_environ, "--port", str(free_port()))
+    standalone.line(STARTING)
+    family = standalone.family()
+    assert standalone.end(signal.SIGKILL) == -signal.SIGKILL
+    assert len(family) > 6
+    assert not wait_gone(family, timeout=60)
+
+
+def test_a_port_in_use_is_refused_when_it_was_asked_for(data: Path, plain_environ: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        text = refusal(data, plain_environ, "--port", str(port))
+    assert f"port {port} is in use" in text
+
+
+def test_a_setting_that_does_not_exist_is_refused(data: Path, plain_environ: dict[str, str]) -> None:
+    text = refusal(data, plain_environ | {"THORAQ_BATCH_SISE": "4"}, "--port", str(free_port()))
+    assert "THORAQ_BATCH_SISE is not a setting of Thoraq" in text
+
+
+def test_the_receiver_takes_signed_webhooks_and_refuses_forged_ones() -> None:
+    secret = "whsec_" + base64.b64encode(b"a secret of thirty-two bytes, ok").decode()
+    at, body = datetime.now(UTC), json.dumps({"type": "job.succeeded", "data": {"id": "job_1"}})
+    events: list[dict[str, Any]] = []
+    with Receiver(events.append) as receiver:
+        receiver.secret = secret
+        headers = {"webhook-id": "msg_1", "webhook-timestamp": str(int(at.timestamp()))}
+        signed = headers | {"webhook-signature": Webhook(secret).sign("msg_1", at, body)}
+        assert httpx.post(receiver.url, content=body, headers=signed).status_code == 204
+        assert httpx.post(receiver.url, content=body + " ", headers=signed).status_code == 400
+        assert httpx.post(receiver.url, content=body, headers=headers).status_code == 400
+    assert [event["data"]["id"] for event in events] == ["job_1"]
+    assert receiver.refused == ["No matching signature found", "Missing required headers"]
