@@ -1,0 +1,186 @@
+"""Read and verify a model bundle: a directory with a card, architectures as JSON and weights as safetensors.
+
+Nothing in a bundle is code, and nothing is read that its card does not pin by SHA-256. The card's own SHA-256
+therefore names the whole bundle; every result carries it. No TensorFlow here: the API serves the card too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from shared.errors import ModelError
+from shared.imaging.preprocess import InputSpec
+
+CARD = "card.json"
+# For people; never read by a program, so a corrected sentence does not make another bundle.
+UNPINNED = frozenset({CARD, "README.md"})
+
+
+def _plain_name(name: str) -> str:
+    if name != Path(name).name or name in {"", ".", ".."} or name in UNPINNED:
+        raise ValueError("a bundle's files lie in its own directory")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_plain_name)]
+
+
+class _CardPart(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Trunk(_CardPart):
+    """A network from pixels to a feature map; shared by heads."""
+
+    architecture: FileName
+    weights: FileName
+    origin: str
+
+
+class Head(_CardPart):
+    """A classifier on top of one or two trunks' maps; its outputs are calibrated probabilities of `classes`."""
+
+    classifier: Literal["binary", "ensemble"]
+    modality: Literal["xray", "ct"]
+    classes: tuple[str, ...]
+    activation: Literal["sigmoid", "softmax"]
+    # For the record: the weights of the last layer are already divided by it.
+    temperature: float
+    trunks: tuple[str, ...]
+    architecture: FileName
+    weights: FileName
+    metrics: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """How the card and the engine call it: binary-xray, binary-ct, ensemble-xray."""
+        return f"{self.classifier}-{self.modality}"
+
+
+class Source(_CardPart):
+    """Where training images came from."""
+
+    name: str
+    description: str
+    licence: str
+    images: dict[str, dict[str, int]]
+
+
+class Card(_CardPart):
+    """What a bundle is, what it was made from, how well it does and where it stops."""
+
+    name: str
+    version: str
+    created: datetime
+    preprocessing: InputSpec
+    trunks: dict[str, Trunk]
+    heads: dict[str, Head]
+    data: tuple[Source, ...]
+    limits: tuple[str, ...]
+    notice: str
+    files: dict[FileName, str] = Field(description="SHA-256 (hex) of every file that may be read")
+
+    @model_validator(mode="after")
+    def _heads_are_whole(self) -> Self:
+        for name, head in self.heads.items():
+            if name != head.name:
+                raise ValueError(f"head {name} is called {head.name}")
+            if missing := set(head.trunks) - self.trunks.keys():
+                raise ValueError(f"head {name} needs trunks that the bundle lacks: {', '.join(sorted(missing))}")
+        return self
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle; `sha256` is that of card.json and stands for everything in it."""
+
+    path: Path
+    card: Card
+    sha256: str
+
+    @classmethod
+    def open(cls, path: Path, *, verify: bool = True) -> Bundle:
+        """Read the card and, unless told otherwise, check every file of the directory against it.
+
+        Raises ModelError naming the file that is missing, damaged or not listed.
+        """
+        raw = _read(path / CARD)
+        try:
+            card = Card.model_validate_json(raw)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ModelError(f"{CARD}: {where}: {first['msg']}") from error
+        bundle = cls(path, card, hashlib.sha256(raw).hexdigest())
+        if verify:
+            bundle.verify()
+        return bundle
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @property
+    def version(self) -> str:
+        return self.card.version
+
+    @property
+    def input(self) -> InputSpec:
+        return self.card.preprocessing
+
+    @property
+    def heads(self) -> Mapping[str, Head]:
+        return self.card.heads
+
+    def head_for(self, classifier: str, modality: str) -> Head:
+        """The head that answers for this classifier and modality; ModelError when the bundle has none."""
+        try:
+            return self.heads[f"{classifier}-{modality}"]
+        except KeyError:
+            raise ModelError(f"model bundle {self.name} has no {classifier} classifier for {modality}") from None
+
+    def verify(self) -> None:
+        """Raise ModelError unless the directory holds exactly the listed files with the listed SHA-256."""
+        for unlisted in sorted({entry.name for entry in self.path.iterdir()} - self.card.files.keys() - UNPINNED):
+            raise ModelError(f"{unlisted}: not listed in the bundle's {CARD}")
+        for file in self.card.files:
+            self.read(file)
+
+    def read(self, file: str) -> bytes:
+        """The bytes of a listed file; ModelError when they are not the ones that the card pins."""
+        if file not in self.card.files:
+            raise ModelError(f"{file}: not listed in the bundle's {CARD}")
+        data = _read(self.path / file)
+        if hashlib.sha256(data).hexdigest() != self.card.files[file]:
+            raise ModelError(f"{file}: its SHA-256 is not the one in {CARD}")
+        return data
+
+    def load_architecture(self, file: str) -> dict[str, Any]:
+        """A network's layers as Keras describes them."""
+        return cast(dict[str, Any], json.loads(self.read(file)))
+
+    def load_weights(self, file: str) -> dict[str, NDArray[np.floating[Any]]]:
+        """A network's weights by layer and variable name, in the precision they are stored in."""
+        try:
+            return load(self.read(file))
+        except SafetensorError as error:
+            raise ModelError(f"{file}: not a safetensors file") from error
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{file.name}: cannot be read ({error.strerror})") from error
