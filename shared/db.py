@@ -19,6 +19,7 @@ class Database:
     def __init__(self, settings: Settings, pool_size: int = 8) -> None:
         self.engine = sa.create_engine(
             settings.database_url.get_secret_value(),
+            hide_parameters=True,  # values may name a patient, and exceptions end up in logs
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=10,

@@ -71,15 +71,18 @@ def is_allowed(address: Address, allowed: Networks) -> bool:
 
 def resolve(url: str, *, allow_http: bool, allowed: Networks) -> list[Address]:
     """Every address of the URL's host; WebhookDestinationRefused when the URL or any of them is not allowed."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise WebhookDestinationRefused("the URL is malformed") from error
     if parts.scheme != "https" and not (allow_http and parts.scheme == "http"):
         raise WebhookDestinationRefused("the URL must begin with https://")
     if not parts.hostname or parts.username or parts.password:
         raise WebhookDestinationRefused("the URL needs a host, and takes no user name or password")
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
         found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError, ValueError) as error:
+    except (OSError, UnicodeError) as error:
         raise WebhookDestinationRefused("the URL's host cannot be resolved") from error
     addresses = [ipaddress.ip_address(info[4][0]) for info in found]
     if not all(is_allowed(address, allowed) for address in addresses):

@@ -1,0 +1,108 @@
+"""The HTTP edge: thin, typed, and without TensorFlow. `granian --interface wsgi --factory api:create_app`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, request
+from flask_openapi3.models.info import Info
+from flask_openapi3.models.security_scheme import SecurityScheme
+from flask_openapi3.openapi import OpenAPI
+from pydantic import ValidationError
+
+from api import batches, health, jobs, models, pages, problems, studies, webhooks
+from api.auth import authenticate
+from api.context import EXTENSION, Services
+from api.openapi import completed
+from api.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request
+from shared import log as logs
+from shared import metrics
+from shared.config import Settings, settings
+from shared.db import Database
+from shared.errors import ConfigError, NotFound
+from shared.ids import new_id
+from shared.storage import open_storage
+
+BLUEPRINTS = (jobs, studies, batches, models, webhooks, health)
+SECURITY: dict[str, SecurityScheme | dict[str, Any]] = {
+    "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key: tq_..."}
+}
+
+
+def create_app(given: Settings | None = None) -> Flask:
+    """The WSGI application; settings come from the environment unless given."""
+    try:
+        config = given or settings()
+    except ConfigError as error:
+        sys.exit(f"thoraq: {error.detail}")
+    logs.set_up(config.log_level)
+    app = OpenAPI(
+        __name__,
+        info=Info(title="Thoraq", version="1", description="Chest X-ray and CT studies in, classified results out."),
+        security_schemes=SECURITY,
+        doc_ui=False,
+        validation_error_callback=_invalid,
+        static_folder=None,
+    )
+    app.request_class = Request
+    app.extensions[EXTENSION] = Services(config, Database(config), open_storage(config))
+    _configure(app, config)
+    for module in BLUEPRINTS:
+        app.register_api(module.blueprint)
+    app.register_blueprint(pages.blueprint)
+    problems.install(app)
+    _around_requests(app)
+    document = completed(app.api_doc)
+    app.get("/openapi.json", doc_ui=False)(lambda: document)
+    return app
+
+
+def _configure(app: Flask, config: Settings) -> None:
+    app.config.update(
+        SECRET_KEY=config.secret_key.get_secret_value(),
+        MAX_CONTENT_LENGTH=config.max_upload_bytes,
+        MAX_FORM_PARTS=config.max_files + 20,
+        SESSION_COOKIE_NAME="thoraq",
+        SESSION_COOKIE_HTTPONLY=True,
+        # Strict would sign people out who follow a link from their mail; api/csrf.py guards what Lax leaves open.
+        SESSION_COOKIE_SAMESITE="Lax",
+        # A sign-in lasts as long as the setting says, however long a page stays open and asks for news.
+        SESSION_REFRESH_EACH_REQUEST=False,
+        SESSION_COOKIE_SECURE=config.session_secure,
+        PERMANENT_SESSION_LIFETIME=timedelta(hours=config.session_hours),
+    )
+
+
+def _invalid(error: ValidationError) -> Response:
+    raise problems.invalid(error)
+
+
+def _around_requests(app: Flask) -> None:
+    @app.before_request
+    def begin() -> None:
+        g.started, g.request_id = time.perf_counter(), new_id("req")
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=g.request_id)
+        if "\0" in request.path:
+            raise NotFound  # PostgreSQL's text cannot hold it, so no id has it
+        if request.path.startswith("/v1/"):
+            authenticate()
+        if request.mimetype != MULTIPART or "principal" not in g:
+            request.max_content_length = min(MAX_BODY_IN_MEMORY, app.config["MAX_CONTENT_LENGTH"])
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        seconds = time.perf_counter() - g.started
+        # The rule, not the path: ids are no labels, and paths of strangers are without number, as are methods.
+        route, method = (request.url_rule.rule, request.method) if request.url_rule else ("unknown", "unknown")
+        metrics.REQUESTS.labels(method, route, response.status_code).observe(seconds)
+        structlog.get_logger("api").info(
+            "request", method=method, route=route, status=response.status_code, ms=round(seconds * 1000, 1)
+        )
+        response.headers["X-Request-Id"] = g.request_id
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        return response

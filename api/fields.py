@@ -1,0 +1,54 @@
+"""Types of the fields that clients fill in: what they refuse, PostgreSQL's text and JSONB could not keep."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Json, StringConstraints
+
+# U+FFFD is what bytes that are no UTF-8 were replaced with: keeping it would keep something that nobody sent.
+PLAIN = r"^[^\x00-\x1f\x7f" + "\ufffd]*$"
+ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PLAIN)]
+Description = Annotated[str, StringConstraints(max_length=200, pattern=PLAIN)]
+Id = Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z]+_[0-9a-f]+$")]
+
+METADATA_CHARACTERS = 16_384
+NUL_IN_JSON = re.compile(r"(?<!\\)(\\\\)*\\u0000")
+
+
+def _storable(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The same, or ValueError for what JSON text may say and PostgreSQL's JSONB cannot keep."""
+    try:
+        text = json.dumps(metadata, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("text with half of a surrogate pair") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if NUL_IN_JSON.search(text) or "\ufffd" in text:
+        raise ValueError("text with a NUL character, or with bytes that are not UTF-8")
+    if len(text) > METADATA_CHARACTERS:
+        raise ValueError(f"longer than {METADATA_CHARACTERS} characters")
+    return metadata
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(_storable)]
+
+
+def _metadata(value: object) -> object:
+    return "{}" if value in (None, "") else value
+
+
+#: In a form, metadata is a JSON object as text.
+FormMetadata = Annotated[Json[Metadata], BeforeValidator(_metadata)]
+
+
+def _url(value: str) -> str:
+    urlsplit(value)  # ValueError for what is no URL, brackets without an end for example
+    return value
+
+
+Url = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[!-~]+$"), AfterValidator(_url)]

@@ -1,0 +1,127 @@
+"""For those who operate it: is the process alive, can it keep its promise, what does it count."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+
+import sqlalchemy as sa
+from flask import Response, jsonify
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, multiprocess
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import REGISTRY, Collector
+from redis import Redis, RedisError
+
+from api.context import Services, services
+from api.schemas import Readiness
+from shared.db import Database
+from shared.errors import QueueError, ThoraqError, Unavailable
+from shared.models import Delivery, DeliveryState, Job, Worker
+from shared.queue import QUEUES
+
+blueprint = APIBlueprint("health", __name__, abp_tags=[Tag(name="operation")])
+
+
+@blueprint.get("/healthz", responses={"200": {"description": "The process lives"}})
+def healthz() -> Response:
+    """The process lives; it says nothing about its surroundings."""
+    return jsonify({"status": "alive"})
+
+
+@blueprint.get("/readyz", responses={"200": Readiness, "503": Readiness})
+def readyz() -> Response:
+    """Database, store, broker and a live worker per queue; 503 says which is missing."""
+    service = services()
+    checks = {
+        "database": _check(lambda: _check_database(service)),
+        "storage": _check(service.storage.check),
+        "broker": _check(lambda: _check_broker(service)),
+    }
+    live = _live_queues(service) if checks["database"] == "ok" else set()
+    checks |= {f"worker:{queue}": "ok" if queue in live else "no live worker" for queue in QUEUES}
+    ready = all(result == "ok" for result in checks.values())
+    response = jsonify(Readiness(status="ready" if ready else "unready", checks=checks).model_dump(mode="json"))
+    response.status_code = 200 if ready else 503
+    return response
+
+
+@blueprint.get("/metrics", responses={"200": {"description": "Prometheus text", "content": {"text/plain": {}}}})
+def metrics() -> Response:
+    """Counters of this service and gauges of the queue, for Prometheus."""
+    registry = CollectorRegistry()
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        # Several server processes count into files of one folder; any of them may be asked.
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        parts = generate_latest(registry)
+    else:
+        parts = generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    registry.register(QueueCollector(services().database))
+    return Response(parts + generate_latest(registry), mimetype=CONTENT_TYPE_LATEST)
+
+
+class QueueCollector(Collector):
+    """Gauges read from the database when they are asked for."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def collect(self) -> Iterable[Metric]:
+        """Jobs that are not terminal, the oldest one's age, deliveries that are due, live workers."""
+        with self._database.transaction() as session:
+            live = sa.select(Job.state, Job.priority, sa.func.count()).where(Job.finished_at.is_(None))
+            jobs = session.execute(live.group_by(Job.state, Job.priority)).all()
+            age = sa.extract("epoch", sa.func.now() - sa.func.min(Job.queued_at))
+            oldest = session.scalar(sa.select(age).where(Job.finished_at.is_(None)))
+            pending = session.scalar(
+                sa.select(sa.func.count()).select_from(Delivery).where(Delivery.state == DeliveryState.PENDING)
+            )
+            fresh = Worker.seen_at > sa.func.now() - timedelta(minutes=1)
+            workers = session.execute(
+                sa.select(Worker.queue, sa.func.count()).where(fresh).group_by(Worker.queue)
+            ).all()
+        gauge = GaugeMetricFamily("thoraq_jobs", "Jobs that are not terminal", labels=("state", "priority"))
+        for state, priority, count in jobs:
+            gauge.add_metric((state, priority), count)
+        yield gauge
+        yield GaugeMetricFamily("thoraq_oldest_job_seconds", "Age of the oldest such job", value=float(oldest or 0))
+        yield GaugeMetricFamily("thoraq_deliveries_pending", "Webhook deliveries under way", value=pending or 0)
+        gauge = GaugeMetricFamily("thoraq_workers", "Live workers", labels=("queue",))
+        for queue, count in workers:
+            gauge.add_metric((queue,), count)
+        yield gauge
+
+
+def _check(probe: Callable[[], None]) -> str:
+    try:
+        probe()
+    except ThoraqError as error:
+        return error.detail
+    return "ok"
+
+
+def _check_database(service: Services) -> None:
+    with service.database.transaction() as session:
+        try:
+            session.execute(sa.select(sa.func.count()).select_from(Worker))
+        except sa.exc.ProgrammingError as error:
+            raise Unavailable("the schema is missing: run thoraq-admin migrate") from error
+
+
+def _check_broker(service: Services) -> None:
+    url = service.settings.redis_url.get_secret_value()
+    try:
+        with Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as redis:
+            redis.ping()
+    except RedisError as error:
+        raise QueueError("the broker does not answer; work goes on more slowly") from error
+
+
+def _live_queues(service: Services) -> set[str]:
+    # Three heartbeats may be missed before a worker counts as gone.
+    fresh = Worker.seen_at > sa.func.now() - timedelta(seconds=3 * service.settings.heartbeat_seconds + 1)
+    with service.database.transaction() as session:
+        return set(session.scalars(sa.select(Worker.queue).where(fresh)))

@@ -1,0 +1,94 @@
+"""What /openapi.json needs beyond the routes' types: the error answers, and forms that carry files."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from flask_openapi3.models import OPENAPI3_REF_TEMPLATE
+from pydantic import BaseModel
+
+from api.schemas import Problem
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+
+
+#: Answers that any route under /v1 may give.
+ERRORS: dict[str | int | HTTPStatus, type[BaseModel] | dict[Any, Any] | None] = {
+    "400": _problem("Malformed request"),
+    "401": _problem("No API key, or one that is not in force"),
+    "403": _problem("The key lacks the scope"),
+    "404": _problem("Not found"),
+    "409": _problem("Conflict with the current state"),
+    "413": _problem("Payload too large"),
+    "415": _problem("Unsupported media type"),
+    "422": _problem("Invalid request"),
+    "500": _problem("Internal error"),
+    "503": _problem("Temporarily unavailable"),
+}
+
+FILES = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "string", "format": "binary"},
+    "description": "PNG, JPEG, TIFF or DICOM",
+}
+PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "schema": {"type": "string"},
+    "description": "`wait=N`: answer when the job is terminal, at the latest after N seconds (RFC 7240)",
+}
+IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "schema": {"type": "string"},
+    "description": "The `ETag` of an earlier answer: 304 when nothing has changed",
+}
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "The same request sent again with the same key gets the same resource",
+}
+
+
+def form_body(
+    form: type[BaseModel], json_body: type[BaseModel] | None = None, *, waits: bool = False
+) -> dict[str, Any]:
+    """The request body of a route that takes `files` beside a form, and maybe JSON instead."""
+    schema = form.model_json_schema(ref_template=OPENAPI3_REF_TEMPLATE)
+    schema.pop("$defs", None)
+    schema["properties"] = {"files": FILES} | schema["properties"]
+    schema["required"] = ["files", *schema.get("required", [])]
+    content: dict[str, Any] = {"multipart/form-data": {"schema": schema}}
+    if json_body is not None:
+        inline = json_body.model_json_schema(ref_template=OPENAPI3_REF_TEMPLATE)
+        inline.pop("$defs", None)
+        content["application/json"] = {"schema": inline}
+    return {
+        "requestBody": {"required": True, "content": content},
+        "parameters": [IDEMPOTENCY_KEY, PREFER] if waits else [IDEMPOTENCY_KEY],
+    }
+
+
+def completed(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with what the routes' types cannot say: problems, who needs a key, the headers of a poll."""
+    schemas = document["components"]["schemas"]
+    problem = Problem.model_json_schema(ref_template=OPENAPI3_REF_TEMPLATE)
+    schemas |= {**problem.pop("$defs"), "Problem": problem}
+    # What flask-openapi3 would answer to an invalid request; ours is a problem.
+    del schemas["ValidationErrorModel"]
+    document["security"] = [{"apiKey": []}]
+    for path, operations in document["paths"].items():
+        if not path.startswith("/v1/"):
+            for operation in operations.values():
+                operation["security"] = []
+                del operation["responses"]["422"]
+    document["paths"]["/v1/jobs/{job_id}"]["get"]["parameters"] += [PREFER, IF_NONE_MATCH]
+    return document

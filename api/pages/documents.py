@@ -1,0 +1,56 @@
+"""What explains the rest: model cards, the types of problems, the API's documentation."""
+
+from __future__ import annotations
+
+from inspect import cleandoc
+from pathlib import Path
+
+import flask_openapi3_swagger
+from flask import Response, make_response, render_template, send_from_directory
+
+from api.auth import authenticate
+from api.context import principal, services
+from api.pages.words import SCORES
+from api.problems import problem_types
+from shared.errors import NotFound, ThoraqError
+from shared.keys import Scope
+from shared.models import ModelBundle
+
+SWAGGER = Path(flask_openapi3_swagger.__file__).parent / "templates" / "swagger"
+#: Swagger UI's style sheet draws its icons from data: addresses; everything else is as strict as on the other pages.
+DOCS_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+
+
+def show_model(sha256: str) -> str:
+    """A bundle's card: what it is, what it was made from, how well it does and where it stops."""
+    authenticate()
+    principal(Scope.MODELS_READ)
+    with services().database.transaction() as session:
+        bundle = session.get(ModelBundle, sha256)
+    if bundle is None:
+        raise NotFound("no such model bundle")
+    return render_template("model.html", bundle=bundle, card=bundle.card, score_names=SCORES)
+
+
+def list_problems() -> str:
+    """Every type of problem, as its class explains it."""
+    return render_template("problems.html", kinds=[(kind, _meaning(kind)) for kind in problem_types()])
+
+
+def show_docs() -> Response:
+    """The API's documentation, readable in the browser; it is drawn from /openapi.json."""
+    response = make_response(render_template("docs.html"))
+    response.headers["Content-Security-Policy"] = DOCS_POLICY
+    return response
+
+
+def docs_asset(name: str) -> Response:
+    """A file of Swagger UI, out of the installed plugin."""
+    return send_from_directory(SWAGGER, name)
+
+
+def _meaning(kind: type[ThoraqError]) -> str:
+    return cleandoc(kind.__doc__ or kind.title).splitlines()[0]

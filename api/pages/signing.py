@@ -1,0 +1,50 @@
+"""Signing in with an API key, and out. The session holds the key's id alone: revoking the key ends it."""
+
+from __future__ import annotations
+
+import structlog
+from flask import redirect, render_template, request, session, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from api import csrf
+from api.auth import SESSION_KEY
+from api.context import services
+from shared import keys
+from shared.models import AuditEntry
+
+#: Where a stranger wanted to go; kept in the session, so that no address from outside is ever followed.
+WANTED = "wanted"
+log = structlog.get_logger(__name__)
+
+
+def sign_in() -> tuple[str, int] | AnyResponse:
+    """Open a session for the key in the form; 401 and the form again when the key is not in force."""
+    try:
+        csrf.check(request.form.get(csrf.FIELD))
+    except csrf.ForeignRequest:
+        return render_template("sign_in.html", expired=True), 403
+    with services().database.transaction() as database_session:
+        # One query answers for unknown, expired and revoked keys alike: the time it takes does not tell which.
+        key = keys.find(database_session, request.form.get("key", "").strip())
+        if key is not None:
+            database_session.add(
+                AuditEntry(tenant_id=key.tenant_id, actor=key.id, action="session.open", subject=key.id)
+            )
+    if key is None:
+        log.info("session.refused")
+        return render_template("sign_in.html", refused=True), 401
+    wanted = session.get(WANTED) or url_for("pages.home")
+    session.clear()
+    session.permanent = True
+    session[SESSION_KEY] = key.id
+    log.info("session.opened", key_id=key.id, tenant_id=key.tenant_id)
+    return redirect(wanted, 303)
+
+
+def sign_out() -> AnyResponse:
+    """End the session; the browser forgets the pictures that it kept."""
+    csrf.check(request.form.get(csrf.FIELD))
+    session.clear()
+    response = redirect(url_for("pages.home"), 303)
+    response.headers["Clear-Site-Data"] = '"cache"'
+    return response

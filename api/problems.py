@@ -1,0 +1,117 @@
+"""Every error a client sees: RFC 9457 problem+json, its types documented at /problems from the classes themselves."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, jsonify, request
+from pydantic import ValidationError
+from werkzeug.exceptions import HTTPException
+
+from shared.errors import (
+    BadRequest,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    ThoraqError,
+    Unauthenticated,
+    Unavailable,
+    UnsupportedMediaType,
+)
+
+log = structlog.get_logger(__name__)
+
+BY_STATUS: dict[int, type[ThoraqError]] = {
+    400: BadRequest,
+    404: NotFound,
+    405: MethodNotAllowed,
+    413: PayloadTooLarge,
+    415: UnsupportedMediaType,
+}
+
+
+def problem_types() -> Iterator[type[ThoraqError]]:
+    """Every class of the tree that has a type of its own, in the order of shared/errors.py."""
+    seen = set()
+    waiting = [ThoraqError]
+    while waiting:
+        kind = waiting.pop(0)
+        if kind.type not in seen:
+            seen.add(kind.type)
+            yield kind
+        waiting.extend(kind.__subclasses__())
+
+
+def body(error: ThoraqError) -> dict[str, Any]:
+    """The problem document (RFC 9457, section 3)."""
+    return {
+        "type": f"{request.url_root}problems#{error.type}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "instance": f"urn:request:{g.get('request_id', '')}",
+        **error.extensions,
+    }
+
+
+def respond(error: ThoraqError) -> Response:
+    """The error as a response."""
+    response = jsonify(body(error))
+    response.status_code = error.status
+    response.mimetype = "application/problem+json"
+    if isinstance(error, Unavailable):
+        response.headers["Retry-After"] = "5"
+    if isinstance(error, Unauthenticated):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="thoraq"'
+    return response
+
+
+def invalid(error: ValidationError) -> InvalidRequest:
+    """Which fields are wrong and why; never what they held."""
+    errors = [
+        # Cut: an unknown field's name is the client's own, and may be as long as a body.
+        {"field": ".".join(str(part) for part in item["loc"])[:100], "message": item["msg"]}
+        for item in error.errors(include_input=False, include_url=False, include_context=False)
+    ]
+    return InvalidRequest("some fields are not valid", errors=errors)
+
+
+def _from_http(error: HTTPException) -> Response:
+    kind = BY_STATUS.get(error.code or 500)
+    if kind is None and error.code is not None and error.code < 400:
+        return Response(error.get_response().get_data(), error.code, list(error.get_headers()))
+    response = respond((kind or (BadRequest if (error.code or 500) < 500 else ThoraqError))())
+    for name, value in error.get_headers():
+        if name.lower() == "allow":
+            response.headers[name] = value
+    return response
+
+
+def _where(error: BaseException) -> str:
+    """The stack and the causes without their messages: a driver quotes values there, and they may be a patient's."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    cause = error.__cause__ or error.__context__
+    return f"{type(error).__name__}\n{frames}" + (f"caused by {_where(cause)}" if cause else "")
+
+
+def _from_anything(error: Exception) -> Response:
+    log.error("request.failed", error=type(error).__name__, where=_where(error))
+    return respond(ThoraqError())
+
+
+def _from_ours(error: ThoraqError) -> Response:
+    if error.status >= 500:
+        log.error("request.unavailable", error=error.type, detail=error.detail, where=_where(error))
+    return respond(error)
+
+
+def install(app: Flask) -> None:
+    """Answer every exception of the application as a problem."""
+    app.register_error_handler(ThoraqError, _from_ours)
+    app.register_error_handler(ValidationError, lambda error: respond(invalid(error)))
+    app.register_error_handler(HTTPException, _from_http)
+    app.register_error_handler(Exception, _from_anything)

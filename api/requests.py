@@ -1,0 +1,48 @@
+"""How a request's body is read: strictly, and never more of it into memory than a form or a JSON document needs."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import IO, Any
+
+import flask
+from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.formparser import FormDataParser
+
+from shared.errors import BadRequest
+
+MULTIPART = "multipart/form-data"
+# Files are spooled to disk; every other body is held in memory. Strangers send no files.
+MAX_BODY_IN_MEMORY = 1_000_000
+
+
+class StrictFormParser(FormDataParser):
+    """Says that a form is malformed; werkzeug's own parser takes it for an empty one."""
+
+    def parse(
+        self, stream: IO[bytes], mimetype: str, content_length: int | None, options: dict[str, str] | None = None
+    ) -> tuple[IO[bytes], MultiDict[str, str], MultiDict[str, FileStorage]]:
+        self.silent = False
+        with ExitStack() as opened:
+            spool = self.stream_factory
+            self.stream_factory = lambda *args, **kwargs: opened.enter_context(spool(*args, **kwargs))
+            try:
+                parsed = super().parse(stream, mimetype, content_length, options)
+            except ValueError as error:
+                raise BadRequest("the form is malformed or ends too early") from error
+            # Whole: Flask closes the files with the request. Otherwise they are closed here.
+            opened.pop_all()
+        return parsed
+
+
+class Request(flask.Request):
+    """Flask's request, with the above."""
+
+    form_data_parser_class = StrictFormParser
+
+    # flask-openapi3 asks silently, and would then report malformed JSON as a missing field.
+    def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:  # noqa: ARG002
+        try:
+            return super().get_json(force=force, silent=False, cache=cache)
+        except RecursionError as error:
+            raise BadRequest("the JSON is nested too deeply") from error

@@ -1,0 +1,265 @@
+"""Every JSON shape that is not a job or a batch (those are in shared/envelope.py), and every form and query."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.fields import Description, ExternalId, FormMetadata, Id, Metadata, Url
+from shared.envelope import JobEnvelope, ProblemRef
+from shared.models import Classifier, DeliveryState, EventType, JobState, Modality, Priority
+
+
+class Strict(BaseModel):
+    """Requests: an unknown field is an error, so that a misspelt one is not ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class FieldError(BaseModel):
+    """A field that is wrong."""
+
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document; types are listed at /problems."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[FieldError] | None = None
+
+
+class StudyForm(Strict):
+    """The fields beside `files` when a study is sent."""
+
+    modality: Modality | None = None
+    external_id: ExternalId | None = None
+    metadata: FormMetadata = Field(default_factory=dict, validate_default=False)
+
+
+class JobForm(StudyForm):
+    """The fields beside `files` when a study is sent to be classified."""
+
+    classifier: Classifier
+    priority: Priority = Priority.ROUTINE
+
+
+class BatchForm(Strict):
+    """The fields beside `files` when each file is a study of its own."""
+
+    classifier: Classifier
+    modality: Modality | None = None
+    priority: Priority = Priority.BULK
+    external_id: ExternalId | None = None
+
+
+class JobRequest(Strict):
+    """Another classifier for a study that is here already."""
+
+    study_id: Id
+    classifier: Classifier
+    priority: Priority = Priority.ROUTINE
+    external_id: ExternalId | None = None
+    metadata: Metadata | None = None
+
+
+class JobQuery(Strict):
+    """Filters of the list of jobs."""
+
+    status: JobState | None = None
+    classifier: Classifier | None = None
+    study_id: Id | None = None
+    batch_id: Id | None = None
+    external_id: ExternalId | None = None
+    limit: int = Field(50, ge=1, le=200)
+    cursor: Id | None = Field(None, description="`next_cursor` of the page before")
+
+
+class PageQuery(Strict):
+    """A page of a list."""
+
+    limit: int = Field(50, ge=1, le=200)
+    cursor: Id | None = Field(None, description="`next_cursor` of the page before")
+
+
+class JobPath(BaseModel):
+    """A job's id in the path."""
+
+    job_id: str
+
+
+class StudyPath(BaseModel):
+    """A study's id in the path."""
+
+    study_id: str
+
+
+class ImagePath(StudyPath):
+    """A study's and one of its images' ids in the path."""
+
+    image_id: str
+
+
+class BatchPath(BaseModel):
+    """A batch's id in the path."""
+
+    batch_id: str
+
+
+class EndpointPath(BaseModel):
+    """A webhook endpoint's id in the path."""
+
+    endpoint_id: str
+
+
+class DeliveryPath(BaseModel):
+    """A delivery's id in the path."""
+
+    delivery_id: str
+
+
+class JobList(BaseModel):
+    """A page of jobs, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[JobEnvelope]
+    next_cursor: str | None
+
+
+class ImageView(BaseModel):
+    """An image of a study; `problem` says why it cannot be classified."""
+
+    id: str
+    file: int
+    frame: int
+    sha256: str
+    size_bytes: int
+    media_type: str | None
+    width: int | None
+    height: int | None
+    problem: ProblemRef | None
+
+
+class StudyView(BaseModel):
+    """A study as clients see it."""
+
+    id: str
+    object: Literal["study"] = "study"
+    modality: Modality
+    external_id: str | None
+    metadata: dict[str, Any]
+    created_at: datetime
+    images: list[ImageView]
+
+
+class ModelView(BaseModel):
+    """A model bundle and its card; `serving`: a live worker answers with it."""
+
+    name: str
+    version: str
+    sha256: str
+    serving: bool
+    card: dict[str, Any]
+
+
+class ModelList(BaseModel):
+    """The bundles that have answered, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelView]
+
+
+Subscription = EventType | Literal["*"]
+
+
+class EndpointRequest(Strict):
+    """A new webhook endpoint."""
+
+    url: Url
+    events: list[Subscription] = Field(min_length=1, max_length=20)
+    description: Description = ""
+
+
+class EndpointUpdate(Strict):
+    """What to change of an endpoint; enabling it again clears the reason."""
+
+    url: Url | None = None
+    events: list[Subscription] | None = Field(None, min_length=1, max_length=20)
+    description: Description | None = None
+    enabled: bool | None = None
+
+
+class EndpointView(BaseModel):
+    """A webhook endpoint as clients see it."""
+
+    id: str
+    object: Literal["webhook_endpoint"] = "webhook_endpoint"
+    url: str
+    description: str
+    events: list[str]
+    enabled: bool
+    disabled_reason: str | None
+    created_at: datetime
+
+
+class EndpointSecretView(EndpointView):
+    """With the signing secret, shown at creation and rotation only."""
+
+    secret: str
+
+
+class EndpointList(BaseModel):
+    """A page of endpoints, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[EndpointView]
+    next_cursor: str | None
+
+
+class AttemptView(BaseModel):
+    """One request to the receiver."""
+
+    number: int
+    status_code: int | None
+    error: str | None
+    duration_ms: float
+    created_at: datetime
+
+
+class DeliveryView(BaseModel):
+    """One event for one endpoint, with every attempt."""
+
+    id: str
+    object: Literal["delivery"] = "delivery"
+    event_id: str
+    endpoint_id: str
+    type: EventType
+    state: DeliveryState
+    next_attempt_at: datetime | None
+    created_at: datetime
+    finished_at: datetime | None
+    attempts: list[AttemptView]
+
+
+class DeliveryList(BaseModel):
+    """A page of deliveries, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[DeliveryView]
+    next_cursor: str | None
+
+
+class Readiness(BaseModel):
+    """Each part that the service needs: `ok`, or what is wrong with it."""
+
+    status: Literal["ready", "unready"]
+    checks: dict[str, str]

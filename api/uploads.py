@@ -1,0 +1,185 @@
+"""Files in: headers probed, bytes stored and hashed, rows prepared. A bad file never spoils the good ones beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import structlog
+from flask import request
+from sqlalchemy.orm import Session
+from werkzeug.datastructures import FileStorage
+
+from api.context import Principal, Services
+from api.requests import MULTIPART
+from shared import metrics
+from shared.errors import ImageError, InvalidRequest, StorageError, ThoraqError, UnsupportedMediaType
+from shared.ids import new_id
+from shared.imaging.decode import ImageInfo, Limits, probe
+from shared.jobs import problem_of
+from shared.models import Image, Modality, Study
+from shared.storage import object_key
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Received:
+    """One file: stored, with what its header says; or refused, and why."""
+
+    sha256: str
+    size: int
+    key: str | None
+    info: ImageInfo | None
+    error: ImageError | None
+
+
+def sent_files() -> Sequence[FileStorage]:
+    """The request's `files` parts. The parser spools large ones to disk, so memory stays flat."""
+    if request.mimetype != MULTIPART:
+        raise UnsupportedMediaType(f"send {MULTIPART} with a part `files` for each file")
+    strange = [{"field": name[:100], "message": "files come in parts named `files`"} for name in request.files]
+    if strange := [error for error in strange if error["field"] != "files"]:
+        raise InvalidRequest("some parts are not known", errors=strange)
+    files = request.files.getlist("files")
+    if not files:
+        raise InvalidRequest("send at least one part named `files`", errors=[{"field": "files", "message": "missing"}])
+    return files
+
+
+def sent_fields() -> dict[str, str]:
+    """The request's other parts; InvalidRequest when one comes twice, as only one of the two could be obeyed."""
+    twice = [name[:100] for name, values in request.form.lists() if len(values) > 1]
+    if twice:
+        errors = [{"field": name, "message": "given more than once"} for name in twice]
+        raise InvalidRequest("some fields are given more than once", errors=errors)
+    return request.form.to_dict()
+
+
+@contextmanager
+def received(services: Services, who: Principal, files: Sequence[FileStorage]) -> Iterator[list[Received]]:
+    """Take every file in; if what follows refuses the request, what was stored is removed again."""
+    if len(files) > services.settings.max_files:
+        raise InvalidRequest(f"at most {services.settings.max_files} files in one request")
+    taken: list[Received] = []
+    try:
+        # One by one, not as a list when all are in: those before a failure must be known to be removed.
+        taken.extend(_receive(services, who, file) for file in files)
+    except BaseException:
+        discard(services, taken)
+        raise
+    try:
+        yield taken
+    except ThoraqError as error:
+        # Only where no row can have been committed. When the connection is lost in a commit nobody knows, and of
+        # the two a row without its object would be the worse; the sweeper removes objects without a row.
+        if error.permanent:
+            discard(services, taken)
+        raise
+
+
+def discard(services: Services, taken: Iterable[Received]) -> None:
+    """Remove what was stored: nothing refers to it. While the store is away it is left to the sweeper."""
+    try:
+        for one in taken:
+            if one.key is not None:
+                services.storage.delete(one.key)
+    except StorageError as error:
+        log.warning("objects.orphaned", error=error.type)
+
+
+def _receive(services: Services, who: Principal, file: FileStorage) -> Received:
+    limits = Limits(max_pixels=services.settings.max_pixels, max_frames=services.settings.max_frames)
+    stream = cast(BinaryIO, file.stream)
+    try:
+        info = probe(stream, limits)
+    except ImageError as error:
+        stream.seek(0)
+        digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
+        return Received(digest.hexdigest(), stream.tell(), None, None, error)
+    stream.seek(0)
+    stored = services.storage.put(object_key(who.tenant_id), stream)
+    metrics.UPLOADED_BYTES.inc(stored.size)
+    return Received(stored.sha256, stored.size, stored.key, info, None)
+
+
+def refuse_if_all_bad(taken: Sequence[Received]) -> None:
+    """A request without one usable image is refused, for the reason of its first file."""
+    errors = [one.error for one in taken if one.error is not None]
+    if len(errors) < len(taken):
+        return
+    if len(errors) > 1:
+        errors[0].extensions["files"] = [{"file": n, **problem_of(error)} for n, error in enumerate(errors)]
+    raise errors[0]
+
+
+def settle_modality(taken: Sequence[Received], asked: Modality | None) -> Modality:
+    """DICOM says its modality; for other formats the client must. Contradictions are refused."""
+    said = {Modality(one.info.modality) for one in taken if one.info is not None and one.info.modality}
+    if asked is not None:
+        said.add(asked)
+    if len(said) > 1:
+        raise _modality_error("the files, or the files and the form, are of different modalities")
+    if not said:
+        raise _modality_error("say whether this is `xray` or `ct`: only DICOM files say so themselves")
+    return said.pop()
+
+
+def _modality_error(message: str) -> InvalidRequest:
+    return InvalidRequest(message, errors=[{"field": "modality", "message": message}])
+
+
+def add_study(
+    session: Session,
+    who: Principal,
+    taken: Sequence[Received],
+    modality: Modality,
+    external_id: str | None,
+    metadata: dict[str, Any],
+) -> Study:
+    """The study's row and one image row per picture or frame, in the order of the files."""
+    images = [
+        (number, frame, one)
+        for number, one in enumerate(taken)
+        for frame in range(one.info.frames if one.info is not None else 1)
+    ]
+    study = Study(
+        id=new_id("stu"),
+        tenant_id=who.tenant_id,
+        modality=modality,
+        external_id=external_id,
+        extra=metadata,
+        image_count=len(images),
+    )
+    session.add(study)
+    session.flush()
+    session.add_all(_image(study, position, *image) for position, image in enumerate(images))
+    return study
+
+
+def _image(study: Study, position: int, number: int, frame: int, one: Received) -> Image:
+    return Image(
+        id=new_id("img"),
+        tenant_id=study.tenant_id,
+        study_id=study.id,
+        position=position,
+        file_index=number,
+        frame=frame,
+        object_key=one.key,
+        sha256=one.sha256,
+        size_bytes=one.size,
+        media_type=one.info.media_type.value if one.info else None,
+        width=one.info.width if one.info else None,
+        height=one.info.height if one.info else None,
+        problem=problem_of(one.error) if one.error else None,
+    )
+
+
+def fingerprint(form: dict[str, Any], taken: Sequence[Received] = ()) -> str:
+    """What makes two requests the same: route, fields and the bytes of the files."""
+    content = [request.method, request.path, form, [one.sha256 for one in taken]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,62 @@
+"""The API for the tests of it, on the real database, a store of its own and the real Redis."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from api import create_app
+from api.context import EXTENSION
+from shared.config import Settings
+from shared.db import Database
+from tests.api_support import Caller, MakeApp, new_key, record_log
+
+
+@pytest.fixture
+def make_app(settings: Settings, clean_redis: None, tmp_path: Path) -> Iterator[MakeApp]:  # noqa: ARG001
+    """Applications with some settings changed; their store is empty and ready."""
+    made: list[Flask] = []
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def make(**changes: Any) -> Flask:
+        app = create_app(settings.model_copy(update={"storage_dir": tmp_path / "objects"} | changes))
+        app.extensions[EXTENSION].storage.prepare()
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.extensions[EXTENSION].database.close()
+    # The application logs to the standard error of its process, which was this test's alone.
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def app(make_app: MakeApp) -> Flask:
+    """The application with the settings of the tests."""
+    return make_app()
+
+
+@pytest.fixture
+def logged(app: Flask) -> io.StringIO:  # noqa: ARG001 - making the application sets the logging up
+    """What the application logs from now on, as it would be printed."""
+    return record_log()
+
+
+@pytest.fixture
+def north(app: Flask, clean_database: Database) -> Caller:
+    """A hospital with every scope."""
+    return Caller(app.test_client(), new_key(clean_database, tenant="north"))
+
+
+@pytest.fixture
+def south(app: Flask, clean_database: Database) -> Caller:
+    """Another hospital with every scope."""
+    return Caller(app.test_client(), new_key(clean_database, tenant="south"))

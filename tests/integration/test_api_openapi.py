@@ -1,0 +1,116 @@
+"""/openapi.json: a valid document that speaks of every route."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from tests.api_support import json_of
+
+
+@pytest.fixture
+def document(app: Flask) -> dict[str, Any]:
+    found: dict[str, Any] = json_of(app.test_client().get("/openapi.json"))
+    return found
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            yield method, path, operation
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for value in node.values():
+            yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def test_it_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    assert list(OpenAPIV31SpecValidator(document).iter_errors()) == []
+
+
+def test_it_stays_the_same(app: Flask, document: dict[str, Any]) -> None:
+    assert json_of(app.test_client().get("/openapi.json")) == document
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    targets = set(references(document))
+    assert targets
+    for target in targets:
+        node: Any = document
+        for key in target.removeprefix("#/").split("/"):
+            assert key in node, target
+            node = node[key]
+
+
+def test_every_schema_is_used(document: dict[str, Any]) -> None:
+    used = {target.rpartition("/")[2] for target in references(document)}
+    assert set(document["components"]["schemas"]) <= used
+
+
+def test_every_route_is_described(app: Flask, document: dict[str, Any]) -> None:
+    routes = {
+        (method.lower(), re.sub(r"<string:(\w+)>", r"{\1}", rule.rule))
+        for rule in app.url_map.iter_rules()
+        if rule.rule.startswith("/v1/")
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    described = {(method, path) for method, path, _ in operations(document)}
+    assert routes <= described
+    assert described - routes == {("get", "/healthz"), ("get", "/readyz"), ("get", "/metrics")}
+
+
+def test_every_route_with_a_key_describes_its_errors(document: dict[str, Any]) -> None:
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for method, path, operation in operations(document):
+        if path.startswith("/v1/"):
+            for status in ("400", "401", "403", "404", "409", "413", "415", "422", "500", "503"):
+                assert operation["responses"][status]["content"] == problem, (method, path, status)
+            assert any(status.startswith("2") for status in operation["responses"]), (method, path)
+            assert "security" not in operation
+            assert operation["summary"]
+        else:
+            assert operation["security"] == [], (method, path)
+
+
+def test_every_path_parameter_is_described(document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        described = {p["name"] for p in operation.get("parameters", []) if p["in"] == "path"}
+        assert described == set(re.findall(r"{(\w+)}", path)), (method, path)
+
+
+def test_every_operation_has_a_name_of_its_own(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(set(names)) == len(names)
+
+
+def headers_of(document: dict[str, Any], method: str, path: str) -> set[str]:
+    parameters = document["paths"][path][method].get("parameters", [])
+    return {parameter["name"] for parameter in parameters if parameter["in"] == "header"}
+
+
+def test_headers_are_described(document: dict[str, Any]) -> None:
+    assert headers_of(document, "post", "/v1/jobs") == {"Idempotency-Key", "Prefer"}
+    assert headers_of(document, "get", "/v1/jobs/{job_id}") == {"Prefer", "If-None-Match"}
+    for path in ("/v1/studies", "/v1/batches", "/v1/webhook-endpoints"):
+        assert headers_of(document, "post", path) == {"Idempotency-Key"}
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/studies", "/v1/batches"])
+def test_uploads_describe_their_files(path: str, document: dict[str, Any]) -> None:
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert schema["properties"]["files"]["items"] == {"type": "string", "format": "binary"}
+    assert "files" in schema["required"]
+    assert schema["additionalProperties"] is False
