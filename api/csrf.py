@@ -10,17 +10,10 @@ import secrets
 
 from flask import session
 
-from shared.errors import Forbidden
+from shared.errors import ForeignRequest
 
 HEADER = "X-CSRF-Token"
 FIELD = "csrf_token"
-
-
-class ForeignRequest(Forbidden):
-    """A change was asked with the page's cookie, and without the page's token."""
-
-    type, title = "foreign-request", "Not sent by this page"
-    remedy = "Reload the page and try again; programs send an API key instead of a cookie."
 
 
 def token() -> str:

@@ -65,6 +65,13 @@ class Forbidden(ThoraqError):
     remedy = "Use a key with the scope that the detail names."
 
 
+class ForeignRequest(Forbidden):
+    """A request with the page's session, and without the page's token: another site may have made it."""
+
+    type, title = "foreign-request", "Not sent by the page"
+    remedy = "Load the page again, or send an API key instead of the session."
+
+
 class NotFound(ThoraqError):
     """No such thing for this tenant; another tenant's thing looks exactly the same."""
 
@@ -193,6 +200,13 @@ class EngineError(ThoraqError):
     """Inference failed for a reason that another attempt may not meet."""
 
     type, title = "engine", "Inference failed"
+
+
+class WorkerCrashed(ThoraqError):
+    """Workers died while they ran the job, although it ran alone."""
+
+    type, title, permanent = "worker-crashed", "Workers died of it", True
+    remedy = "Check the files, and send them once more at the most; tell the operator."
 
 
 class QueueError(ThoraqError):

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload
 
 from shared.envelope import batch_event, job_event
-from shared.errors import Conflict, NotFound, ThoraqError
+from shared.errors import Conflict, NotFound, ThoraqError, WorkerCrashed
 from shared.models import (
     TERMINAL,
     Batch,
@@ -367,7 +367,7 @@ def rescue(session: Session, max_crashes: int, limit: int = 500) -> tuple[list[s
     ids = session.scalars(expired.limit(limit).with_for_update(skip_locked=True)).all()
     if not ids:
         return [], []
-    error = {"type": "worker-crashed", "title": "Workers died of it", "detail": f"{max_crashes} workers died of it"}
+    error = problem_of(WorkerCrashed(f"{max_crashes} workers died of it"))
     hopeless = sa.and_(Job.id.in_(ids), Job.alone, Job.crash_attempts + 1 >= max_crashes)
     quarantined = session.scalars(
         sa.update(Job)

@@ -41,7 +41,8 @@ def set_up(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # pydicom and httpx log values and URLs at INFO and below.
-    for name in ("httpx", "httpcore", "pydicom", "urllib3"):
+    # httpx and urllib3 log URLs at INFO and below; Celery logs two lines per doorbell, which say nothing of the work.
+    for name in ("httpx", "httpcore", "urllib3", "celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # pydicom's warnings quote the values of attributes.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)

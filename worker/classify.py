@@ -22,7 +22,7 @@ from shared import jobs, metrics
 from shared.bundle import Bundle
 from shared.config import Settings
 from shared.db import Database
-from shared.errors import ThoraqError
+from shared.errors import ThoraqError, Unavailable
 from shared.imaging.decode import Limits
 from shared.jobs import Answer, Claim, Outcome
 from shared.models import ModelBundle
@@ -70,6 +70,9 @@ class Classify:
                 if coming is not None:
                     self._release(coming.result())
                 raise
+            finally:
+                # Whatever became of it, nobody works on it any more: its leases must not be kept alive.
+                self._forget([entry.claim for entry in batch])
             self.progress = time.monotonic()
         if coming is None:
             # Another worker may be idle; this one goes on when the bell comes round.
@@ -91,8 +94,12 @@ class Classify:
             claims = jobs.claim(session, worker=self._name, max_images=size, lease=self._lease)
         with self._held_lock:
             self._held.update({claim.job_id: claim for claim in claims})
-        with metrics.LOAD_SECONDS.time():
-            batch = list(self._decoders.map(self._loader.load, claims))
+        try:
+            with metrics.LOAD_SECONDS.time():
+                batch = list(self._decoders.map(self._loader.load, claims))
+        except BaseException:
+            self._forget(claims)
+            raise
         self.progress = time.monotonic()
         return batch
 
@@ -142,10 +149,7 @@ class Classify:
         )
 
     def _finish(self, outcomes: list[Outcome]) -> None:
-        with self._database.transaction() as session:
-            lost = jobs.finish(session, outcomes, self._policy)
-            told = deliveries_scheduled(session)
-        self._forget([outcome.claim for outcome in outcomes])
+        lost, told = self._write(outcomes)
         for outcome in outcomes:
             word = "lease_lost" if outcome.claim.job_id in lost else outcome.word
             metrics.JOBS_FINISHED.labels(outcome.claim.classifier, word).inc()
@@ -153,11 +157,27 @@ class Classify:
         if told:
             ring(self._settings, DELIVER)
 
+    def _write(self, outcomes: list[Outcome]) -> tuple[list[str], bool]:
+        """Commit the outcomes; (jobs whose lease was lost, whether webhooks are due).
+
+        While the database is away the answers are kept for as long as the leases would last: they are paid for. If
+        a commit went through and its confirmation did not, the next try finds the leases gone and changes nothing.
+        """
+        until = time.monotonic() + self._settings.lease_seconds
+        while True:
+            try:
+                with self._database.transaction() as session:
+                    return jobs.finish(session, outcomes, self._policy), deliveries_scheduled(session)
+            except Unavailable:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(self._settings.poll_seconds / 2)
+
     def _release(self, batch: Batch) -> None:
         claims = [entry.claim for entry in batch]
+        self._forget(claims)
         with self._database.transaction() as session:
             jobs.release(session, claims)
-        self._forget(claims)
 
     def _is_held(self, claim: Claim) -> bool:
         with self._held_lock:

@@ -10,6 +10,7 @@ from api import csrf
 from api.auth import SESSION_KEY
 from api.context import services
 from shared import keys
+from shared.errors import ForeignRequest
 from shared.models import AuditEntry
 
 #: Where a stranger wanted to go; kept in the session, so that no address from outside is ever followed.
@@ -21,7 +22,7 @@ def sign_in() -> tuple[str, int] | AnyResponse:
     """Open a session for the key in the form; 401 and the form again when the key is not in force."""
     try:
         csrf.check(request.form.get(csrf.FIELD))
-    except csrf.ForeignRequest:
+    except ForeignRequest:
         return render_template("sign_in.html", expired=True), 403
     with services().database.transaction() as database_session:
         # One query answers for unknown, expired and revoked keys alike: the time it takes does not tell which.

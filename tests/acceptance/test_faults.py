@@ -36,6 +36,12 @@ def submit(client: Client, count: int) -> list[Job]:
     return [client.submit([XRAY], classifier="binary", modality="xray") for _ in range(count)]
 
 
+def count(database: sa.Engine, query: str, **values: object) -> int:
+    """A number out of the database, as it is now."""
+    with database.connect() as connection:
+        return int(connection.scalar(sa.text(query), values))
+
+
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Returns once the condition holds."""
     deadline = time.monotonic() + seconds
@@ -59,17 +65,14 @@ def test_a_worker_killed_in_mid_batch(whole_stack: Stack, client: Client, databa
     whole_stack.start("classify")
 
     def running() -> bool:
-        with database.connect() as connection:
-            return bool(connection.scalar(sa.text("SELECT count(*) FROM jobs WHERE state = 'running'")))
+        return count(database, "SELECT count(*) FROM jobs WHERE state = 'running'") > 0
 
     until(running)
     whole_stack.kill("classify")
     assert running(), "it was killed too late: nothing was on lease"
     whole_stack.start("classify")
     assert_each_answered_once(client, database, jobs)
-    with database.connect() as connection:
-        rescued = connection.scalar(sa.text("SELECT count(*) FROM jobs WHERE alone"))
-    assert rescued, "no job was rescued: the kill came at no bad moment"
+    assert count(database, "SELECT count(*) FROM jobs WHERE alone"), "the kill came at no bad moment"
 
 
 def test_redis_killed_and_emptied_with_jobs_queued(whole_stack: Stack, client: Client, database: sa.Engine) -> None:
@@ -92,13 +95,12 @@ def test_a_worker_asked_to_stop_gives_back_what_it_has_not_run(
     whole_stack.stop("classify")
     jobs = submit(client, 48)
     whole_stack.start("classify")
-    with database.connect() as connection:
-        done = sa.text("SELECT count(*) FROM jobs WHERE state = 'succeeded' AND id = ANY (:ids)")
-        until(lambda: bool(connection.scalar(done, {"ids": [job.id for job in jobs]}) or connection.rollback()))
+    ids = [job.id for job in jobs]
+    until(lambda: count(database, "SELECT count(*) FROM results WHERE job_id = ANY (:ids)", ids=ids) > 0)
     whole_stack.stop("classify")
-    with database.connect() as connection:
-        left = sa.text("SELECT count(*) FROM jobs WHERE state = 'running' OR error_attempts + crash_attempts > 0")
-        assert connection.scalar(left) == 0
+    assert count(database, "SELECT count(*) FROM jobs WHERE state = 'running'") == 0
+    tried = "SELECT count(*) FROM jobs WHERE id = ANY (:ids) AND error_attempts + crash_attempts > 0"
+    assert count(database, tried, ids=ids) == 0
     whole_stack.start("classify")
     assert_each_answered_once(client, database, jobs)
 

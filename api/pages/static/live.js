@@ -83,14 +83,16 @@ function swap(fresh) {
   }
   region.replaceChildren(...fresh.childNodes);
   region.dataset.live = fresh.dataset.live;
-  if (focused) keepFocus(focused);
   document.dispatchEvent(new Event("swapped"));
+  if (focused) keepFocus(focused);
 }
 
+/** The reader stays where they were: on the same control, or its successor, or else on the region. */
 function keepFocus(focused) {
-  const link = focused.getAttribute("href");
-  const again = focused.isConnected ? focused : link && region.querySelector(`a[href="${CSS.escape(link)}"]`);
-  (again || region).focus({ preventScroll: true });
+  const successors = [...region.querySelectorAll("a, button")];
+  const same = (one) => (focused.id ? one.id === focused.id : focused.href && one.href === focused.href);
+  const again = focused.isConnected ? focused : successors.find(same);
+  (again ?? region).focus({ preventScroll: true });
 }
 
 function plan() {

@@ -1,0 +1,333 @@
+"""The page in a real browser: Debian's Chromium, headless, against the whole system.
+
+`PAGE_PICTURES=docs` keeps the screenshots in that folder instead of the test's own; docs/result.png is the README's.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
+
+from shared import jobs, keys
+from shared.db import Database
+from shared.ids import new_id
+from shared.models import Classifier, Modality, Priority, Study, Tenant
+from standalone.process import ROOT
+from standalone.stack import Stack
+
+SAMPLES = ROOT / "samples"
+XRAY = SAMPLES / "xray-normal.png"
+VIEWS = [SAMPLES / "xray-two-views-1.jpg", SAMPLES / "xray-two-views-2.jpg"]
+CHROMIUM = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+NOTICE = "not a medical device"
+#: Refusals that a test asks for; the browser reports every answer from 400 on as an error of the console.
+ASKED_FOR = ("401 (", "409 (", "422 (")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # A worker may be loading its models; nothing here says how long that takes.
+        expect.set_options(timeout=60_000)
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser, stack: Stack) -> Iterator[Page]:
+    """A stranger's page; whatever the browser complains of, the content policy included, fails the test."""
+    complaints: list[str] = []
+    with browser.new_context(base_url=stack.url, viewport={"width": 1280, "height": 900}) as context:
+        context.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        context.on("weberror", lambda fault: complaints.append(str(fault.error)))
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        yield page
+    assert [text for text in complaints if not any(status in text for status in ASKED_FOR)] == []
+
+
+@pytest.fixture
+def signed_in(page: Page, stack: Stack) -> Page:
+    page.goto("/")
+    sign_in(page, stack.key)
+    expect(page.get_by_role("heading", name="Recent jobs")).to_be_visible()
+    return page
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return Path(os.environ.get("PAGE_PICTURES", tmp_path))
+
+
+@pytest.fixture
+def database(stack: Stack) -> Iterator[Database]:
+    database = Database(stack.settings, pool_size=1)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def answered(stack: Stack) -> str:
+    """The path of a job with a result."""
+    with stack.client() as client:
+        job = client.submit(VIEWS, classifier="ensemble", modality="xray")
+        return f"/jobs/{client.wait(job, 60).id}"
+
+
+def sign_in(page: Page, key: str) -> None:
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+
+
+def send(page: Page, files: list[Path], *choices: str) -> None:
+    """Choose files and answers, and press Classify."""
+    page.get_by_label("Choose files").set_input_files(files)
+    for choice in choices:
+        page.get_by_role("radio", name=re.compile(f"^{choice}")).check()
+    page.get_by_role("button", name="Classify").click()
+
+
+def sent_job(page: Page) -> str:
+    """The path of the job that was just sent."""
+    link = page.get_by_role("link", name="See this job")
+    expect(link).to_be_visible(timeout=60_000)
+    return link.get_attribute("href") or ""
+
+
+def open_when(page: Page, job: str, status: str) -> None:
+    """Wait for the job's status in the list, and open it from there."""
+    row = page.locator("#live tbody tr", has=page.locator(f'a[href="{job}"]'))
+    expect(row.get_by_text(status)).to_be_visible(timeout=60_000)
+    row.get_by_role("link").click()
+
+
+def tab_to(page: Page, name: str) -> None:
+    """Press Tab until the control of that name has the focus; it must come within a few."""
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        focused = page.locator(":focus")
+        if (focused.evaluate("element => (element.labels?.[0] ?? element).textContent") or "").strip().startswith(name):
+            return
+    pytest.fail(f"Tab does not come to {name}")
+
+
+def queue_for_later(database: Database, stack: Stack) -> str:
+    """A job that no worker takes for an hour, as after a passing error."""
+    with database.transaction() as session:
+        key = keys.find(session, stack.key)
+        assert key is not None
+        study = Study(id=new_id("stu"), tenant_id=key.tenant_id, modality=Modality.XRAY, extra={}, image_count=1)
+        session.add(study)
+        session.flush()
+        job = jobs.submit(
+            session, job_id=new_id("job"), study=study, classifier=Classifier.BINARY, priority=Priority.BULK,
+            external_id="<b>4711</b>", metadata={},
+        )  # fmt: skip
+        session.flush()
+        job.not_before = session.scalars(sa.select(sa.func.now() + timedelta(hours=1))).one()
+        return job.id
+
+
+def test_a_wrong_key_is_refused_in_words_and_a_right_one_opens_the_page(page: Page, stack: Stack) -> None:
+    page.goto("/")
+    with page.expect_response("**/sign-in") as answer:
+        sign_in(page, "tq_wrong")
+    assert answer.value.status == 401
+    expect(page.get_by_role("alert")).to_contain_text("unknown, expired or revoked")
+    sign_in(page, stack.key)
+    expect(page.get_by_role("heading", name="Classify a study")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    assert page.request.get("/v1/jobs").status == 401
+
+
+def test_a_study_goes_from_the_drop_zone_to_its_result_without_reloading(signed_in: Page, pictures: Path) -> None:
+    page = signed_in
+    page.evaluate("window.stillHere = true")
+    data = base64.b64encode(XRAY.read_bytes()).decode()
+    transfer = page.evaluate_handle(
+        """data => {
+            const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "chest.png", { type: "image/png" }));
+            return transfer;
+        }""",
+        data,
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    expect(page.get_by_text("1 file,")).to_be_visible()
+    page.get_by_role("button", name="Classify").click()
+    expect(page.get_by_text("Say whether this is an X-ray or a CT")).to_be_visible()
+    page.get_by_role("radio", name="X-ray", exact=True).check()
+    page.get_by_role("radio", name="Ensemble").check()
+    page.get_by_role("button", name="Classify").click()
+    job = sent_job(page)
+    expect(page.locator("#live tbody tr", has=page.locator(f'a[href="{job}"]'))).to_contain_text("Succeeded")
+    assert page.evaluate("window.stillHere")
+    page.screenshot(path=pictures / "studies.png")
+    open_when(page, job, "Succeeded")
+
+    expect(page.get_by_role("heading", name="Most probable:")).to_be_visible()
+    expect(page.get_by_role("main").get_by_text(NOTICE)).to_be_visible()
+    picture = page.get_by_role("img", name="Chest X-ray, ensemble: image 1 of 1")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("picture => picture.decode().then(() => picture.naturalWidth)") > 0
+    shares = [float(bar.get_attribute("aria-valuenow") or "nan") for bar in page.get_by_role("meter").all()]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1, abs=0.001)
+    page.screenshot(path=pictures / "result.png", full_page=True)
+    page.get_by_role("link", name="Model card").click()
+    for title in ("What it is", "How well it does", "Where it stops", "What it was made from"):
+        expect(page.get_by_role("heading", name=title)).to_be_visible()
+    expect(page.get_by_text("Research use only.")).to_be_visible()
+
+
+def test_the_keyboard_alone_is_enough(page: Page, stack: Stack) -> None:
+    # The system's own dialogue for files, which no test can type into, picks this one when it is opened.
+    page.on("filechooser", lambda chooser: chooser.set_files(XRAY))
+    page.goto("/")
+    expect(page.get_by_label("API key")).to_be_focused()
+    page.keyboard.insert_text(stack.key)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Classify a study")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Choose files")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("1 file,")).to_be_visible()
+    tab_to(page, "Binary")
+    tab_to(page, "Automatic")
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("radio", name="X-ray", exact=True)).to_be_checked()
+    tab_to(page, "Classify")
+    page.keyboard.press("Enter")
+    assert sent_job(page).startswith("/jobs/job_")
+
+
+def test_one_bad_image_of_a_study_is_named_beside_the_answers_of_the_others(signed_in: Page, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(XRAY.read_bytes()[:5000])
+    send(signed_in, [*VIEWS, broken], "X-ray", "Ensemble")
+    open_when(signed_in, sent_job(signed_in), "Succeeded")
+    rows = signed_in.get_by_role("region", name="Images").get_by_role("row")
+    expect(rows).to_have_count(4)
+    expect(rows.nth(3)).to_contain_text("Image truncated or damaged")
+    rows.nth(2).get_by_role("link").click()
+    expect(signed_in.get_by_role("img", name="image 2 of 3")).to_be_visible()
+    expect(signed_in.get_by_text("The mean over")).to_be_visible()
+
+
+def test_a_failed_job_says_why_and_what_helps(signed_in: Page, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(XRAY.read_bytes()[:5000])
+    send(signed_in, [broken], "X-ray")
+    open_when(signed_in, sent_job(signed_in), "Failed")
+    expect(signed_in.get_by_text("Image truncated or damaged")).to_be_visible()
+    signed_in.get_by_role("link", name="What this problem means").click()
+    expect(signed_in.locator("tr:target")).to_contain_text("Export the image again")
+
+
+def test_files_that_are_a_study_each_become_jobs_and_the_refused_ones_are_named(
+    signed_in: Page, tmp_path: Path
+) -> None:
+    words = tmp_path / "words.png"
+    words.write_text("no picture")
+    send(signed_in, [*VIEWS, words], "X-ray", "a study each")
+    outcome = signed_in.locator("#outcome")
+    expect(outcome).to_contain_text("2 of 3 files")
+    expect(outcome).to_contain_text("words.png: Not a PNG, JPEG, TIFF or DICOM file")
+    send(signed_in, [words], "X-ray")
+    expect(signed_in.locator("#files-problem")).to_contain_text("Not a PNG, JPEG, TIFF or DICOM file")
+
+
+def test_a_waiting_job_is_cancelled_on_its_page_and_the_page_shows_it(
+    page: Page, stack: Stack, database: Database
+) -> None:
+    job = queue_for_later(database, stack)
+    page.goto(f"/jobs/{job}")
+    sign_in(page, stack.key)
+    expect(page.get_by_role("heading", name="Waiting for its turn")).to_be_visible()
+    assert page.url.endswith(f"/jobs/{job}")
+    expect(page.get_by_text("<b>4711</b>")).to_be_visible()
+    cancel = page.get_by_role("button", name="Cancel this job")
+    cancel.focus()
+    # Twice: the first answer comes after the page has loaded, the second only after the first was taken over.
+    for _ in range(2):
+        page.wait_for_event("response", lambda response: response.url == page.url)
+    expect(cancel).to_be_focused()
+    cancel.press("Enter")
+    expect(page.get_by_role("heading", name="This job was cancelled")).to_be_visible()
+    expect(page.locator("#announcer")).to_have_text("Cancelled")
+
+
+def test_a_session_changes_nothing_without_the_pages_token(signed_in: Page, stack: Stack) -> None:
+    token = signed_in.locator('meta[name="csrf-token"]').get_attribute("content") or ""
+    fields: dict[str, str | float | bool | bytes | FilePayload] = {"classifier": "binary", "modality": "xray"}
+    foreign = signed_in.request.post("/v1/jobs", multipart=fields)
+    assert foreign.status == 403
+    assert foreign.headers["content-type"] == "application/problem+json"
+    assert foreign.json()["type"] == f"{stack.url}/problems#foreign-request"
+    ours = signed_in.request.post("/v1/jobs", multipart=fields, headers={"X-CSRF-Token": token})
+    assert ours.status == 422
+    assert signed_in.request.post("/sign-out").status == 403
+    assert signed_in.request.get("/v1/jobs").status == 200
+
+
+def test_revoking_the_key_ends_its_sessions(page: Page, database: Database) -> None:
+    with database.transaction() as session:
+        tenant = session.scalars(sa.select(Tenant).limit(1)).one()
+        made = keys.create(session, tenant, "page", [keys.Scope.JOBS_READ], None, "test")
+    page.goto("/")
+    sign_in(page, made.key)
+    expect(page.get_by_role("heading", name="Recent jobs")).to_be_visible()
+    expect(page.get_by_role("heading", name="Classify a study")).to_have_count(0)
+    with database.transaction() as session:
+        assert keys.revoke(session, made.id, "test")
+    # The page that is open notices by itself.
+    expect(page.get_by_role("alert")).to_contain_text("no longer in force")
+
+
+def test_looking_works_without_javascript(browser: Browser, stack: Stack, answered: str) -> None:
+    with browser.new_context(base_url=stack.url, java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto("/")
+        sign_in(page, stack.key)
+        page.locator(f'a[href="{answered}"]').click()
+        expect(page.get_by_role("heading", name="Most probable:")).to_be_visible()
+        expect(page.get_by_role("meter").first).to_be_visible()
+
+
+def test_a_phone_shows_every_page_without_scrolling_sideways(signed_in: Page, answered: str, pictures: Path) -> None:
+    signed_in.set_viewport_size({"width": 360, "height": 740})
+    signed_in.goto(answered)
+    card = signed_in.get_by_role("link", name="Model card").get_attribute("href")
+    for name, path in {"home": "/", "job": answered, "model": card, "problems": "/problems", "docs": "/docs"}.items():
+        signed_in.goto(str(path), wait_until="networkidle" if name == "docs" else "load")
+        signed_in.screenshot(path=pictures / f"phone-{name}.png", full_page=True)
+        assert signed_in.evaluate("document.documentElement.scrollWidth") <= 360, name
+
+
+def test_the_documentation_is_drawn_from_the_description_without_any_other_server(page: Page, stack: Stack) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto("/docs")
+    expect(page.get_by_text("Withdraw a queued or running job")).to_be_visible()
+    assert [url for url in asked if not url.startswith((stack.url, "data:"))] == []
+    page.goto("/problems")
+    refused = httpx.get(f"{stack.url}/v1/jobs").json()
+    expect(page.locator(f"#{refused['type'].partition('#')[2]}")).to_contain_text("Authorization: Bearer")
