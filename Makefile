@@ -1,7 +1,7 @@
 # Thoraq's commands. Python 3.11 or 3.12 and make are all they need; everything else comes from locks/all.lock.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test lint bench chaos train evaluate lock browser secrets compose-check data-given
+.PHONY: help setup run demo test lint bench chaos train evaluate lock tools secrets compose-check data-given
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,6 +19,10 @@ option = $(if $(2),--$(1) '$(2)')
 # 64 random characters, without needing anything but POSIX.
 random := head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n'
 
+# $(APT) NAME: install a Debian package, saying so.
+APT := export DEBIAN_FRONTEND=noninteractive; install() { echo "installing Debian's $$1"; apt-get update -qq && \
+	apt-get install -y -qq --no-install-recommends "$$1" >/dev/null; }; install
+
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
 		printf '  make %-15s %s\n' "$$name" "$$text"; done
@@ -27,7 +31,9 @@ setup: $(READY) ## everything that the other commands need, into .venv; costs no
 
 $(READY): locks/all.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Thoraq needs Python 3.11 or 3.12, and found neither on PATH (or set PYTHON=/path/to/python3.12)." >&2; exit 1; }
-	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: on Debian, apt-get install python3-venv (as root)." >&2; exit 1; }
+	@# Debian's python3 comes without ensurepip; as root, in a container for instance, its package is one step away.
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { [ "$$(id -u)" = 0 ] && $(APT) python3-venv; } || { \
+		echo "$(PYTHON) cannot make virtual environments: on Debian, apt-get install python3-venv (as root)." >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r locks/all.lock
 	@# Without PYTHONWARNINGS setuptools explains at length what an editable installation is.
@@ -40,7 +46,7 @@ run: $(READY) ## the whole system on this machine [PORT=8080] [DATA=.thoraq]
 demo: $(READY) ## classify the samples over HTTP, receive a webhook, and end [PORT=] [DATA=]
 	@exec $(BIN)/python -m standalone --demo $(call option,port,$(PORT)) $(call option,data,$(DATA))
 
-test: $(READY) ## every test; ARGS='tests/unit -k name' narrows them
+test: $(READY) tools ## every test; ARGS='tests/unit -k name' narrows them
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY) ## style, format, types, import directions
@@ -71,9 +77,9 @@ lock: $(READY) ## rewrite locks/*.lock from pyproject.toml, with the newest vers
 	$(COMPILE) $(ARGS) --extra cpu -o locks/cpu.lock
 	$(COMPILE) $(ARGS) --extra gpu -o locks/gpu.lock
 
-browser: ## Debian's Chromium, for the tests of the page (as root)
-	@command -v chromium >/dev/null || { apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+tools: ## Debian's packages that tests use and Python cannot bring: a browser, and what the README's commands call
+	@for name in chromium curl jq; do command -v "$$name" >/dev/null || { [ "$$(id -u)" = 0 ] && ($(APT) "$$name") || \
+		echo "the tests need $$name: apt-get install $$name (as root)" >&2; }; done
 
 # Files that make one another: a new password makes a new URL. Nothing that exists is overwritten.
 SECRETS := $(addprefix secrets/,postgres_password.txt database_url.txt redis_conf.txt redis_url.txt secret_key.txt minio_access_key.txt minio_secret_key.txt)
