@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared.db import Database
 from shared.errors import ObjectCorrupt, ObjectNotFound
+from shared.orphans import orphans
 from shared.storage import Storage
 
 
@@ -46,6 +48,9 @@ QUERIES = {
             coalesce(j.cancelled, 0), coalesce(j.quarantined, 0))""",
 }
 
+# The sweeper removes them after orphan_hours, a day; this is well beyond.
+ORPHAN_AGE = timedelta(days=2)
+
 LIVE_OBJECTS = """
     SELECT DISTINCT i.object_key, i.sha256 FROM images i JOIN jobs j ON j.study_id = i.study_id
     WHERE j.state IN ('queued', 'running') AND i.object_key IS NOT NULL"""
@@ -56,6 +61,8 @@ def examine(database: Database, storage: Storage) -> list[Finding]:
     with database.transaction() as session:
         findings = [Finding(invariant, tuple(session.scalars(sa.text(query)))) for invariant, query in QUERIES.items()]
         findings.append(Finding("every live job's object is there, with its SHA-256", _broken(session, storage)))
+    old = (key for keys in orphans(database, storage, ORPHAN_AGE) for key in keys)
+    findings.append(Finding("no object without a row is older than two days", tuple(old)))
     return findings
 
 

@@ -67,6 +67,7 @@ class Settings(BaseModel):
     poll_seconds: float = Field(2, gt=0, description="How often a worker looks for work without a doorbell")
     drain_seconds: float = Field(30, gt=0, description="How long one doorbell's work may last before it rings again")
     sweep_seconds: float = Field(10, gt=0, description="How often the sweeper runs")
+    orphan_hours: float = Field(24.0, gt=0, description="Age at which a stored object that no row names is removed")
     ageing_seconds: float = Field(1800, gt=0, description="A bulk job that waited this long is served as routine")
     max_error_attempts: int = Field(5, gt=0, description="Transient errors before a job fails")
     max_crash_attempts: int = Field(3, gt=0, description="Worker deaths on a job alone before it is quarantined")

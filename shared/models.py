@@ -167,7 +167,7 @@ class Image(Base):
     position: Mapped[int]
     file_index: Mapped[int]
     frame: Mapped[int]
-    object_key: Mapped[str | None]
+    object_key: Mapped[str | None] = mapped_column(index=True)
     sha256: Mapped[str]
     size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
     media_type: Mapped[str | None]
@@ -279,7 +279,7 @@ class Artifact(Base):
     tenant_id: Mapped[str] = _tenant()
     job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"), index=True)
     kind: Mapped[str]
-    object_key: Mapped[str]
+    object_key: Mapped[str] = mapped_column(index=True)
     sha256: Mapped[str]
     size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
     media_type: Mapped[str]

@@ -93,7 +93,7 @@ def _role(queue: str, name: str, database: Database) -> Any:
     if queue == DELIVER:
         return Deliver(SETTINGS, database)
     if queue == SWEEP:
-        return Sweep(SETTINGS, database)
+        return Sweep(SETTINGS, database, open_storage(SETTINGS))
     # Imported here: the other roles never load TensorFlow.
     from shared.bundle import Bundle
     from worker.classify import Classify

@@ -148,6 +148,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_images")),
         sa.UniqueConstraint("study_id", "position", name=op.f("uq_images_study_id_position")),
     )
+    op.create_index(op.f("ix_images_object_key"), "images", ["object_key"], unique=False)
     op.create_table(
         "jobs",
         sa.Column("id", sa.Text(), nullable=False),
@@ -244,6 +245,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_artifacts_tenant_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_artifacts")),
     )
+    op.create_index(op.f("ix_artifacts_object_key"), "artifacts", ["object_key"], unique=False)
     op.create_index(op.f("ix_artifacts_job_id"), "artifacts", ["job_id"], unique=False)
     op.create_table(
         "events",

@@ -7,22 +7,31 @@ import os
 import subprocess
 import sys
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from shared import jobs, keys
-from shared.config import Settings
 from shared.db import Database
 from shared.models import ApiKey, AuditEntry, Image, Job
-from shared.storage import open_storage
+from shared.storage import FolderStorage, Storage
 from tests.queue_support import POLICY, add_batch, add_bundle, add_endpoint, add_job, add_tenant, answer, take
 
 
 @pytest.fixture
-def environment(settings_env: dict[str, str]) -> dict[str, str]:
-    """The command's environment."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("THORAQ_")} | settings_env
+def environment(settings_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """The command's environment, with a store of its own."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("THORAQ_")}
+    return ours | settings_env | {"THORAQ_STORAGE_DIR": str(tmp_path / "objects")}
+
+
+@pytest.fixture
+def storage(environment: dict[str, str]) -> Storage:
+    """That store, ready."""
+    storage = FolderStorage(Path(environment["THORAQ_STORAGE_DIR"]))
+    storage.prepare()
+    return storage
 
 
 def admin(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
@@ -73,10 +82,8 @@ def doctor(environment: dict[str, str]) -> tuple[int, dict[str, int]]:
 
 
 def test_the_doctor_finds_a_sound_system_sound(
-    environment: dict[str, str], clean_database: Database, settings: Settings
+    environment: dict[str, str], clean_database: Database, storage: Storage
 ) -> None:
-    storage = open_storage(settings)
-    storage.prepare()
     with clean_database.transaction() as session:
         add_bundle(session)
         tenant = add_tenant(session)
@@ -94,15 +101,14 @@ def test_the_doctor_finds_a_sound_system_sound(
 
 
 def test_the_doctor_finds_what_is_broken(
-    environment: dict[str, str], clean_database: Database, settings: Settings
+    environment: dict[str, str], clean_database: Database, storage: Storage
 ) -> None:
-    open_storage(settings).prepare()
+    stored = storage.put("ten_1/orphan", BytesIO(b"x"))
+    os.utime(Path(environment["THORAQ_STORAGE_DIR"]) / stored.key, (0, 0))
     with clean_database.transaction() as session:
         tenant = add_tenant(session)
         batch = add_batch(session, tenant, total=1)
         add_job(session, tenant, batch=batch)
-        session.flush()
-        open_storage(settings).delete(f"{tenant.id}/0")
         take(session)
         session.execute(sa.update(Job).values(lease_until=sa.func.now() - sa.text("interval '1 hour'")))
         session.execute(sa.text("UPDATE batches SET running = 7"))
@@ -110,6 +116,7 @@ def test_the_doctor_finds_what_is_broken(
     assert code == 1
     assert violations["no lease ran out over a minute ago"] == 1
     assert violations["a batch counts its jobs rightly"] == 1
+    assert violations["no object without a row is older than two days"] == 1
     assert violations["every live job's object is there, with its SHA-256"] == 1
 
 
