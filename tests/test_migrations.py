@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -50,6 +51,15 @@ def test_autogenerate_finds_nothing_to_do(migrated: sa.Engine) -> None:
 def test_constraints_and_indexes_are_the_same(migrated: sa.Engine, modelled: sa.Engine, query: sa.TextClause) -> None:
     with migrated.connect() as one, modelled.connect() as other:
         assert one.execute(query).all() == other.execute(query).all()
+
+
+def test_migrators_that_start_together_migrate_once(postgres: Postgres) -> None:
+    engine = sa.create_engine(postgres.ensure_database("thoraq_raced"))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(upgrade, [engine] * 4))  # without the lock, all but one would find the tables there
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM alembic_version")).scalar_one() == 1
+    engine.dispose()
 
 
 def test_upgrading_again_changes_nothing(migrated: sa.Engine) -> None:

@@ -12,7 +12,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
 from client import ApiError, Client
 from standalone.receiver import Receiver
@@ -171,3 +171,24 @@ def test_good_images_of_a_batch_are_answered_beside_bad_ones(client: Client, tmp
     assert (batch.counts.total, batch.counts.rejected) == (7, 4)
     assert (batch.counts.succeeded, batch.counts.failed) == (2, 1)
     assert [item.problem.type for item in batch.rejected] == list(REFUSED)
+
+
+def test_what_names_a_patient_is_in_no_log_and_not_in_redis(whole_stack: Stack, client: Client, tmp_path: Path) -> None:
+    canary = "Mustermann-7Q3"
+    name = Dataset()
+    name.PatientName, name.PatientID, name.AccessionNumber = f"{canary}^Erika", canary, canary
+    good = write(tmp_path, f"{canary}.dcm", make_dicom(np.arange(256, dtype=np.uint8).reshape(16, 16), elements=name))
+    bad = write(tmp_path, f"{canary}.png", truncated())
+    for file in (good, bad):
+        client.wait(
+            client.submit(
+                [file], classifier="binary", modality="xray", external_id=canary, metadata={"patient": canary}
+            )
+        )
+    with pytest.raises(ApiError) as caught:
+        client.submit([write(tmp_path, f"{canary}.txt", canary.encode())], classifier="binary", modality="xray")
+    assert canary not in str(caught.value)
+    places = [*whole_stack.folder.logs.iterdir(), *(whole_stack.folder.path / "redis").rglob("*")]
+    searched = [place for place in places if place.is_file()]
+    assert any(b"job.finished" in place.read_bytes() for place in searched)
+    assert [place.name for place in searched if canary.encode() in place.read_bytes()] == []

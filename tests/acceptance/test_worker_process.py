@@ -1,0 +1,88 @@
+"""A worker as a process of its own: what it serves, what it loads, and when it refuses to start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from standalone.services import free_port
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(queues: str, pool: str) -> list[str]:
+    """A worker's command, as compose gives it."""
+    worker = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--queues", queues, "--pool", pool]
+    return [*worker, "--concurrency", "2", "--hostname", f"test-{queues}@%h", "--without-gossip", "--without-mingle"]
+
+
+@pytest.fixture
+def environment(settings_env: dict[str, str], plain_environ: dict[str, str]) -> dict[str, str]:
+    """A worker's environment."""
+    return plain_environ | settings_env
+
+
+@pytest.fixture
+def deliverer(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A worker for deliveries and sweeps, and where its metrics are."""
+    port = free_port()
+    with (tmp_path / "log").open("wb") as log:
+        started = command("deliver,sweep", "threads")
+        worker = subprocess.Popen(
+            started, cwd=ROOT, env=environment | {"THORAQ_METRICS_PORT": str(port)}, stdout=log, stderr=log
+        )
+        yield worker, f"http://127.0.0.1:{port}/metrics"
+        worker.kill()
+        worker.wait()
+
+
+def metrics(worker: subprocess.Popen[bytes], url: str) -> str:
+    """The metrics, once they are served."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return httpx.get(url).text
+        except httpx.ConnectError:
+            assert worker.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("clean_redis", "clean_database")
+def test_a_deliverer_serves_metrics_loads_no_model_and_stops_when_asked(
+    deliverer: tuple[subprocess.Popen[bytes], str],
+) -> None:
+    worker, url = deliverer
+    assert "# TYPE thoraq_webhook_attempts_total counter" in metrics(worker, url)
+    loaded = Path(f"/proc/{worker.pid}/maps").read_text(encoding="utf-8")
+    assert "psycopg" in loaded
+    assert "tensorflow" not in loaded
+    worker.terminate()
+    assert worker.wait(timeout=60) == 0
+
+
+@pytest.mark.usefixtures("clean_redis", "clean_database")
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [("THORAQ_MODEL_DIR", "/nonexistent", "card.json"), ("THORAQ_BATCHSIZE", "8", "THORAQ_BATCHSIZE is not a setting")],
+)
+def test_a_worker_that_cannot_work_ends_with_its_reason(
+    environment: dict[str, str], variable: str, value: str, reason: str
+) -> None:
+    done = subprocess.run(
+        command("classify", "solo"),
+        cwd=ROOT,
+        env=environment | {variable: value},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert reason in done.stderr
