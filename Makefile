@@ -77,9 +77,11 @@ lock: $(READY) ## rewrite locks/*.lock from pyproject.toml, with the newest vers
 	$(COMPILE) $(ARGS) --extra cpu -o locks/cpu.lock
 	$(COMPILE) $(ARGS) --extra gpu -o locks/gpu.lock
 
-tools: ## Debian's packages that tests use and Python cannot bring: a browser, and what the README's commands call
-	@for name in chromium curl jq; do command -v "$$name" >/dev/null || { [ "$$(id -u)" = 0 ] && ($(APT) "$$name") || \
-		echo "the tests need $$name: apt-get install $$name (as root)" >&2; }; done
+# A file that says a package is there, and the package.
+TOOLS := /usr/bin/chromium:chromium /usr/bin/curl:curl /usr/bin/jq:jq /usr/lib/*-linux-gnu/libatomic.so.1:libatomic1
+tools: ## Debian's packages that tests use and Python cannot bring: a browser, what drives it, what the README calls
+	@for tool in $(TOOLS); do ls $${tool%:*} >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && ($(APT) $${tool#*:}) || \
+		echo "the tests need $${tool#*:}: apt-get install $${tool#*:} (as root)" >&2; }; done
 
 # Files that make one another: a new password makes a new URL. Nothing that exists is overwritten.
 SECRETS := $(addprefix secrets/,postgres_password.txt database_url.txt redis_conf.txt redis_url.txt secret_key.txt minio_access_key.txt minio_secret_key.txt)
