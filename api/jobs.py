@@ -98,16 +98,14 @@ def wait_seconds(service: Services) -> float:
 
 def wait_for(service: Services, who: Principal, job_id: str, seconds: float) -> JobEnvelope:
     """The job, once it is terminal or the time is over."""
-    until = time.monotonic() + seconds
-    pause = 0.02
+    began = time.monotonic()
     while True:
         envelope = read_job(service, who, job_id)
-        left = until - time.monotonic()
-        if envelope.status in TERMINAL or left <= 0:
+        waited = time.monotonic() - began
+        if envelope.status in TERMINAL or waited >= seconds:
             return envelope
-        time.sleep(min(pause, left))
-        # Quick at first for a job that takes a moment; half a second apart for one that takes long.
-        pause = min(pause * 1.5, 0.5)
+        # At most a tenth later than it could be; for a job that takes long, half a second.
+        time.sleep(min(max(0.02, waited / 10), 0.5, seconds - waited))
 
 
 def job_response(envelope: JobEnvelope, status: int) -> Response:
