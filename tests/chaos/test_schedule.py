@@ -1,0 +1,73 @@
+"""The same seed gives the same run, and a run is worth its name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from standalone.process import ROOT
+from standalone.samples import read_samples
+from tests.chaos.plan import asks_of, plan
+from tests.chaos.schedule import KINDS, Fault, schedule
+from tests.chaos.settings import LEASE_SECONDS
+
+ASKS = asks_of(read_samples(ROOT / "samples"))
+seeds = st.integers(0, 2**32)
+lengths = st.floats(0.2, 20)
+
+
+@given(seeds, lengths)
+def test_the_same_seed_gives_the_same_run(seed: int, minutes: float) -> None:
+    assert schedule(seed, minutes) == schedule(seed, minutes)
+    assert plan(seed, 40, minutes, ASKS) == plan(seed, 40, minutes, ASKS)
+
+
+def test_another_seed_gives_another_run() -> None:
+    assert schedule(1, 3) != schedule(2, 3)
+    assert [s.asks for s in plan(1, 40, 3, ASKS)] != [s.asks for s in plan(2, 40, 3, ASKS)]
+
+
+@given(seeds, lengths)
+def test_faults_come_in_the_order_of_time_and_are_undone_before_the_end(seed: int, minutes: float) -> None:
+    faults = schedule(seed, minutes)
+    assert all(earlier.at <= later.at for earlier, later in pairwise(faults))
+    assert all(fault.until < minutes * 60 for fault in faults)
+
+
+@given(seeds, lengths)
+def test_no_victim_is_hit_while_it_is_down(seed: int, minutes: float) -> None:
+    last: dict[str, Fault] = {}
+    for fault in schedule(seed, minutes):
+        assert fault.victim not in last or last[fault.victim].until < fault.at
+        last[fault.victim] = fault
+
+
+@given(seeds)
+def test_three_minutes_know_every_fault(seed: int) -> None:
+    assert {(fault.kind, fault.victim) for fault in schedule(seed, 3)} == set(KINDS)
+
+
+@given(seeds)
+def test_a_worker_is_stopped_for_longer_than_its_lease(seed: int) -> None:
+    stops = [fault for fault in schedule(seed, 5) if fault.kind == "SIGSTOP"]
+    assert stops
+    assert all(fault.seconds > LEASE_SECONDS for fault in stops)
+
+
+@given(seeds, st.integers(1, 300))
+def test_as_many_jobs_are_sent_as_were_asked_for_each_request_with_its_own_key(seed: int, jobs: int) -> None:
+    planned = plan(seed, jobs, 3, ASKS)
+    assert sum(len(submission.asks) for submission in planned) == jobs
+    assert set(Counter(submission.key for submission in planned).values()) == {1}
+
+
+@given(seeds)
+def test_a_batch_has_one_classifier_and_one_file_a_study(seed: int) -> None:
+    batches = [submission for submission in plan(seed, 200, 3, ASKS) if submission.batch]
+    assert batches
+    for batch in batches:
+        assert len({(ask.classifier, ask.modality) for ask in batch.asks}) == 1
+        assert all(len(ask.files) == 1 for ask in batch.asks)
