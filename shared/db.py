@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from shared.config import Settings
 from shared.errors import Unavailable
 
+IDLE_IN_TRANSACTION_MS = 10_000
+
 
 class Database:
     """A connection pool. Safe to share between threads, not across a fork."""
@@ -27,7 +29,10 @@ class Database:
             connect_args={
                 "connect_timeout": 5,
                 # A lock that is held for 10 s is a fault elsewhere; fail and say so rather than pile up.
-                "options": "-c statement_timeout=30000 -c lock_timeout=10000 -c timezone=utc",
+                # A process that is frozen between a statement and its commit would keep its rows locked for ever, and
+                # claims and the sweeper skip locked rows.
+                "options": "-c statement_timeout=30000 -c lock_timeout=10000"
+                f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS} -c timezone=utc",
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
@@ -44,8 +49,12 @@ class Database:
         try:
             with self._sessions.begin() as session:
                 yield session
-        except (exc.OperationalError, exc.TimeoutError, exc.InterfaceError) as error:
+        except exc.TimeoutError as error:
             raise Unavailable("the database does not answer") from error
+        except exc.DBAPIError as error:
+            if error.connection_invalidated or isinstance(error, exc.OperationalError | exc.InterfaceError):
+                raise Unavailable("the database does not answer") from error
+            raise
 
     def close(self) -> None:
         """Close every pooled connection."""

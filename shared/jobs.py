@@ -389,6 +389,7 @@ def rescue(session: Session, max_crashes: int, limit: int = 500) -> tuple[list[s
             state=JobState.QUEUED,
             crash_attempts=Job.crash_attempts + sa.cast(Job.alone, sa.Integer),
             alone=True,
+            rank=Priority.STAT.rank,  # next: it has waited its turn once, and for a lease
             **NO_LEASE,
         )
         .returning(Job.id)

@@ -7,17 +7,20 @@ process (TensorFlow does not survive a fork), `deliver` and `sweep` need no mode
 from __future__ import annotations
 
 import sys
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 import structlog
 from celery import Celery, signals
+from kombu.transport.redis import Channel
 from prometheus_client import start_http_server
 
 from shared import log as logs
 from shared.config import Settings, settings
 from shared.db import Database
-from shared.errors import ConfigError
+from shared.errors import ConfigError, Unavailable
 from shared.models import Worker
 from shared.queue import CLASSIFY, DELIVER, QUEUES, SWEEP, celery_settings
 from shared.storage import open_storage
@@ -27,6 +30,11 @@ from worker.sweep import Sweep
 
 log = structlog.get_logger(__name__)
 stations: dict[str, Station] = {}
+Made = TypeVar("Made")
+
+# kombu puts unacknowledged messages back when a connection ends, and when Redis has died it fails over that and takes
+# the worker with it. A doorbell needs no putting back.
+Channel.do_restore = False
 
 
 def _settings_or_exit() -> Settings:
@@ -77,9 +85,7 @@ def _set_up(sender: str, instance: Any, **_: object) -> None:
 
 def _open_stations(name: str, queues: list[str]) -> None:
     database = Database(SETTINGS)
-    with database.transaction() as session:
-        # A worker of this name that was killed a moment ago must not vouch for this one while it loads.
-        session.execute(sa.delete(Worker).where(Worker.name == name))
+    _patiently(lambda: _sign_off(name, database))
     for queue in queues:
         stations[queue] = Station(name, queue, _role(queue, name, database), database, SETTINGS)
     if SETTINGS.metrics_port:
@@ -87,6 +93,22 @@ def _open_stations(name: str, queues: list[str]) -> None:
     for station in stations.values():
         station.open()
     log.info("worker.ready", worker=name, queues=queues)
+
+
+def _sign_off(name: str, database: Database) -> None:
+    """A worker of this name that was killed a moment ago must not vouch for this one while it loads."""
+    with database.transaction() as session:
+        session.execute(sa.delete(Worker).where(Worker.name == name))
+
+
+def _patiently(act: Callable[[], Made]) -> Made:
+    """Do what needs the database, however long it is away: a worker that started first waits for it."""
+    while True:
+        try:
+            return act()
+        except Unavailable as error:
+            log.warning("worker.waiting", error=error.type, detail=error.detail)
+            time.sleep(SETTINGS.poll_seconds)
 
 
 def _role(queue: str, name: str, database: Database) -> Any:
@@ -102,7 +124,8 @@ def _role(queue: str, name: str, database: Database) -> Any:
     bundle = Bundle.open(SETTINGS.model_dir)
     engine = TensorFlowEngine(bundle, max_batch=SETTINGS.batch_size, threads=SETTINGS.engine_threads or None)
     engine.warm_up()
-    return Classify(name, SETTINGS, database, open_storage(SETTINGS), bundle, engine)
+    storage = open_storage(SETTINGS)
+    return _patiently(lambda: Classify(name, SETTINGS, database, storage, bundle, engine))
 
 
 @signals.worker_shutting_down.connect

@@ -10,8 +10,9 @@ import json
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,11 +35,12 @@ log = structlog.get_logger(__name__)
 PER_ENDPOINT = 4
 
 DUE = sa.text("""
-    SELECT id FROM (
-        SELECT id, next_attempt_at, row_number() OVER (PARTITION BY endpoint_id ORDER BY next_attempt_at) AS turn
-        FROM deliveries WHERE state = 'pending' AND next_attempt_at <= now()
+    SELECT id, endpoint_id FROM (
+        SELECT id, endpoint_id, next_attempt_at,
+            row_number() OVER (PARTITION BY endpoint_id ORDER BY next_attempt_at) AS turn
+        FROM deliveries WHERE state = 'pending' AND next_attempt_at <= now() AND endpoint_id <> ALL (:full)
     ) due WHERE turn <= :per_endpoint ORDER BY next_attempt_at LIMIT :many
-""").columns(id=sa.Text)
+""").columns(id=sa.Text, endpoint_id=sa.Text)
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,18 @@ class Deliver:
         self._http = httpx.Client(timeout=settings.webhook_timeout_seconds, follow_redirects=False, trust_env=False)
 
     def drain(self, stopping: threading.Event) -> None:
-        """Send until nothing is due, or `stopping` is set."""
-        while not stopping.is_set() and (parcels := self.take()):
-            list(self._threads.map(self._deliver, parcels))
+        """Send until nothing is due, or `stopping` is set; a thread that is free takes the next delivery at once."""
+        flying: dict[Future[None], str] = {}
+        while True:
+            free = 0 if stopping.is_set() else self._settings.webhook_threads - len(flying)
+            for parcel in self.take(free, Counter(flying.values())):
+                flying[self._threads.submit(self._deliver, parcel)] = parcel.endpoint_id
             self.progress = time.monotonic()
+            if not flying:
+                return
+            for done in wait(flying, self._settings.poll_seconds, FIRST_COMPLETED).done:
+                del flying[done]
+                done.result()
 
     def beat(self) -> None:
         """Nothing to extend: a claim outlives its request's timeouts by construction."""
@@ -99,17 +109,17 @@ class Deliver:
         self._threads.shutdown()
         self._http.close()
 
-    def take(self) -> list[Parcel]:
-        """Claim what is due, a few per endpoint."""
+    def take(self, free: int, flying: Counter[str]) -> list[Parcel]:
+        """Claim what is due: at most `free`, and with those that are `flying` at most a few per endpoint."""
+        if free <= 0:
+            return []
         # Longer than a request may last, so that nobody else sends it meanwhile; shorter than a person's patience.
         lease = timedelta(seconds=4 * self._settings.webhook_timeout_seconds)
         with self._database.transaction() as session:
-            many = {"many": self._settings.webhook_threads, "per_endpoint": PER_ENDPOINT}
-            due = session.execute(DUE, many).scalars().all()
-            free = sa.select(Delivery.id).where(
-                Delivery.id.in_(due), Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= sa.func.now()
-            )
-            ids = session.scalars(free.with_for_update(skip_locked=True)).all()
+            due = self._due(session, free, Counter(flying))
+            open_ = sa.and_(Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= sa.func.now())
+            rows = sa.select(Delivery.id).where(Delivery.id.in_(due), open_).with_for_update(skip_locked=True)
+            ids = session.scalars(rows).all()
             session.execute(
                 sa.update(Delivery)
                 .where(Delivery.id.in_(ids))
@@ -117,6 +127,16 @@ class Deliver:
                 .execution_options(synchronize_session=False)
             )
             return list(self._parcels(session, ids))
+
+    def _due(self, session: Session, free: int, taken: Counter[str]) -> list[str]:
+        full = [endpoint_id for endpoint_id, count in taken.items() if count >= PER_ENDPOINT]
+        asked = {"full": full, "per_endpoint": PER_ENDPOINT, "many": free}
+        due = []
+        for delivery_id, endpoint_id in session.execute(DUE, asked):
+            if taken[endpoint_id] < PER_ENDPOINT:
+                taken[endpoint_id] += 1
+                due.append(delivery_id)
+        return due
 
     def _parcels(self, session: Session, ids: Any) -> Iterator[Parcel]:
         rows = (

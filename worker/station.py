@@ -44,6 +44,7 @@ class Station:
         self._worker, self._queue, self._role = worker, queue, role
         self._database, self._settings = database, settings
         self._stopping = threading.Event()
+        self._rung = threading.Event()
         self._door = threading.Lock()
         self._threads = [
             threading.Thread(target=self._every, args=(settings.poll_seconds, self._look), name=f"{queue}-look"),
@@ -58,15 +59,20 @@ class Station:
             thread.start()
 
     def work(self) -> None:
-        """Drain. Errors are logged, not raised: the work is still in the database and somebody looks again soon."""
-        with self._door:
-            if self._stopping.is_set():
-                return
+        """Drain; or, while another thread does, have it look once more when it is done, and return.
+
+        Errors are logged, not raised: the work is still in the database and somebody looks again soon.
+        """
+        self._rung.set()
+        while self._rung.is_set() and not self._stopping.is_set() and self._door.acquire(blocking=False):
             try:
+                self._rung.clear()
                 self._role.drain(self._stopping)
             except ThoraqError as error:
                 log.warning("worker.drain_failed", queue=self._queue, error=error.type, detail=error.detail)
-            self._role.progress = time.monotonic()
+            finally:
+                self._role.progress = time.monotonic()
+                self._door.release()
 
     def stop(self) -> None:
         """Take no more work."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -178,7 +181,7 @@ def test_a_deliverer_that_died_in_between_sends_again_with_the_same_id(
 ) -> None:
     delivery_id = scheduled(clean_database, receiver.url)
     dead = Deliver(settings, clean_database)
-    (parcel,) = dead.take()  # claimed and sent, and never recorded
+    (parcel,) = dead.take(16, Counter())  # claimed and sent, and never recorded
     dead.send(parcel)
     dead.close()
     deliver.drain(threading.Event())
@@ -195,9 +198,39 @@ def test_a_slow_claim_cannot_record_over_the_one_that_took_over(
     deliver: Deliver, receiver: Receiver, clean_database: Database
 ) -> None:
     delivery_id = scheduled(clean_database, receiver.url)
-    (slow,) = deliver.take()
+    (slow,) = deliver.take(16, Counter())
     with clean_database.transaction() as session:
         session.execute(sa.update(Delivery).values(next_attempt_at=sa.func.now()))
     deliver.drain(threading.Event())
     assert deliver.record(slow, deliver.send(slow)) == "lease_lost"
     assert outcome(clean_database, delivery_id) == (DeliveryState.DELIVERED, [(204, None)])
+
+
+def test_a_receiver_that_hangs_holds_up_nobody_else(
+    deliver: Deliver, receiver: Receiver, clean_database: Database
+) -> None:
+    hanging = socket.create_server(("127.0.0.1", 0))  # takes connections, and never answers
+    slow = f"http://127.0.0.1:{hanging.getsockname()[1]}/hook"
+    with clean_database.transaction() as session:
+        tenant = add_tenant(session)
+        good, bad = add_endpoint(session, tenant, receiver.url), add_endpoint(session, tenant, slow)
+        for _ in range(40):
+            event = record_event(session, tenant.id, EventType.TEST, {})
+            schedule(session, event, good)
+            schedule(session, event, bad)
+    stopping = threading.Event()
+    thread = threading.Thread(target=deliver.drain, args=(stopping,))
+    thread.start()
+    while len(receiver.requests) < 40:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    with clean_database.transaction() as session:
+        met = session.scalars(
+            sa.select(DeliveryAttempt.status_code)
+            .join(Delivery, Delivery.id == DeliveryAttempt.delivery_id)
+            .where(Delivery.endpoint_id == bad.id)
+        ).all()
+    stopping.set()
+    thread.join()
+    hanging.close()
+    assert len(met) <= 8  # the good one's forty went out in the time of one or two that hang

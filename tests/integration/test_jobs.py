@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 
 import pytest
@@ -10,8 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from shared import jobs, schedule
+from shared.config import Settings
 from shared.db import Database
-from shared.errors import Conflict, CorruptImage, EngineError, NotFound
+from shared.errors import Conflict, CorruptImage, EngineError, NotFound, Unavailable
 from shared.jobs import Outcome
 from shared.models import Batch, Delivery, Event, EventType, Job, JobState, Priority, Result
 from tests.queue_support import LEASE, POLICY, add_batch, add_bundle, add_endpoint, add_job, add_tenant, answer, take
@@ -354,3 +356,39 @@ def test_place_in_line_counts_who_goes_first(database: Database) -> None:
         add_job(session, tenant)
         session.refresh(mine)
         assert schedule.place_in_line(session, mine) == (2, None)
+
+
+def test_rescued_jobs_run_next(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        bulk = add_job(session, tenant, priority=Priority.BULK).id
+    with database.transaction() as session:
+        take(session)
+    with database.transaction() as session:
+        add_job(session, tenant)
+    expire(database)
+    with database.transaction() as session:
+        jobs.rescue(session, 3)
+    with database.transaction() as session:
+        assert [claim.job_id for claim in take(session)] == [bulk]
+
+
+def test_a_worker_frozen_in_its_claim_does_not_hold_the_rows_for_ever(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = one_job(database)
+    monkeypatch.setattr("shared.db.IDLE_IN_TRANSACTION_MS", 500)
+    frozen = Database(settings, pool_size=1)
+
+    def freeze() -> None:
+        with frozen.transaction() as session:
+            assert len(take(session, "frozen")) == 1
+            with database.transaction() as other:
+                assert take(other, "other") == []
+            time.sleep(1)
+            with database.transaction() as other:
+                assert [claim.job_id for claim in take(other, "other")] == [job_id]
+
+    with pytest.raises(Unavailable):
+        freeze()
+    frozen.close()
