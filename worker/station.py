@@ -67,12 +67,16 @@ class Station:
         while self._rung.is_set() and not self._stopping.is_set() and self._door.acquire(blocking=False):
             try:
                 self._rung.clear()
-                self._role.drain(self._stopping)
-            except ThoraqError as error:
-                log.warning("worker.drain_failed", queue=self._queue, error=error.type, detail=error.detail)
+                self._drain()
             finally:
-                self._role.progress = time.monotonic()
                 self._door.release()
+
+    def _drain(self) -> None:
+        try:
+            self._role.drain(self._stopping)
+        except ThoraqError as error:
+            log.warning("worker.drain_failed", queue=self._queue, error=error.type, detail=error.detail)
+        self._role.progress = time.monotonic()
 
     def stop(self) -> None:
         """Take no more work."""

@@ -1,0 +1,116 @@
+"""The door of a worker process: doorbells, looks by itself, and the sign of life, on a real database."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+
+from shared.config import Settings
+from shared.db import Database
+from shared.errors import EngineError
+from shared.models import Worker
+from worker.station import Station
+
+
+class Work:
+    """A role whose drains the test sees, and may hold."""
+
+    bundle_sha256: str | None = None
+
+    def __init__(self) -> None:
+        self.progress = time.monotonic()
+        self.drains = 0
+        self.fault: Exception | None = None
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def drain(self, stopping: threading.Event) -> None:
+        """Counts, waits to be let go, and meets its fault."""
+        self.drains += 1
+        self.go_on.wait(20)
+        if self.fault is not None and not stopping.is_set():
+            raise self.fault
+
+    def beat(self) -> None:
+        """Nothing is on lease."""
+
+
+def station(work: Work, database: Database, settings: Settings, **seconds: float) -> Station:
+    """A station that looks and beats by itself only when told so."""
+    quiet = {"poll_seconds": 3600.0, "heartbeat_seconds": 3600.0} | seconds
+    return Station("w", "sweep", work, database, settings.model_copy(update=quiet))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Returns once the condition holds."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_doorbell_during_a_drain_is_not_lost_and_does_not_wait(clean_database: Database, settings: Settings) -> None:
+    work = Work()
+    work.go_on.clear()
+    door = station(work, clean_database, settings)
+    busy = threading.Thread(target=door.work)
+    busy.start()
+    until(lambda: work.drains == 1)
+    for _ in range(3):
+        door.work()  # returns although the drain goes on
+    work.go_on.set()
+    busy.join()
+    assert work.drains == 2  # once more, however often the bell rang
+
+
+def test_it_looks_by_itself(clean_database: Database, settings: Settings) -> None:
+    work = Work()
+    door = station(work, clean_database, settings, poll_seconds=0.01)
+    door.open()
+    until(lambda: work.drains >= 3)
+    door.close()
+
+
+@pytest.mark.parametrize("fault", [EngineError("passing"), RuntimeError("a bug")])
+def test_a_failed_drain_does_not_end_the_looking(
+    clean_database: Database, settings: Settings, fault: Exception
+) -> None:
+    work = Work()
+    work.fault = fault
+    door = station(work, clean_database, settings, poll_seconds=0.01)
+    door.open()
+    until(lambda: work.drains >= 3)
+    door.close()
+
+
+def test_it_signs_on_and_off(clean_database: Database, settings: Settings) -> None:
+    door = station(Work(), clean_database, settings)
+    door.open()
+    with clean_database.transaction() as session:
+        assert session.scalars(sa.select(Worker.name)).all() == ["w"]
+    door.close()
+    with clean_database.transaction() as session:
+        assert session.scalars(sa.select(Worker.name)).all() == []
+
+
+def test_a_worker_that_gets_nowhere_gives_no_sign_of_life(clean_database: Database, settings: Settings) -> None:
+    work = Work()
+    work.go_on.clear()
+    door = station(work, clean_database, settings, heartbeat_seconds=0.01, progress_seconds=0.3)
+    door.open()
+    busy = threading.Thread(target=door.work)
+    busy.start()
+    seen = sa.select(Worker.seen_at)
+    time.sleep(0.6)  # past progress_seconds
+    with clean_database.transaction() as session:
+        last = session.scalars(seen).one()
+    time.sleep(0.2)  # twenty heartbeats, if there were any
+    with clean_database.transaction() as session:
+        assert session.scalars(seen).one() == last
+    work.go_on.set()
+    busy.join()
+    door.close()
