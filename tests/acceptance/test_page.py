@@ -206,6 +206,7 @@ def test_the_keyboard_alone_is_enough(page: Page, stack: Stack) -> None:
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
     page.keyboard.press("Tab")
     expect(page.get_by_label("Choose files")).to_be_focused()
     page.keyboard.press("Enter")

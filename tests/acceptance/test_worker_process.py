@@ -30,28 +30,23 @@ def environment(settings_env: dict[str, str], plain_environ: dict[str, str]) -> 
 
 @pytest.fixture
 def deliverer(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A worker for deliveries and sweeps, and where its metrics are."""
+    """A worker for deliveries and sweeps that has started, and where its metrics are."""
     port = free_port()
-    with (tmp_path / "log").open("wb") as log:
+    path = tmp_path / "log"
+    with path.open("wb") as log:
         started = command("deliver,sweep", "threads")
         worker = subprocess.Popen(
             started, cwd=ROOT, env=environment | {"THORAQ_METRICS_PORT": str(port)}, stdout=log, stderr=log
         )
+        # Only from then on TERM is a request; before, it just ends the process.
+        deadline = time.monotonic() + 60
+        while b" ready." not in path.read_bytes():
+            assert worker.poll() is None, path.read_text(encoding="utf-8")
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         yield worker, f"http://127.0.0.1:{port}/metrics"
         worker.kill()
         worker.wait()
-
-
-def metrics(worker: subprocess.Popen[bytes], url: str) -> str:
-    """The metrics, once they are served."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return httpx.get(url).text
-        except httpx.ConnectError:
-            assert worker.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
 
 
 @pytest.mark.usefixtures("clean_redis", "clean_database")
@@ -59,7 +54,7 @@ def test_a_deliverer_serves_metrics_loads_no_model_and_stops_when_asked(
     deliverer: tuple[subprocess.Popen[bytes], str],
 ) -> None:
     worker, url = deliverer
-    assert "# TYPE thoraq_webhook_attempts_total counter" in metrics(worker, url)
+    assert "# TYPE thoraq_webhook_attempts_total counter" in httpx.get(url).text
     loaded = Path(f"/proc/{worker.pid}/maps").read_text(encoding="utf-8")
     assert "psycopg" in loaded
     assert "tensorflow" not in loaded
