@@ -12,7 +12,7 @@ from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session
 
 from api.context import Principal, principal, services
-from api.idempotency import REPLAYED, earlier
+from api.idempotency import earlier, located
 from api.jobs import check_supported
 from api.openapi import ERRORS, form_body
 from api.schemas import BatchForm, BatchPath
@@ -50,11 +50,8 @@ def submit_batch() -> Response:
         view = batch_envelope(_find(session, who, first or batch_id))
     response = jsonify(view.model_dump(mode="json"))
     response.status_code = 202
-    response.headers["Location"] = f"/v1/batches/{view.id}"
     response.headers["Retry-After"] = "1"
-    if first is not None:
-        response.headers[REPLAYED] = "true"
-    return response
+    return located(response, f"/v1/batches/{view.id}", replayed=first is not None)
 
 
 @blueprint.get("/batches/<string:batch_id>", responses={"200": BatchEnvelope})

@@ -6,7 +6,7 @@ the first one's commit at the unique index, and then finds its row: no window in
 
 from __future__ import annotations
 
-from flask import request
+from flask import Response, request
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -36,3 +36,11 @@ def earlier(session: Session, who: Principal, fingerprint: str, resource_id: str
     if first.fingerprint != fingerprint:
         raise IdempotencyKeyReused(f"this {HEADER} was used for a different request")
     return first.resource_id
+
+
+def located(response: Response, location: str, *, replayed: bool) -> Response:
+    """The answer to a request that creates: where the resource is, and whether an earlier request made it."""
+    response.headers["Location"] = location
+    if replayed:
+        response.headers[REPLAYED] = "true"
+    return response

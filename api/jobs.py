@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, joinedload
 from werkzeug.http import parse_dict_header
 
 from api.context import Principal, Services, principal, services
-from api.idempotency import REPLAYED, earlier
+from api.idempotency import earlier, located
 from api.openapi import ERRORS, form_body
 from api.requests import MULTIPART
 from api.schemas import JobForm, JobList, JobPath, JobQuery, JobRequest
@@ -141,10 +141,7 @@ def submit_job() -> Response:
     ring(service.settings, CLASSIFY)
     envelope = wait_for(service, who, job_id, seconds)
     response = job_response(envelope, 200 if seconds and envelope.status in TERMINAL else 202)
-    response.headers["Location"] = f"/v1/jobs/{job_id}"
-    if replayed:
-        response.headers[REPLAYED] = "true"
-    return response
+    return located(response, f"/v1/jobs/{job_id}", replayed=replayed)
 
 
 def _submit_files(service: Services, who: Principal) -> tuple[str, bool]:

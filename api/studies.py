@@ -10,7 +10,7 @@ from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session, selectinload
 
 from api.context import Principal, principal, services
-from api.idempotency import REPLAYED, earlier
+from api.idempotency import earlier, located
 from api.openapi import ERRORS, form_body
 from api.schemas import ImagePath, ImageView, StudyForm, StudyPath, StudyView
 from api.uploads import (
@@ -93,10 +93,7 @@ def create_study() -> Response:
         view = study_view(find_study(session, who, first or study.id))
     response = jsonify(view.model_dump(mode="json"))
     response.status_code = 201
-    response.headers["Location"] = f"/v1/studies/{view.id}"
-    if first is not None:
-        response.headers[REPLAYED] = "true"
-    return response
+    return located(response, f"/v1/studies/{view.id}", replayed=first is not None)
 
 
 @blueprint.get("/studies/<string:study_id>", responses={"200": StudyView})

@@ -11,7 +11,7 @@ from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from api.context import Principal, Services, principal, services
-from api.idempotency import REPLAYED, earlier
+from api.idempotency import earlier, located
 from api.openapi import ERRORS, IDEMPOTENCY_KEY
 from api.schemas import (
     AttemptView,
@@ -127,11 +127,8 @@ def create_endpoint(body: EndpointRequest) -> Response:
         endpoint_id = new_id("whe")
         first = earlier(session, who, fingerprint(body.model_dump()), endpoint_id)
         endpoint = find_endpoint(session, who, first) if first else _add_endpoint(session, who, body, endpoint_id)
-    response = _with_secret(endpoint, 201)
-    if first is not None:
-        response.headers[REPLAYED] = "true"
-    response.headers["Location"] = f"/v1/webhook-endpoints/{endpoint.id}"
-    return response
+    location = f"/v1/webhook-endpoints/{endpoint.id}"
+    return located(_with_secret(endpoint, 201), location, replayed=first is not None)
 
 
 @blueprint.get("/webhook-endpoints", responses={"200": EndpointList})

@@ -215,12 +215,6 @@ class QueueError(ThoraqError):
     type, title = "queue", "Broker unavailable"
 
 
-class LeaseLost(ThoraqError):
-    """Another worker owns the job now; this worker drops its result."""
-
-    type, title = "lease-lost", "Lease lost"
-
-
 class WebhookDestinationRefused(ThoraqError):
     """The endpoint's URL, or an address that its host resolves to, is not allowed."""
 
