@@ -74,7 +74,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11
 lock: $(READY) ## rewrite locks/*.lock from pyproject.toml, with the newest versions that fit [ARGS=--upgrade]
 	$(COMPILE) $(ARGS) --extra cpu --extra standalone --extra train --extra dev --override locks/overrides.txt -o locks/all.lock
 	$(COMPILE) $(ARGS) -o locks/api.lock
-	$(COMPILE) $(ARGS) --extra cpu -o locks/cpu.lock
+	$(COMPILE) $(ARGS) --extra cpu --override locks/overrides.txt -o locks/cpu.lock
 	$(COMPILE) $(ARGS) --extra gpu -o locks/gpu.lock
 
 # A file that says a package is there, and the package.

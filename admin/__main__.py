@@ -3,67 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated
 
 import sqlalchemy as sa
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from admin import models
+from admin.console import ACTOR, AsJson, open_database, show
 from admin.doctor import examine
 from migrations.upgrade import upgrade
 from shared import keys
-from shared.bundle import Bundle
 from shared.config import settings
-from shared.db import Database
-from shared.errors import ThoraqError
 from shared.keys import Scope
-from shared.models import ApiKey, ModelBundle, Tenant
+from shared.models import ApiKey, Tenant
 from shared.storage import open_storage
 
 app = typer.Typer(help="Operate Thoraq: works on the database and the object store directly.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
-models_app = typer.Typer(help="Model bundles.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
-app.add_typer(models_app, name="models")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ACTOR = "thoraq-admin"
-console = Console()
-
-
-@contextmanager
-def _database() -> Iterator[Database]:
-    """The database, with our errors told in one line."""
-    database = None
-    try:
-        database = Database(settings(), pool_size=1)
-        yield database
-    except ThoraqError as error:
-        typer.echo(f"thoraq-admin: {error.detail}", err=True)
-        raise typer.Exit(1) from error
-    finally:
-        if database is not None:
-            database.close()
-
-
-def _show(columns: list[str], rows: list[dict[str, object]], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, default=str))
-        return
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
-    console.print(table)
+app.add_typer(models.app, name="models")
 
 
 @app.command()
 def migrate() -> None:
     """Bring the schema to the newest revision and make the folder or bucket for objects."""
-    with _database() as database:
+    with open_database() as database:
         upgrade(database.engine)
         open_storage(settings()).prepare()
     typer.echo("migrated")
@@ -84,7 +49,7 @@ def create_key(
         asked = [Scope(scope.strip()) for scope in scopes.split(",")]
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--scopes") from error
-    with _database() as database, database.transaction() as session:
+    with open_database() as database, database.transaction() as session:
         made = keys.create(session, keys.tenant_named(session, tenant), name, asked, expires_at, ACTOR)
     if as_json:
         typer.echo(json.dumps({"id": made.id, "tenant": made.tenant_id, "key": made.key}))
@@ -95,7 +60,7 @@ def create_key(
 @keys_app.command("list")
 def list_keys(as_json: AsJson = False) -> None:
     """Every key: whose, what for, and when it was last used; never the key itself."""
-    with _database() as database, database.transaction() as session:
+    with open_database() as database, database.transaction() as session:
         rows = session.execute(
             sa.select(ApiKey, Tenant.name).join(Tenant, Tenant.id == ApiKey.tenant_id).order_by(ApiKey.id)
         ).all()
@@ -105,13 +70,13 @@ def list_keys(as_json: AsJson = False) -> None:
         | {"tenant": tenant, "scopes": ",".join(key.scopes)}
         for key, tenant in rows
     ]
-    _show(columns, found, as_json)
+    show(columns, found, as_json)
 
 
 @keys_app.command("revoke")
 def revoke_key(key_id: str) -> None:
     """End a key now."""
-    with _database() as database, database.transaction() as session:
+    with open_database() as database, database.transaction() as session:
         revoked = keys.revoke(session, key_id, ACTOR)
     if not revoked:
         typer.echo("thoraq-admin: no such key in force", err=True)
@@ -119,36 +84,15 @@ def revoke_key(key_id: str) -> None:
     typer.echo("revoked")
 
 
-@models_app.command("list")
-def list_models(as_json: AsJson = False) -> None:
-    """Every bundle that some worker has served."""
-    with _database() as database, database.transaction() as session:
-        bundles = session.scalars(sa.select(ModelBundle).order_by(ModelBundle.first_seen_at)).all()
-    columns = ["name", "version", "sha256", "first_seen_at"]
-    _show(columns, [{name: getattr(bundle, name) for name in columns} for bundle in bundles], as_json)
-
-
-@models_app.command("verify")
-def verify_model(as_json: AsJson = False) -> None:
-    """Check every file of THORAQ_MODEL_DIR against the SHA-256 in its card."""
-    with _database():
-        bundle = Bundle.open(settings().model_dir)
-    _show(
-        ["name", "version", "sha256"],
-        [{"name": bundle.name, "version": bundle.version, "sha256": bundle.sha256}],
-        as_json,
-    )
-
-
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Prove the invariants on the running system; exit 1 when one does not hold."""
-    with _database() as database:
+    with open_database() as database:
         findings = examine(database, open_storage(settings()))
     rows: list[dict[str, object]] = [
         {"invariant": f.invariant, "violations": len(f.ids), "ids": ", ".join(f.ids[:5])} for f in findings
     ]
-    _show(["invariant", "violations", "ids"], rows, as_json)
+    show(["invariant", "violations", "ids"], rows, as_json)
     if any(finding.ids for finding in findings):
         raise typer.Exit(1)
 

@@ -9,7 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared.db import Database
-from shared.errors import ObjectCorrupt, ObjectNotFound
+from shared.errors import ModelError, ObjectCorrupt, ObjectNotFound
+from shared.model_store import check
+from shared.models import ModelBundle
 from shared.orphans import orphans
 from shared.storage import Storage
 
@@ -61,6 +63,9 @@ def examine(database: Database, storage: Storage) -> list[Finding]:
     with database.transaction() as session:
         findings = [Finding(invariant, tuple(session.scalars(sa.text(query)))) for invariant, query in QUERIES.items()]
         findings.append(Finding("every live job's object is there, with its SHA-256", _broken(session, storage)))
+        bundles = session.scalars(sa.select(ModelBundle.sha256).where(ModelBundle.stored)).all()
+    damaged = tuple(sha256 for sha256 in bundles if not _is_bundle_whole(storage, sha256))
+    findings.append(Finding("every stored model bundle is whole", damaged))
     old = (key for keys in orphans(database, storage, ORPHAN_AGE) for key in keys)
     findings.append(Finding("no object without a row is older than two days", tuple(old)))
     return findings
@@ -75,5 +80,13 @@ def _whole(storage: Storage, key: str, sha256: str) -> bool:
     try:
         storage.get(key, expect_sha256=sha256)
     except (ObjectNotFound, ObjectCorrupt):
+        return False
+    return True
+
+
+def _is_bundle_whole(storage: Storage, sha256: str) -> bool:
+    try:
+        check(sha256, storage)
+    except ModelError:
         return False
     return True

@@ -14,7 +14,7 @@ from flask_openapi3.models.security_scheme import SecurityScheme
 from flask_openapi3.openapi import OpenAPI
 from pydantic import ValidationError
 
-from api import batches, health, jobs, models, pages, problems, studies, webhooks
+from api import artifacts, batches, health, jobs, models, pages, problems, studies, webhooks
 from api.auth import authenticate
 from api.context import EXTENSION, Services
 from api.openapi import completed
@@ -27,7 +27,7 @@ from shared.errors import ConfigError, NotFound
 from shared.ids import new_id
 from shared.storage import open_storage
 
-BLUEPRINTS = (jobs, studies, batches, models, webhooks, health)
+BLUEPRINTS = (jobs, artifacts, studies, batches, models, webhooks, health)
 SECURITY: dict[str, SecurityScheme | dict[str, Any]] = {
     "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key: tq_..."}
 }

@@ -20,7 +20,7 @@ blueprint = APIBlueprint("models", __name__, url_prefix="/v1", abp_tags=[Tag(nam
 
 @blueprint.get("/models", responses={"200": ModelList})
 def list_models() -> Response:
-    """Every bundle that has answered here, with its card: what it is, how well it does, where it stops."""
+    """Every bundle that is stored or has answered here, with its card: what it is, how well it does, where it stops."""
     principal(Scope.MODELS_READ)
     service = services()
     fresh = Worker.seen_at > sa.func.now() - timedelta(seconds=service.settings.lease_seconds)
@@ -28,7 +28,14 @@ def list_models() -> Response:
         serving = set(session.scalars(sa.select(Worker.bundle_sha256).where(fresh)))
         bundles = session.scalars(sa.select(ModelBundle).order_by(ModelBundle.first_seen_at.desc())).all()
     data = [
-        ModelView(name=b.name, version=b.version, sha256=b.sha256, serving=b.sha256 in serving, card=b.card)
-        for b in bundles
+        ModelView(
+            name=bundle.name,
+            version=bundle.version,
+            sha256=bundle.sha256,
+            active=bundle.active,
+            serving=bundle.sha256 in serving,
+            card=bundle.card,
+        )
+        for bundle in bundles
     ]
     return jsonify(ModelList(data=data).model_dump(mode="json"))

@@ -91,4 +91,5 @@ def completed(document: dict[str, Any]) -> dict[str, Any]:
                 operation["security"] = []
                 del operation["responses"]["422"]
     document["paths"]["/v1/jobs/{job_id}"]["get"]["parameters"] += [PREFER, IF_NONE_MATCH]
+    document["paths"]["/v1/jobs/{job_id}/artifacts/{artifact_id}"]["get"]["parameters"].append(IF_NONE_MATCH)
     return document

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.fields import Description, ExternalId, FormMetadata, Id, Metadata, Url
 from shared.envelope import JobEnvelope, ProblemRef
-from shared.models import Classifier, DeliveryState, EventType, JobState, Modality, Priority
+from shared.models import ArtifactKind, Classifier, DeliveryState, EventType, JobState, Modality, Priority
 
 
 class Strict(BaseModel):
@@ -97,6 +97,12 @@ class JobPath(BaseModel):
     job_id: str
 
 
+class ArtifactPath(JobPath):
+    """A job's and one of its artifacts' ids in the path."""
+
+    artifact_id: str
+
+
 class StudyPath(BaseModel):
     """A study's id in the path."""
 
@@ -135,6 +141,26 @@ class JobList(BaseModel):
     next_cursor: str | None
 
 
+class ArtifactView(BaseModel):
+    """Something that belongs to a job's result; a heatmap speaks of one class on one image."""
+
+    id: str
+    object: Literal["artifact"] = "artifact"
+    kind: ArtifactKind
+    image_id: str
+    class_name: str = Field(serialization_alias="class", description="The class predicted for the image")
+    media_type: Literal["image/png"] = "image/png"
+    url: str
+    created_at: datetime
+
+
+class ArtifactList(BaseModel):
+    """All of a job's artifacts, in the order of its images."""
+
+    object: Literal["list"] = "list"
+    data: list[ArtifactView]
+
+
 class ImageView(BaseModel):
     """An image of a study; `problem` says why it cannot be classified."""
 
@@ -162,17 +188,18 @@ class StudyView(BaseModel):
 
 
 class ModelView(BaseModel):
-    """A model bundle and its card; `serving`: a live worker answers with it."""
+    """A model bundle and its card; `serving`: a live worker answers with it; `active`: all workers are to."""
 
     name: str
     version: str
     sha256: str
+    active: bool
     serving: bool
     card: dict[str, Any]
 
 
 class ModelList(BaseModel):
-    """The bundles that have answered, newest first."""
+    """The bundles that were stored or have answered, newest first."""
 
     object: Literal["list"] = "list"
     data: list[ModelView]

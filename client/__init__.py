@@ -10,6 +10,7 @@ For example:
 from client.client import Client
 from client.errors import ApiError, ClientError, JobFailed, Unreachable, WaitTimeout
 from client.models import (
+    Artifact,
     Batch,
     Bundle,
     Classifier,
@@ -21,12 +22,14 @@ from client.models import (
     Model,
     Priority,
     Problem,
+    SecondOpinion,
     Study,
 )
 from client.transport import Retry
 
 __all__ = [
     "ApiError",
+    "Artifact",
     "Batch",
     "Bundle",
     "Classifier",
@@ -42,6 +45,7 @@ __all__ = [
     "Priority",
     "Problem",
     "Retry",
+    "SecondOpinion",
     "Study",
     "Unreachable",
     "WaitTimeout",

@@ -1,4 +1,4 @@
-"""The `thoraq` command: submit, status, results, cancel, jobs, models."""
+"""The `thoraq` command: submit, status, results, heatmap, cancel, jobs, models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 
 from client.client import Client
 from client.errors import ApiError, ClientError, Unreachable
-from client.models import Classifier, Modality, Priority
+from client.models import Classifier, Job, Modality, Priority
 from client.sending import Exit, Outcome, attempt, code_of, find, follow, send, worst
 from client.tables import jobs_table, models_table, print_json, progress, results_table, stderr
 
@@ -111,6 +111,30 @@ def results(ids: Ids, key: Key, url: Url = LOCAL, wait: Wait = False, as_json: J
                 _await(thoraq, outcomes, as_json)
     if not as_json:
         results_table(outcomes)
+    unfinished = [Exit.UNFINISHED for outcome in outcomes if outcome.job and not outcome.job.done]
+    raise typer.Exit(worst([*unfinished, *(outcome.code for outcome in outcomes)]))
+
+
+@app.command()
+def heatmap(
+    ids: Ids,
+    key: Key,
+    url: Url = LOCAL,
+    out: Annotated[Path, typer.Option("--out", file_okay=False, help="The directory to save them in.")] = Path(),
+) -> None:
+    """Save the heatmaps of jobs: where the network looked for its answer, not where the disease is.
+
+    Each is a see-through PNG to lay over its picture, stretched to it, and is named after the job, the file and the
+    frame (both from 0).
+    """
+    with _client(url, key) as thoraq:
+        outcomes = [
+            attempt(partial(_save_heatmaps, thoraq, job_id, out), Outcome(job_id=job_id))
+            for job_id in dict.fromkeys(ids)
+        ]
+    for outcome in outcomes:
+        if outcome.error:
+            stderr().print(f"{outcome.job_id}: {outcome.error}")
     unfinished = [Exit.UNFINISHED for outcome in outcomes if outcome.job and not outcome.job.done]
     raise typer.Exit(worst([*unfinished, *(outcome.code for outcome in outcomes)]))
 
@@ -214,6 +238,28 @@ def _hint(outcomes: list[Outcome]) -> None:
 
 def _fetch(thoraq: Client, ids: list[str]) -> list[Outcome]:
     return [attempt(partial(thoraq.job, job_id), Outcome(job_id=job_id)) for job_id in dict.fromkeys(ids)]
+
+
+def _save_heatmaps(thoraq: Client, job_id: str, folder: Path) -> Job:
+    """The job, with its heatmaps saved and their paths printed. OSError when they cannot be written."""
+    job = thoraq.job(job_id)
+    images = {image.image_id: image for image in job.result.images} if job.result else {}
+    found = [one for one in thoraq.artifacts(job_id) if one.kind == "heatmap" and one.image_id in images]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in found:
+        image = images[one.image_id]
+        path = folder / f"{job_id}-{image.file}-{image.frame}.png"
+        path.write_bytes(thoraq.heatmap(job_id, one.id))
+        print(path)
+    if not found:
+        stderr().print(f"{job_id}: no heatmap, {_why_none(job)}")
+    return job
+
+
+def _why_none(job: Job) -> str:
+    if job.status != "succeeded":
+        return f"the job is {job.status}"
+    return "the input was rejected" if job.result and job.result.rejected else "the server kept none"
 
 
 def _stream(outcome: Outcome, as_json: bool, wait: bool) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from client.errors import WaitTimeout
-from client.models import Batch, Classifier, Delivery, Endpoint, Job, Modality, Model, Priority, Study
+from client.models import Artifact, Batch, Classifier, Delivery, Endpoint, Job, Modality, Model, Priority, Study
 from client.transport import Retry, Transport, retry_after
 from client.uploads import parts
 
@@ -180,6 +180,14 @@ class Client:
     def cancel(self, job_id: str) -> Job:
         """Withdraw a queued or running job. ApiError 409 when it has already ended otherwise."""
         return Job.model_validate(self._transport.send("POST", _path("jobs", job_id, "cancel")).json())
+
+    def artifacts(self, job_id: str) -> list[Artifact]:
+        """What belongs to a job's result, in the order of its images; none until it has succeeded."""
+        return [Artifact.model_validate(item) for item in self._pages(_path("jobs", job_id, "artifacts"), {})]
+
+    def heatmap(self, job_id: str, artifact_id: str) -> bytes:
+        """A heatmap as a PNG, see-through where the network hardly looked: lay it over the picture, stretched to it."""
+        return self._transport.send("GET", _path("jobs", job_id, "artifacts", artifact_id)).content
 
     def models(self) -> list[Model]:
         """The model bundles that the server knows."""

@@ -35,7 +35,11 @@ class Problem(Answer):
 
 
 class ImagePrediction(Answer):
-    """One image's answer, or its problem; `file` and `frame` count from 0 in the order that was sent."""
+    """One image's answer, or why it has none; `file` and `frame` count from 0 in the order that was sent.
+
+    `problem`: it could not be read. `rejected`: it is no picture that the classifier answers for. `heatmap` is the
+    path of its heatmap on the server.
+    """
 
     image_id: str
     file: int
@@ -43,6 +47,8 @@ class ImagePrediction(Answer):
     prediction: str | None = None
     probabilities: dict[str, float] | None = None
     problem: Problem | None = None
+    rejected: str | None = None
+    heatmap: str | None = None
 
 
 class Bundle(Answer):
@@ -53,16 +59,54 @@ class Bundle(Answer):
     sha256: str
 
 
-class JobResult(Answer):
-    """The answer; for several images the mean of their probabilities. Timings are in seconds."""
+class SecondOpinion(Answer):
+    """What the other classifier says of the same images."""
 
+    classifier: str
     prediction: str
     probabilities: dict[str, float]
+
+
+class JobResult(Answer):
+    """The answer; for several images the mean of their probabilities. Timings are in seconds.
+
+    `outcome` is `answered` or `rejected_input`: then there are a `reason` (a stable word) and a `detail` (a
+    sentence), and neither prediction nor probabilities.
+    `modality` is the one that was answered for, and `modality_corrected` whether another had been sent.
+    """
+
+    outcome: str = "answered"
+    reason: str | None = None
+    detail: str | None = None
+    prediction: str | None = None
+    probabilities: dict[str, float] | None = None
+    modality: str | None = None
+    modality_corrected: bool = False
+    needs_review: bool = False
+    review_reasons: list[str] = []
+    second_opinion: SecondOpinion | None = None
     aggregate: str
     images: list[ImagePrediction]
     model: Bundle
     timings: dict[str, float]
     notice: str = RESEARCH_USE
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the images were none that the classifier answers for."""
+        return self.outcome == "rejected_input"
+
+
+class Artifact(Answer):
+    """Something that belongs to a job's result; a `heatmap` shows where the network looked for `class_name`."""
+
+    id: str
+    object: str = "artifact"
+    kind: str
+    image_id: str
+    class_name: str = Field(alias="class")
+    url: str
+    created_at: datetime | None = None
 
 
 class Job(Answer):
@@ -173,12 +217,16 @@ class Study(Answer):
 
 
 class Model(Answer):
-    """A model bundle that the server knows, with its model card; `serving` is the one that answers now."""
+    """A model bundle that the server knows, with its model card.
+
+    `serving`: a worker answers with it now. `active`: it is the one that all workers are to serve.
+    """
 
     name: str
     version: str
     sha256: str
     card: dict[str, Any] = {}
+    active: bool = False
     serving: bool
 
 

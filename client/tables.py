@@ -17,7 +17,8 @@ from client.errors import ApiError
 from client.models import RESEARCH_USE, Job, JobResult, Model
 from client.sending import Outcome
 
-WRAPPED = frozenset({"File", "Probabilities", "Problem", "SHA-256"})  # the rest is short or an id, and stays whole
+# The rest is short or an id, and stays whole.
+WRAPPED = frozenset({"File", "Probabilities", "Review", "Second opinion", "Problem", "SHA-256"})
 PIPED_WIDTH = 200  # without a terminal to ask; ids must not be cut
 
 Row = TypeVar("Row")
@@ -88,8 +89,12 @@ def results_table(outcomes: Sequence[Outcome]) -> None:
         *_files(outcomes),
         ("Job", _job_id),
         ("Status", _status),
-        ("Prediction", _result(lambda result: result.prediction)),
+        ("Outcome", _result(lambda result: "rejected" if result.rejected else result.outcome)),
+        ("Prediction", _result(lambda result: result.prediction or "")),
         ("Probabilities", _result(lambda result: _probabilities(result.probabilities))),
+        ("Review", _result(_review)),
+        ("Second opinion", _result(_second_opinion)),
+        ("Corrected to", _result(lambda result: result.modality or "" if result.modality_corrected else "")),
         ("Images", _result(_images)),
         ("Problem", _problem),
     )
@@ -109,6 +114,7 @@ def models_table(models: Sequence[Model]) -> None:
         models,
         ("Model", lambda model: model.name),
         ("Version", lambda model: model.version),
+        ("Active", lambda model: "yes" if model.active else ""),
         ("Serving", lambda model: "yes" if model.serving else "no"),
         ("Classifiers", lambda model: ", ".join(model.card.get("heads", ()))),
         ("SHA-256", lambda model: model.sha256),
@@ -122,8 +128,8 @@ def _images_table(job: Job, result: JobResult) -> None:
         ("File", lambda image: str(image.file)),
         ("Frame", lambda image: str(image.frame)),
         ("Prediction", lambda image: image.prediction or ""),
-        ("Probabilities", lambda image: _probabilities(image.probabilities or {})),
-        ("Problem", lambda image: image.problem.detail if image.problem else ""),
+        ("Probabilities", lambda image: _probabilities(image.probabilities)),
+        ("Problem", lambda image: image.problem.detail if image.problem else (image.rejected or "").replace("-", " ")),
         title=f"Images of {job.id}",
     )
 
@@ -174,7 +180,9 @@ def _status(outcome: Outcome) -> str:
 def _problem(outcome: Outcome) -> str:
     if outcome.error is not None:
         return str(outcome.error)
-    return outcome.job.error.detail if outcome.job and outcome.job.error else ""
+    if outcome.job and outcome.job.error:
+        return outcome.job.error.detail
+    return (outcome.job.result.detail or outcome.job.result.reason or "") if outcome.job and outcome.job.result else ""
 
 
 def _of(show: Callable[[Job], str]) -> Callable[[Outcome], str]:
@@ -185,13 +193,24 @@ def _result(show: Callable[[JobResult], str]) -> Callable[[Outcome], str]:
     return _of(lambda job: show(job.result) if job.result else "")
 
 
+def _review(result: JobResult) -> str:
+    if not result.needs_review:
+        return ""
+    return ", ".join(reason.replace("-", " ") for reason in result.review_reasons) or "yes"
+
+
+def _second_opinion(result: JobResult) -> str:
+    other = result.second_opinion
+    return f"{other.classifier}: {_probabilities(other.probabilities)}" if other else ""
+
+
 def _images(result: JobResult) -> str:
-    answered = sum(1 for image in result.images if image.problem is None)
+    answered = sum(1 for image in result.images if image.problem is None and image.rejected is None)
     return str(answered) if answered == len(result.images) else f"{answered} of {len(result.images)}"
 
 
-def _probabilities(values: dict[str, float]) -> str:
-    ranked = sorted(values.items(), key=lambda item: -item[1])
+def _probabilities(values: dict[str, float] | None) -> str:
+    ranked = sorted((values or {}).items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {value:.3f}" for name, value in ranked)
 
 

@@ -49,6 +49,15 @@ class Trunk(_CardPart):
     origin: str
 
 
+class OperatingPoint(_CardPart):
+    """A threshold on the probability of COVID-19, chosen on validation images for a sensitivity."""
+
+    target_sensitivity: float
+    threshold: float
+    sensitivity: float
+    specificity: float
+
+
 class Head(_CardPart):
     """A classifier on top of one or two trunks' maps; its outputs are calibrated probabilities of `classes`."""
 
@@ -61,12 +70,30 @@ class Head(_CardPart):
     trunks: tuple[str, ...]
     architecture: FileName
     weights: FileName
+    # Between the two likeliest classes: an answer whose probabilities are closer than this wants a second look.
+    review_margin: float = 0.0
+    operating_points: tuple[OperatingPoint, ...] = ()
     metrics: dict[str, Any]
 
     @property
     def name(self) -> str:
         """How the card and the engine call it: binary-xray, binary-ct, ensemble-xray."""
         return f"{self.classifier}-{self.modality}"
+
+
+class Gate(_CardPart):
+    """What tells chest X-ray, chest CT slice and anything else apart, from one trunk's map."""
+
+    trunk: str
+    weights: FileName
+    metrics: dict[str, Any]
+
+
+class EngineFiles(_CardPart):
+    """A trunk as one engine reads it (OpenVINO: `model` is the .xml, `weights` the .bin)."""
+
+    model: FileName
+    weights: FileName
 
 
 class Source(_CardPart):
@@ -87,6 +114,13 @@ class Card(_CardPart):
     preprocessing: InputSpec
     trunks: dict[str, Trunk]
     heads: dict[str, Head]
+    gate: Gate | None = None
+    # Engine name to trunk name to files, for engines that do not start from the trunks' own weights.
+    engines: dict[str, dict[str, EngineFiles]] = {}
+    # Reference images and what TensorFlow in float32 answers on them: every engine is held to it when it loads.
+    parity: FileName | None = None
+    # Results of patient-wise cross-validation by classifier, as training measured them.
+    cross_validation: dict[str, Any] = {}
     data: tuple[Source, ...]
     limits: tuple[str, ...]
     notice: str
@@ -99,6 +133,8 @@ class Card(_CardPart):
                 raise ValueError(f"head {name} is called {head.name}")
             if missing := set(head.trunks) - self.trunks.keys():
                 raise ValueError(f"head {name} needs trunks that the bundle lacks: {', '.join(sorted(missing))}")
+        if self.gate is not None and self.gate.trunk not in self.trunks:
+            raise ValueError(f"the gate needs a trunk that the bundle lacks: {self.gate.trunk}")
         return self
 
 

@@ -47,7 +47,12 @@ class Settings(BaseModel):
     minio_secure: bool = Field(True, description="TLS to MinIO")
     minio_region: str = Field("us-east-1", description="Region that requests are signed for")
 
-    model_dir: Path = Field(Path("models/thoraq-1"), description="The model bundle that workers serve")
+    model_dir: Path = Field(Path("models/thoraq-1"), description="The model bundle served while none is activated")
+    model_cache: Path = Field(Path(".thoraq/models"), description="Where workers keep activated bundles they fetched")
+    engine: Literal["auto", "tensorflow", "openvino-bf16", "openvino-int8"] = Field(
+        "auto", description="What runs the trunks; auto: TensorFlow on a GPU, else the fastest that passes its check"
+    )
+    heatmaps: bool = Field(True, description="Keep a heatmap (Grad-CAM) with every answered image")
 
     max_upload_bytes: int = Field(2_000_000_000, gt=0, description="Largest request body, bytes")
     max_files: int = Field(2_000, gt=0, description="Most files in one study")

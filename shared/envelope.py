@@ -6,12 +6,13 @@ Webhooks carry it without what the client attached (`external_id`, `metadata`): 
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from shared.models import Batch, Classifier, EventType, Job, JobState, Modality, Priority, Result
+from shared.models import Batch, Classifier, EventType, Job, JobState, Modality, Priority, Result, ResultOutcome
 
 RESEARCH_USE = "Decision support for research; not a medical device. A radiologist decides."
 
@@ -24,14 +25,34 @@ class ProblemRef(BaseModel):
     detail: str
 
 
+class Rejection(StrEnum):
+    """Why an image, or a whole study, is not answered although it can be read. The words are stable."""
+
+    NOT_A_CHEST_IMAGE = "not-a-chest-image"  #: neither a chest X-ray nor a chest CT slice, as far as the gate can tell
+    ENSEMBLE_NEEDS_XRAY = "ensemble-needs-xray"  #: a CT slice, and the ensemble was asked
+    OTHER_MODALITY = "other-modality"  #: a chest image, of the modality that fewer of the study's images have
+
+
+class ReviewReason(StrEnum):
+    """Why a radiologist should look twice at an answer. The words are stable."""
+
+    THIN_MARGIN = "thin-margin"  #: the two likeliest classes are closer than the model card's `review_margin`
+    CLASSIFIERS_DISAGREE = "classifiers-disagree"  #: ensemble and binary classifier differ about COVID-19
+    IMAGES_DISAGREE = "images-disagree"  #: an image clearly shows another class than the study as a whole
+    MODALITY_CORRECTED = "modality-corrected"  #: the images are not of the modality that they were sent as
+    IMAGES_LEFT_OUT = "images-left-out"  #: the answer does not speak of every image: see `rejected` and `problem`
+
+
 class ImagePrediction(BaseModel):
-    """One image's answer, or its problem."""
+    """One image: its answer, or why it was rejected, or the problem that it has."""
 
     image_id: str
     file: int = Field(description="Index of the file in the request, from 0")
     frame: int = Field(description="Index of the frame in the file, from 0")
     prediction: str | None = None
     probabilities: dict[str, float] | None = None
+    rejected: Rejection | None = Field(None, description="Why a readable image is not answered")
+    heatmap: str | None = Field(None, description="Path of where the network looked for the image's prediction")
     problem: ProblemRef | None = None
 
 
@@ -43,12 +64,32 @@ class BundleRef(BaseModel):
     sha256: str
 
 
-class JobResult(BaseModel):
-    """The answer: for a study of several images the mean of its images' probabilities."""
+class SecondOpinion(BaseModel):
+    """What the binary classifier says to images that the ensemble was asked about; combined as the answer is."""
 
+    classifier: Classifier
     prediction: str
     probabilities: dict[str, float]
-    aggregate: str = Field(description="How images were combined: `single` or `mean`")
+
+
+class JobResult(BaseModel):
+    """What a job that succeeded came to: an answer, or why its input was rejected.
+
+    The answer for a study of several images is the mean of its answered images' probabilities. Their modality is the
+    one that most chest images among them have (as sent, when it is a tie); images of the other one are left out.
+    """
+
+    outcome: ResultOutcome
+    reason: Rejection | None = Field(None, description="Of a rejected input: why, as a stable word")
+    detail: str | None = Field(None, description="Of a rejected input: why, as a sentence")
+    prediction: str | None
+    probabilities: dict[str, float] | None
+    modality: Modality = Field(description="What the images are; the study's own `modality` is what they were sent as")
+    modality_corrected: bool
+    needs_review: bool
+    review_reasons: list[ReviewReason]
+    second_opinion: SecondOpinion | None
+    aggregate: str = Field(description="How images were combined: `single`, `mean`, or `none` of a rejected input")
     images: list[ImagePrediction]
     model: BundleRef
     timings: dict[str, float] = Field(description="Seconds: queued, load, infer, total")
@@ -121,17 +162,36 @@ class WebhookPayload(BaseModel):
     data: dict[str, Any]
 
 
-def result_of(result: Result) -> JobResult:
+def result_of(result: Result, sent_as: Modality) -> JobResult:
     """The result row as clients see it."""
-    answered = sum(1 for image in result.images if image.get("problem") is None)
+    answered = sum(1 for image in result.images if image.get("prediction") is not None)
     return JobResult(
+        outcome=result.outcome,
+        reason=None if result.reason is None else Rejection(result.reason),
+        detail=result.detail,
         prediction=result.prediction,
         probabilities=result.probabilities,
-        aggregate="single" if answered == 1 else "mean",
-        images=[ImagePrediction.model_validate(image) for image in result.images],
+        modality=result.corrected_modality or sent_as,
+        modality_corrected=result.corrected_modality is not None,
+        needs_review=bool(result.review_reasons),
+        review_reasons=[ReviewReason(word) for word in result.review_reasons],
+        second_opinion=SecondOpinion.model_validate(result.second_opinion) if result.second_opinion else None,
+        aggregate={0: "none", 1: "single"}.get(answered, "mean"),
+        images=[_image(result.job_id, image) for image in result.images],
         model=BundleRef(name=result.bundle.name, version=result.bundle.version, sha256=result.bundle.sha256),
         timings=result.timings,
     )
+
+
+def _image(job_id: str, stored: dict[str, Any]) -> ImagePrediction:
+    """The row holds the heatmap's id."""
+    heatmap = stored.get("heatmap")
+    return ImagePrediction.model_validate(stored | {"heatmap": heatmap and artifact_path(job_id, heatmap)})
+
+
+def artifact_path(job_id: str, artifact_id: str) -> str:
+    """Where the API serves an artifact."""
+    return f"/v1/jobs/{job_id}/artifacts/{artifact_id}"
 
 
 def job_envelope(job: Job) -> JobEnvelope:
@@ -153,7 +213,7 @@ def job_envelope(job: Job) -> JobEnvelope:
         started_at=job.started_at,
         finished_at=job.finished_at,
         error=ProblemRef.model_validate(job.error) if job.error else None,
-        result=result_of(job.result) if job.result else None,
+        result=result_of(job.result, job.study.modality) if job.result else None,
     )
 
 

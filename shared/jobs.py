@@ -15,7 +15,7 @@ completion) happens in that same transaction.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -27,6 +27,8 @@ from shared.envelope import batch_event, job_event
 from shared.errors import Conflict, NotFound, ThoraqError, WorkerCrashed
 from shared.models import (
     TERMINAL,
+    Artifact,
+    ArtifactKind,
     Batch,
     Classifier,
     EventType,
@@ -36,6 +38,7 @@ from shared.models import (
     Modality,
     Priority,
     Result,
+    ResultOutcome,
     Study,
 )
 from shared.schedule import next_in_line
@@ -76,14 +79,35 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Heatmap:
+    """Where the network looked for the class it predicted for one image; `png` is the trunk's grid in 8-bit grey."""
+
+    id: str
+    image_id: str
+    class_name: str
+    png: bytes
+
+
+@dataclass(frozen=True)
 class Answer:
-    """The result of a claim, ready to be written."""
+    """The result of a claim, ready to be written: its fields are the columns of `results`."""
 
     bundle_sha256: str
-    prediction: str
-    probabilities: dict[str, float]
     images: list[dict[str, Any]]
     timings: dict[str, float]
+    outcome: ResultOutcome = ResultOutcome.ANSWERED
+    reason: str | None = None
+    detail: str | None = None
+    prediction: str | None = None
+    probabilities: dict[str, float] | None = None
+    corrected_modality: Modality | None = None
+    review_reasons: list[str] = field(default_factory=list)
+    second_opinion: dict[str, Any] | None = None
+    #: not columns: rows of `artifacts`, which the entries of `images` name
+    heatmaps: list[Heatmap] = field(default_factory=list)
+
+
+ANSWER_COLUMNS = tuple(column.name for column in fields(Answer) if column.name != "heatmaps")
 
 
 @dataclass(frozen=True)
@@ -98,7 +122,7 @@ class Outcome:
     def word(self) -> str:
         """What becomes of the job, for logs and metrics, if the lease still holds."""
         if self.answer is not None:
-            return "succeeded"
+            return "succeeded" if self.answer.outcome is ResultOutcome.ANSWERED else self.answer.outcome.value
         return "failed" if self.error is None or self.error.permanent else "retried"
 
 
@@ -246,6 +270,7 @@ def finish(session: Session, outcomes: Sequence[Outcome], policy: RetryPolicy) -
             held = _fail(session, outcome.claim, outcome.error or ThoraqError())
         if not held:
             lost.append(outcome.claim.job_id)
+    _keep_heatmaps(session, [outcome for outcome in outcomes if outcome.claim.job_id not in lost])
     _complete_batches(session, [outcome.claim.job_id for outcome in outcomes])
     return lost
 
@@ -253,20 +278,31 @@ def finish(session: Session, outcomes: Sequence[Outcome], policy: RetryPolicy) -
 def _succeed(session: Session, claim: Claim, answer: Answer) -> bool:
     if not _end(session, _held(claim), JobState.SUCCEEDED):
         return False
-    session.add(
-        Result(
-            job_id=claim.job_id,
-            tenant_id=claim.tenant_id,
-            bundle_sha256=answer.bundle_sha256,
-            prediction=answer.prediction,
-            probabilities=answer.probabilities,
-            images=answer.images,
-            timings=answer.timings,
-        )
-    )
+    columns = {column: getattr(answer, column) for column in ANSWER_COLUMNS}
+    session.add(Result(job_id=claim.job_id, tenant_id=claim.tenant_id, **columns))
     session.flush()
     _tell(session, claim.job_id, JobState.SUCCEEDED)
     return True
+
+
+def _keep_heatmaps(session: Session, outcomes: Sequence[Outcome]) -> None:
+    rows = [
+        {
+            "id": heatmap.id,
+            "tenant_id": outcome.claim.tenant_id,
+            "job_id": outcome.claim.job_id,
+            "image_id": heatmap.image_id,
+            "kind": ArtifactKind.HEATMAP,
+            "class_name": heatmap.class_name,
+            "content": heatmap.png,
+            "media_type": "image/png",
+        }
+        for outcome in outcomes
+        if outcome.answer is not None
+        for heatmap in outcome.answer.heatmaps
+    ]
+    if rows:
+        session.execute(sa.insert(Artifact), rows)
 
 
 def _fail(session: Session, claim: Claim, error: ThoraqError) -> bool:

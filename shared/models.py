@@ -58,6 +58,19 @@ class Priority(StrEnum):
         return list(Priority).index(self)
 
 
+class ResultOutcome(StrEnum):
+    """What a job that succeeded came to."""
+
+    ANSWERED = "answered"  #: at least one image was classified
+    REJECTED_INPUT = "rejected_input"  #: no image is one that the classifier can speak of; `reason` says why
+
+
+class ArtifactKind(StrEnum):
+    """What an artifact is."""
+
+    HEATMAP = "heatmap"  #: where the network looked (Grad-CAM), as an 8-bit grey PNG of the trunk's grid
+
+
 class DeliveryState(StrEnum):
     """Where a webhook delivery is."""
 
@@ -246,44 +259,76 @@ class Job(Base):
 
 
 class ModelBundle(Base):
-    """A bundle that some worker has served; its card is kept, so old results stay explained."""
+    """A bundle that was pushed, or that some worker has served; its card is kept, so old results stay explained.
+
+    `active`: the one that workers are to serve. `stored`: its files are in the object store, under `models/<sha256>/`.
+    """
 
     __tablename__ = "model_bundles"
+    __table_args__ = (
+        # At most one is active; and the workers' look for it.
+        sa.Index("uq_model_bundles_active", "active", unique=True, postgresql_where=sa.text("active")),
+    )
     sha256: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     version: Mapped[str]
     card: Mapped[Json]
+    active: Mapped[bool] = mapped_column(server_default=sa.false())
+    stored: Mapped[bool] = mapped_column(server_default=sa.false())
+    #: the last time; workers that refused the bundle try again when it is later
+    activated_at: Mapped[datetime | None]
     first_seen_at: Mapped[datetime] = _created()
 
 
 class Result(Base):
-    """The answer of a job; its primary key makes it the only one."""
+    """The answer of a job; its primary key makes it the only one. shared/envelope.py says what the columns mean."""
 
     __tablename__ = "results"
     job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"), primary_key=True)
     tenant_id: Mapped[str] = _tenant()
     bundle_sha256: Mapped[str] = mapped_column(sa.ForeignKey("model_bundles.sha256"))
-    prediction: Mapped[str]
-    probabilities: Mapped[Json]
+    outcome: Mapped[ResultOutcome] = mapped_column(_enum(ResultOutcome), server_default=ResultOutcome.ANSWERED.value)
+    reason: Mapped[str | None]
+    detail: Mapped[str | None]
+    prediction: Mapped[str | None]
+    probabilities: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
+    #: what the images are, where that is not what the study was sent as
+    corrected_modality: Mapped[Modality | None] = mapped_column(_enum(Modality))
+    review_reasons: Mapped[list[str]] = mapped_column(server_default=sa.text("'{}'"))
+    second_opinion: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
     images: Mapped[list[Json]]
     timings: Mapped[Json]
     created_at: Mapped[datetime] = _created()
     bundle: Mapped[ModelBundle] = relationship(viewonly=True)
+    __table_args__ = (
+        sa.CheckConstraint(
+            "CASE outcome WHEN 'answered' THEN reason IS NULL AND prediction IS NOT NULL"
+            " AND probabilities IS NOT NULL ELSE reason IS NOT NULL AND prediction IS NULL"
+            " AND probabilities IS NULL END",
+            name="answer_or_reason",
+        ),
+    )
 
 
 class Artifact(Base):
-    """A file that belongs to a job's result."""
+    """A small file that belongs to a job's result and was written with it, in the same transaction.
+
+    About a hundred bytes, hence here: it is exactly as durable as its result, and there is nothing to orphan.
+    """
 
     __tablename__ = "artifacts"
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = _tenant()
-    job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"), index=True)
-    kind: Mapped[str]
-    object_key: Mapped[str] = mapped_column(index=True)
-    sha256: Mapped[str]
-    size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"))
+    image_id: Mapped[str] = mapped_column(sa.ForeignKey("images.id"))
+    kind: Mapped[ArtifactKind] = mapped_column(_enum(ArtifactKind))
+    #: the class that it speaks of: the one predicted for the image
+    class_name: Mapped[str]
+    content: Mapped[bytes]
     media_type: Mapped[str]
     created_at: Mapped[datetime] = _created()
+    # Its index also serves the list of a job's artifacts.
+    __table_args__ = (sa.UniqueConstraint("job_id", "image_id", "kind"),)
 
 
 class WebhookEndpoint(Base):
@@ -387,5 +432,7 @@ class Worker(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     queue: Mapped[str] = mapped_column(primary_key=True)
     bundle_sha256: Mapped[str | None]
+    #: why it does not serve the active bundle, if it tried and could not
+    bundle_problem: Mapped[str | None]
     started_at: Mapped[datetime] = _created()
     seen_at: Mapped[datetime] = _created()

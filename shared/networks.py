@@ -38,8 +38,11 @@ def tensorflow(threads: int | None = None) -> Any:
     return tf
 
 
-def rebuild(bundle: Bundle, part: Trunk | Head) -> Any:
-    """The Keras network that two files of the bundle describe; ModelError when they do not fit together."""
+def rebuild(bundle: Bundle, part: Trunk | Head, policy: str = "float32") -> Any:
+    """The Keras network that two files of the bundle describe; ModelError when they do not fit together.
+
+    `policy` is the Keras dtype policy to compute in; the variables are float32 in all of them.
+    """
     tensorflow()
     import keras
 
@@ -48,6 +51,9 @@ def rebuild(bundle: Bundle, part: Trunk | Head) -> Any:
     if strange := kinds - LAYERS:
         raise ModelError(f"{part.architecture}: layers that no Thoraq network has: {', '.join(sorted(strange))}")
     stored = bundle.load_weights(part.weights)
+    for layer in description["config"]["layers"]:
+        if layer["class_name"] != "InputLayer":
+            layer["config"]["dtype"] = policy
     network = keras.saving.deserialize_keras_object(description, safe_mode=True)
     variables = {variable.path: variable for variable in network.weights}
     if variables.keys() != stored.keys():

@@ -1,4 +1,4 @@
-"""Objects that no row names: of requests that stored their files and never committed."""
+"""Objects that no row names: of requests that stored their files and never committed, and of unknown model bundles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from itertools import islice
 import sqlalchemy as sa
 
 from shared.db import Database
-from shared.models import Artifact, Image
+from shared.model_store import bundle_of
+from shared.models import Image, ModelBundle
 from shared.storage import Storage
 
 CHUNK = 500
@@ -20,7 +21,8 @@ def orphans(database: Database, storage: Storage, older_than: timedelta) -> Iter
     before = datetime.now(UTC) - older_than
     old = (info.key for info in storage.list("") if info.modified < before)
     while keys := list(islice(old, CHUNK)):
-        named = sa.union_all(*(sa.select(row.object_key).where(row.object_key.in_(keys)) for row in (Image, Artifact)))
+        bundles = {bundle for key in keys if (bundle := bundle_of(key)) is not None}
         with database.transaction() as session:
-            known = set(session.scalars(named))
-        yield [key for key in keys if key not in known]
+            known = set(session.scalars(sa.select(Image.object_key).where(Image.object_key.in_(keys))))
+            known |= set(session.scalars(sa.select(ModelBundle.sha256).where(ModelBundle.sha256.in_(bundles))))
+        yield [key for key in keys if key not in known and bundle_of(key) not in known]

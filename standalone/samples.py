@@ -73,4 +73,7 @@ def _row(answer: Answered) -> tuple[str, ...]:
 def _verdict(job: Job) -> tuple[str, str]:
     if job.result is None:
         return f"{job.status}: {job.error.detail if job.error else 'no reason given'}", ""
-    return job.result.prediction, f"{job.result.probabilities[job.result.prediction]:.3f}"
+    prediction, probabilities = job.result.prediction, job.result.probabilities
+    if prediction is None or probabilities is None:
+        return f"rejected: {job.result.detail}", ""
+    return prediction, f"{probabilities[prediction]:.3f}"

@@ -188,6 +188,7 @@ class Stack:
             "THORAQ_SECRET_KEY": self.folder.secret("secret_key"),
             "THORAQ_STORAGE": "folder",
             "THORAQ_STORAGE_DIR": str(path / "objects"),
+            "THORAQ_MODEL_CACHE": str(path / "models"),
             "THORAQ_SESSION_SECURE": "false",
             "THORAQ_WEBHOOK_ALLOW_HTTP": "true",
             "THORAQ_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from shared import jobs, keys
+from shared.envelope import Rejection
 from shared.ids import new_id
 from shared.jobs import Answer, Claim, Outcome, RetryPolicy
 from shared.models import (
@@ -19,6 +20,7 @@ from shared.models import (
     Modality,
     ModelBundle,
     Priority,
+    ResultOutcome,
     Study,
     Tenant,
     WebhookEndpoint,
@@ -49,9 +51,16 @@ def add_job(
     images: int = 1,
     batch: Batch | None = None,
     modality: Modality = Modality.XRAY,
+    classifier: Classifier = Classifier.BINARY,
     metadata: dict[str, Any] | None = None,
 ) -> Job:
     """A queued job for a study of so many images, whose objects do not exist."""
+    study = add_study(session, tenant, modality, images)
+    return ask_about(session, study, priority=priority, classifier=classifier, batch=batch, metadata=metadata)
+
+
+def add_study(session: Session, tenant: Tenant, modality: Modality, images: int) -> Study:
+    """A study of so many images, whose objects do not exist."""
     study = Study(id=new_id("stu"), tenant_id=tenant.id, modality=modality, image_count=images)
     session.add(study)
     session.flush()
@@ -70,11 +79,25 @@ def add_job(
                 media_type="image/png",
             )
         )
+    session.flush()
+    return study
+
+
+def ask_about(
+    session: Session,
+    study: Study,
+    *,
+    priority: Priority = Priority.ROUTINE,
+    classifier: Classifier = Classifier.BINARY,
+    batch: Batch | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> Job:
+    """A queued job for a study."""
     job = jobs.submit(
         session,
         job_id=new_id("job"),
         study=study,
-        classifier=Classifier.BINARY,
+        classifier=classifier,
         priority=priority,
         external_id=None,
         metadata=metadata or {},
@@ -107,20 +130,24 @@ def take(session: Session, worker: str = "w1", max_images: int = 16, lease: time
     return jobs.claim(session, worker=worker, max_images=max_images, lease=lease)
 
 
-def answer(claim: Claim) -> Outcome:
-    """The claim with a result."""
-    probabilities = {"covid19": 0.25, "not_covid19": 0.75}
-    images = [
-        {
-            "image_id": image.id,
-            "file": image.file,
-            "frame": image.frame,
-            "prediction": "not_covid19",
-            "probabilities": probabilities,
-        }
-        for image in claim.images
-    ]
-    return Outcome(claim, answer=Answer(BUNDLE, "not_covid19", probabilities, images, {"total": 0.1}))
+def answer(claim: Claim, **changes: Any) -> Outcome:
+    """The claim with a result; `changes` are fields of Answer."""
+    said = {"prediction": "not_covid19", "probabilities": {"covid19": 0.25, "not_covid19": 0.75}}
+    heatmaps = {heatmap.image_id: {"heatmap": heatmap.id} for heatmap in changes.get("heatmaps", [])}
+    images = [image | said | heatmaps.get(image["image_id"], {}) for image in _images(claim)]
+    return Outcome(claim, answer=Answer(BUNDLE, images, {"total": 0.1}, **(said | changes)))
+
+
+def refusal(claim: Claim) -> Outcome:
+    """The claim as one whose images are no chest images."""
+    reason = Rejection.NOT_A_CHEST_IMAGE.value
+    images = [image | {"rejected": reason} for image in _images(claim)]
+    outcome = ResultOutcome.REJECTED_INPUT
+    return Outcome(claim, answer=Answer(BUNDLE, images, {"total": 0.1}, outcome, reason, "not a chest image"))
+
+
+def _images(claim: Claim) -> list[dict[str, Any]]:
+    return [{"image_id": image.id, "file": image.file, "frame": image.frame} for image in claim.images]
 
 
 SUCCEEDED = EventType.JOB_SUCCEEDED.value

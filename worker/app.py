@@ -23,7 +23,7 @@ from shared.db import Database
 from shared.errors import ConfigError, Unavailable
 from shared.models import Worker
 from shared.queue import CLASSIFY, DELIVER, QUEUES, SWEEP, celery_settings
-from shared.storage import open_storage
+from shared.storage import Storage, open_storage
 from worker.deliver import Deliver
 from worker.station import Station
 from worker.sweep import Sweep
@@ -87,7 +87,7 @@ def _open_stations(name: str, queues: list[str]) -> None:
     database = Database(SETTINGS)
     _patiently(lambda: _sign_off(name, database))
     for queue in queues:
-        stations[queue] = Station(name, queue, _role(queue, name, database), database, SETTINGS)
+        stations[queue] = _station(queue, name, database)
     if SETTINGS.metrics_port:
         start_http_server(SETTINGS.metrics_port)
     for station in stations.values():
@@ -111,21 +111,30 @@ def _patiently(act: Callable[[], Made]) -> Made:
             time.sleep(SETTINGS.poll_seconds)
 
 
-def _role(queue: str, name: str, database: Database) -> Any:
+def _station(queue: str, name: str, database: Database) -> Station:
     if queue == DELIVER:
-        return Deliver(SETTINGS, database)
-    if queue == SWEEP:
-        return Sweep(SETTINGS, database, open_storage(SETTINGS))
-    # Imported here: the other roles never load TensorFlow.
-    from shared.bundle import Bundle
-    from worker.classify import Classify
-    from worker.engine import TensorFlowEngine
-
-    bundle = Bundle.open(SETTINGS.model_dir)
-    engine = TensorFlowEngine(bundle, max_batch=SETTINGS.batch_size, threads=SETTINGS.engine_threads or None)
-    engine.warm_up()
+        return Station(name, queue, Deliver(SETTINGS, database), database, SETTINGS)
     storage = open_storage(SETTINGS)
-    return _patiently(lambda: Classify(name, SETTINGS, database, storage, bundle, engine))
+    if queue == SWEEP:
+        return Station(name, queue, Sweep(SETTINGS, database, storage), database, SETTINGS)
+    return _classify_station(name, database, storage)
+
+
+def _classify_station(name: str, database: Database, storage: Storage) -> Station:
+    # Imported here: the other roles never load TensorFlow.
+    from shared.engines import open_engine
+    from worker.bundles import BundleKeeper
+    from worker.classify import Classify
+    from worker.model import Model
+    from worker.model_cache import ModelCache
+
+    cache = ModelCache(SETTINGS.model_cache, storage)
+    keeper = BundleKeeper(
+        SETTINGS.model_dir, database, cache, lambda bundle: Model(bundle, open_engine(bundle, SETTINGS))
+    )
+    model = _patiently(keeper.first)
+    role = _patiently(lambda: Classify(name, SETTINGS, database, storage, model))
+    return Station(name, CLASSIFY, role, database, SETTINGS, keeper)
 
 
 @signals.worker_shutting_down.connect

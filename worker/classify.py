@@ -7,59 +7,78 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
-from sqlalchemy.dialects.postgresql import insert
 
 from shared import jobs, metrics
-from shared.bundle import Bundle
 from shared.config import Settings
 from shared.db import Database
 from shared.errors import ThoraqError, Unavailable
 from shared.imaging.decode import Limits
-from shared.jobs import Answer, Claim, Outcome
-from shared.models import ModelBundle
+from shared.jobs import Claim, Outcome
+from shared.model_store import register
+from shared.models import Classifier
 from shared.queue import CLASSIFY, DELIVER, ring
 from shared.storage import Storage
 from shared.webhooks import deliveries_scheduled
-from worker.engine import Engine
-from worker.load import Loader, Study
+from worker.answer import answer
+from worker.load import Loader, Pixels, Study
+from worker.model import Ask, Model, Reading, Refusal
 
 log = structlog.get_logger(__name__)
-Batch = list[Study | Outcome]
+#: By image id and classifier: an image that several jobs of a batch ask about is read once.
+Readings = dict[tuple[str, Classifier], Reading | Refusal]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What was claimed together, prepared for `model`, which must then answer it."""
+
+    model: Model
+    entries: list[Study | Outcome]
+
+    @property
+    def claims(self) -> list[Claim]:
+        """Everything that is on lease for it."""
+        return [entry.claim for entry in self.entries]
 
 
 class Classify:
     """The role of the classify queue. Not re-entrant: one drain at a time."""
 
-    def __init__(
-        self, name: str, settings: Settings, database: Database, storage: Storage, bundle: Bundle, engine: Engine
-    ) -> None:
-        self.bundle_sha256: str | None = bundle.sha256
+    bundle_sha256: str | None
+
+    def __init__(self, name: str, settings: Settings, database: Database, storage: Storage, model: Model) -> None:
         self.progress = time.monotonic()
         self._name, self._settings, self._database = name, settings, database
-        self._bundle, self._engine = bundle, engine
-        self._loader = Loader(storage, bundle, Limits(settings.max_pixels, settings.max_frames))
+        self._loader = Loader(storage, Limits(settings.max_pixels, settings.max_frames), settings.decode_threads)
         self._lease = timedelta(seconds=settings.lease_seconds)
         self._policy = jobs.RetryPolicy(settings.max_error_attempts, settings.retry_base_seconds)
         self._held: dict[str, Claim] = {}
         self._held_lock = threading.Lock()
         self._ahead = ThreadPoolExecutor(1, "claim-ahead")
-        self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
-        self._register()
+        self.swap(model)
+
+    def swap(self, model: Model) -> None:
+        """Answer with this model what is claimed from now on; from any thread.
+
+        What was claimed before is answered by the model that it was prepared for. Raises Unavailable, and changes
+        nothing, while the database is away: results name the bundle's row.
+        """
+        with self._database.transaction() as session:
+            register(session, model.bundle)
+        self._model, self.bundle_sha256 = model, model.bundle.sha256
 
     def drain(self, stopping: threading.Event) -> None:
         """Work through batches, one ahead of the engine, until none is left or the time is over."""
         until = time.monotonic() + self._settings.drain_seconds
         coming: Future[Batch] | None = self._ahead.submit(self._take)
-        while coming is not None and (batch := coming.result()):
+        while coming is not None and (batch := coming.result()).entries:
             if stopping.is_set():
                 self._release(batch)
                 return
@@ -72,7 +91,7 @@ class Classify:
                 raise
             finally:
                 # Whatever became of it, nobody works on it any more: its leases must not be kept alive.
-                self._forget([entry.claim for entry in batch])
+                self._forget(batch.claims)
             self.progress = time.monotonic()
         if coming is None:
             # Another worker may be idle; this one goes on when the bell comes round.
@@ -89,14 +108,14 @@ class Classify:
         self._forget([claim for claim in claims if claim.job_id not in kept])
 
     def _take(self) -> Batch:
-        size = self._settings.batch_size
+        size, model = self._settings.batch_size, self._model
         with self._database.transaction() as session:
             claims = jobs.claim(session, worker=self._name, max_images=size, lease=self._lease)
         with self._held_lock:
             self._held.update({claim.job_id: claim for claim in claims})
         try:
             with metrics.LOAD_SECONDS.time():
-                batch = list(self._decoders.map(self._loader.load, claims))
+                batch = Batch(model, self._loader.load(claims, model.bundle.input))
         except BaseException:
             self._forget(claims)
             raise
@@ -104,49 +123,39 @@ class Classify:
         return batch
 
     def _infer(self, batch: Batch) -> list[Outcome]:
-        """How each claim of a batch ended; studies that ask the same head go through the engine together."""
-        outcomes = [entry for entry in batch if isinstance(entry, Outcome)]
-        by_head: dict[str, list[Study]] = defaultdict(list)
-        for entry in batch:
-            if isinstance(entry, Study) and self._is_held(entry.claim):
-                by_head[entry.head.name].append(entry)
-        for head, studies in by_head.items():
-            outcomes += self._infer_together(head, studies)
-        return outcomes
-
-    def _infer_together(self, head: str, studies: list[Study]) -> list[Outcome]:
-        pixels = np.stack([image for study in studies for image in study.pixels])
-        metrics.BATCH_IMAGES.observe(len(pixels))
+        """How each claim of a batch ended; all images go through the model together, whatever is asked about them."""
+        outcomes = [entry for entry in batch.entries if isinstance(entry, Outcome)]
+        studies = [entry for entry in batch.entries if isinstance(entry, Study) and self._is_held(entry.claim)]
         started = time.perf_counter()
         try:
-            probabilities = self._engine.predict(pixels, [head])[head]
+            readings = self._read(batch.model, studies)
         except ThoraqError as error:
-            log.warning("engine.failed", error=error.type, detail=error.detail, images=len(pixels))
-            return [Outcome(study.claim, error=error) for study in studies]
+            log.warning("engine.failed", error=error.type, detail=error.detail, studies=len(studies))
+            return outcomes + [Outcome(study.claim, error=error) for study in studies]
         seconds = time.perf_counter() - started
-        metrics.INFER_SECONDS.observe(seconds)
-        ends = np.cumsum([len(study.pixels) for study in studies])
-        rows = np.split(probabilities, ends[:-1])
-        return [
-            Outcome(study.claim, answer=self._answer(study, mine, seconds))
-            for study, mine in zip(studies, rows, strict=True)
-        ]
+        return outcomes + [self._answered(study, readings, batch.model, seconds) for study in studies]
 
-    def _answer(self, study: Study, rows: NDArray[np.float32], infer_seconds: float) -> Answer:
-        classes = study.head.classes
-        answers = iter(rows)
-        images: list[dict[str, Any]] = []
-        for ref, loaded in zip(study.claim.images, study.images, strict=True):
-            image: dict[str, Any] = {"image_id": ref.id, "file": ref.file, "frame": ref.frame}
-            images.append(image | ({"problem": loaded} if isinstance(loaded, dict) else _named(next(answers), classes)))
-        timings = {"queued": study.claim.waited_seconds, "load": study.seconds, "infer": infer_seconds}
-        timings["total"] = sum(timings.values())
-        return Answer(
-            bundle_sha256=self._bundle.sha256,
-            images=images,
-            timings={name: round(value, 4) for name, value in timings.items()},
-            **_named(rows.mean(axis=0), classes),
-        )
+    def _read(self, model: Model, studies: Sequence[Study]) -> Readings:
+        """At most `batch_size` images at once: a study alone may have thousands."""
+        pixels = {name: image for study in studies for name, image in study.pixels.items()}
+        wanted = {(name, study.claim.classifier): study.claim.modality for study in studies for name in study.pixels}
+        names, readings = list(pixels), Readings()
+        for start in range(0, len(names), self._settings.batch_size):
+            rows = {name: row for row, name in enumerate(names[start : start + self._settings.batch_size])}
+            asks = {key: Ask(rows[key[0]], key[1], sent_as) for key, sent_as in wanted.items() if key[0] in rows}
+            readings |= zip(asks, self._run(model, [pixels[name] for name in rows], list(asks.values())), strict=True)
+        return readings
+
+    def _run(self, model: Model, images: Sequence[Pixels], asks: Sequence[Ask]) -> list[Reading | Refusal]:
+        metrics.BATCH_IMAGES.observe(len(images))
+        with metrics.INFER_SECONDS.time():
+            found = model.read(np.stack(images), asks, heatmaps=self._settings.heatmaps)
+        self.progress = time.monotonic()
+        return found
+
+    def _answered(self, study: Study, readings: Readings, model: Model, seconds: float) -> Outcome:
+        mine = {name: readings[name, study.claim.classifier] for name in study.pixels}
+        return Outcome(study.claim, answer=answer(study, mine, model.bundle.sha256, seconds))
 
     def _finish(self, outcomes: list[Outcome]) -> None:
         lost, told = self._write(outcomes)
@@ -174,10 +183,9 @@ class Classify:
                 time.sleep(self._settings.poll_seconds / 2)
 
     def _release(self, batch: Batch) -> None:
-        claims = [entry.claim for entry in batch]
-        self._forget(claims)
+        self._forget(batch.claims)
         with self._database.transaction() as session:
-            jobs.release(session, claims)
+            jobs.release(session, batch.claims)
 
     def _is_held(self, claim: Claim) -> bool:
         with self._held_lock:
@@ -188,18 +196,3 @@ class Classify:
             for claim in claims:
                 if self._held.get(claim.job_id) == claim:
                     del self._held[claim.job_id]
-
-    def _register(self) -> None:
-        row = {
-            "sha256": self._bundle.sha256,
-            "name": self._bundle.name,
-            "version": self._bundle.version,
-            "card": self._bundle.card.model_dump(mode="json"),
-        }
-        with self._database.transaction() as session:
-            session.execute(insert(ModelBundle).values(row).on_conflict_do_nothing())
-
-
-def _named(row: NDArray[np.float32], classes: Sequence[str]) -> dict[str, Any]:
-    probabilities = {name: round(float(p), 6) for name, p in zip(classes, row, strict=True)}
-    return {"prediction": classes[int(row.argmax())], "probabilities": probabilities}

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.bundle import Bundle, Head
 from shared.errors import CorruptImage, ImageError, ObjectCorrupt, ObjectNotFound, ThoraqError
 from shared.imaging.decode import Limits, frames
-from shared.imaging.preprocess import prepare
+from shared.imaging.preprocess import InputSpec, prepare
 from shared.jobs import Claim, ImageRef, Outcome, problem_of
 from shared.storage import Storage
 
@@ -28,14 +29,14 @@ class Study:
     """A claim that is ready for the engine: its images in their order, at least one of them readable."""
 
     claim: Claim
-    head: Head
     images: list[Loaded]
     seconds: float
 
     @property
-    def pixels(self) -> list[Pixels]:
-        """The readable images."""
-        return [image for image in self.images if not isinstance(image, dict)]
+    def pixels(self) -> dict[str, Pixels]:
+        """The readable images, by their ids."""
+        pairs = zip(self.claim.images, self.images, strict=True)
+        return {ref.id: image for ref, image in pairs if not isinstance(image, dict)}
 
 
 class UnreadableStudy(ImageError):
@@ -46,48 +47,74 @@ class UnreadableStudy(ImageError):
         self.problem = problem
 
 
+@dataclass
+class _Fetched:
+    """A stored file: its asked frames by image id, or the error that another attempt may not meet; when it was read."""
+
+    images: dict[str, Loaded] = field(default_factory=dict)
+    error: ThoraqError | None = None
+    began: float = 0
+    ended: float = 0
+
+
 class Loader:
-    """Loads claims for one bundle; safe to call from several threads."""
+    """Loads claims, a few files at a time."""
 
-    def __init__(self, storage: Storage, bundle: Bundle, limits: Limits) -> None:
-        self._storage, self._bundle, self._limits = storage, bundle, limits
+    def __init__(self, storage: Storage, limits: Limits, threads: int) -> None:
+        self._storage, self._limits = storage, limits
+        self._pool = ThreadPoolExecutor(threads, "decode")
 
-    def load(self, claim: Claim) -> Study | Outcome:
-        """The claim's study, or how the claim ended if it cannot go to the engine."""
-        started = time.perf_counter()
+    def load(self, claims: Sequence[Claim], spec: InputSpec) -> list[Study | Outcome]:
+        """Each claim's study, or how the claim ended if it cannot go to the engine.
+
+        Each stored file is read once, however many of the claims ask for it.
+        """
+        wanted: dict[str, dict[str, ImageRef]] = defaultdict(dict)
+        for claim in claims:
+            for ref, key in _readable(claim):
+                wanted[key][ref.id] = ref
+        refs = [list(group.values()) for group in wanted.values()]
+        files = dict(zip(wanted, self._pool.map(partial(self._fetch, spec), wanted, refs), strict=True))
+        return [_study(claim, files) for claim in claims]
+
+    def _fetch(self, spec: InputSpec, key: str, refs: Sequence[ImageRef]) -> _Fetched:
+        fetched = _Fetched(began=time.perf_counter())
         try:
-            head = self._bundle.head_for(claim.classifier, claim.modality)
-            images = self._load_images(claim.images)
+            self._decode(spec, key, refs, fetched.images)
+        except (ImageError, ObjectCorrupt, ObjectNotFound) as error:
+            unread = [ref.id for ref in refs if ref.id not in fetched.images]
+            fetched.images |= {image_id: problem_of(error) for image_id in unread}
         except ThoraqError as error:
-            return Outcome(claim, error=error)
-        problems = [image for image in images if isinstance(image, dict)]
-        if len(problems) == len(images):
-            return Outcome(claim, error=UnreadableStudy(problems[0]))
-        return Study(claim, head, images, time.perf_counter() - started)
+            fetched.error = error
+        fetched.ended = time.perf_counter()
+        return fetched
 
-    def _load_images(self, refs: Sequence[ImageRef]) -> list[Loaded]:
-        by_object: dict[str, list[ImageRef]] = defaultdict(list)
-        loaded: dict[str, Loaded] = {}
-        for ref in refs:
-            if ref.problem is not None:
-                loaded[ref.id] = ref.problem
-            elif ref.object_key is not None:
-                by_object[ref.object_key].append(ref)
-        for key, group in by_object.items():
-            loaded |= self._load_object(key, group)
-        return [loaded[ref.id] for ref in refs]
-
-    def _load_object(self, key: str, refs: Sequence[ImageRef]) -> dict[str, Loaded]:
+    def _decode(self, spec: InputSpec, key: str, refs: Sequence[ImageRef], images: dict[str, Loaded]) -> None:
         """Every asked frame of one stored file; decoded a frame at a time, so memory stays small."""
         wanted = {ref.frame: ref.id for ref in refs}
-        loaded: dict[str, Loaded] = {}
-        try:
-            data = self._storage.get(key, expect_sha256=refs[0].sha256)
-            for number, picture in enumerate(frames(data, self._limits, target=self._bundle.input.size)):
-                if number in wanted:
-                    loaded[wanted.pop(number)] = prepare(picture, self._bundle.input)
-            if wanted:
-                raise CorruptImage("the file has fewer frames than its header says")
-        except (ImageError, ObjectCorrupt, ObjectNotFound) as error:
-            loaded |= {image_id: problem_of(error) for image_id in wanted.values()}
-        return loaded
+        data = self._storage.get(key, expect_sha256=refs[0].sha256)
+        for number, picture in enumerate(frames(data, self._limits, target=spec.size)):
+            if number in wanted:
+                images[wanted.pop(number)] = prepare(picture, spec)
+        if wanted:
+            raise CorruptImage("the file has fewer frames than its header says")
+
+
+def _readable(claim: Claim) -> Iterator[tuple[ImageRef, str]]:
+    """The images that were stored, with their objects' keys."""
+    for ref in claim.images:
+        if ref.problem is None and ref.object_key is not None:
+            yield ref, ref.object_key
+
+
+def _study(claim: Claim, files: Mapping[str, _Fetched]) -> Study | Outcome:
+    mine = [files[key] for key in {key for _, key in _readable(claim)}]
+    failed = next((file.error for file in mine if file.error is not None), None)
+    if failed is not None:
+        return Outcome(claim, error=failed)
+    found = {image_id: image for file in mine for image_id, image in file.images.items()}
+    images = [found[ref.id] if ref.problem is None else ref.problem for ref in claim.images]
+    problems = [image for image in images if isinstance(image, dict)]
+    if len(problems) == len(images):
+        return Outcome(claim, error=UnreadableStudy(problems[0]))
+    return Study(claim, images, max(file.ended for file in mine) - min(file.began for file in mine))

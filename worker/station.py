@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 import structlog
@@ -17,6 +18,8 @@ from shared.errors import ThoraqError
 from shared.models import Worker
 
 log = structlog.get_logger(__name__)
+#: The looks for work between two looks for another model.
+LOOKS_PER_MODEL_LOOK = 5
 
 
 class Role(Protocol):
@@ -33,15 +36,34 @@ class Role(Protocol):
         """Extend what is on lease; called every heartbeat while there is progress."""
 
 
+class Keeper(Protocol):
+    """Keeps the role's model the one that is active."""
+
+    #: Why it is not, told with the sign of life.
+    problem: str | None
+
+    def look(self, role: Any) -> None:
+        """Change the role's model if another one is active; may take as long as loading one does."""
+
+
 class Station:
     """One role in one process.
 
     The doorbell (a Celery task) and the look every `poll_seconds` (a thread, so that work goes on without Redis)
-    come in through the same door, one at a time. A second thread beats for as long as the work gets on.
+    come in through the same door, one at a time. A second thread beats for as long as the work gets on, and for a role
+    with a model a third one keeps that model the right one.
     """
 
-    def __init__(self, worker: str, queue: str, role: Role, database: Database, settings: Settings) -> None:
-        self._worker, self._queue, self._role = worker, queue, role
+    def __init__(
+        self,
+        worker: str,
+        queue: str,
+        role: Role,
+        database: Database,
+        settings: Settings,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self._worker, self._queue, self._role, self._keeper = worker, queue, role, keeper
         self._database, self._settings = database, settings
         self._stopping = threading.Event()
         self._rung = threading.Event()
@@ -50,6 +72,10 @@ class Station:
             threading.Thread(target=self._every, args=(settings.poll_seconds, self._look), name=f"{queue}-look"),
             threading.Thread(target=self._every, args=(settings.heartbeat_seconds, self._beat), name=f"{queue}-beat"),
         ]
+        if keeper is not None:
+            seconds = settings.poll_seconds * LOOKS_PER_MODEL_LOOK
+            keep = partial(self._keep, keeper)
+            self._threads.append(threading.Thread(target=self._every, args=(seconds, keep), name=f"{queue}-keep"))
 
     def open(self) -> None:
         """Report for work and start to look for it."""
@@ -101,6 +127,15 @@ class Station:
         if not self._door.locked():
             self.work()
 
+    def _keep(self, keeper: Keeper) -> None:
+        try:
+            keeper.look(self._role)
+        except ThoraqError as error:
+            log.warning("worker.keep_failed", queue=self._queue, error=error.type, detail=error.detail)
+        # Who signed off while a model was loading must not sign on again.
+        if not self._stopping.is_set():
+            self._beat()
+
     def _beat(self) -> None:
         if time.monotonic() - self._role.progress > self._settings.progress_seconds:
             log.error("worker.stuck", queue=self._queue)
@@ -108,8 +143,12 @@ class Station:
         try:
             self._role.beat()
             with self._database.transaction() as session:
-                row = {"name": self._worker, "queue": self._queue, "bundle_sha256": self._role.bundle_sha256}
-                seen = {"seen_at": sa.func.now(), "bundle_sha256": self._role.bundle_sha256}
+                said = {
+                    "bundle_sha256": self._role.bundle_sha256,
+                    "bundle_problem": None if self._keeper is None else self._keeper.problem,
+                }
+                row = {"name": self._worker, "queue": self._queue} | said
+                seen = {"seen_at": sa.func.now()} | said
                 session.execute(insert(Worker).values(row).on_conflict_do_update(constraint="pk_workers", set_=seen))
         except ThoraqError as error:
             log.warning("worker.beat_failed", queue=self._queue, error=error.type)

@@ -19,17 +19,25 @@ from shared.keys import Scope
 from shared.models import TERMINAL, Image, Job, Tenant
 
 RECENT = 20
+LONG = 1.6  # times the other side; chest pictures are nearly square
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the study beside what the classifier said of it; `width` and `height` are its preview's."""
+    """An image of the study beside what the classifier said of it; `width` and `height` are its preview's.
+
+    `long`: much longer than wide or the reverse, so that it would leave the screen at its full width.
+    """
 
     number: int
     image: Image
     answer: ImagePrediction
     width: int
     height: int
+
+    @property
+    def long(self) -> bool:
+        return max(self.width, self.height) > LONG * min(self.width, self.height)
 
 
 def show_recent() -> Response:
@@ -62,6 +70,7 @@ def show_job(job_id: str) -> Response:
         pictures = _pictures(job, find_study(session, who, job.study_id).images)
         tenant = _tenant_name(session, who)
     readable = [picture for picture in pictures if picture.answer.problem is None]
+    readable.sort(key=lambda picture: picture.answer.prediction is None)  # the first that has an answer, if one has
     chosen = next((p for p in readable if p.image.id == request.args.get("image")), readable[0] if readable else None)
     kinds = {kind.type: kind for kind in problem_types()}
     return conditional(

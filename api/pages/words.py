@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from markupsafe import Markup, escape
 
+from shared.envelope import JobEnvelope, Rejection, ReviewReason
 from shared.models import Classifier, JobState, Modality
 
 #: Classes of the classifiers, and labels of the data that a card speaks of.
@@ -26,7 +26,18 @@ TERMINAL_WORDS = {
     JobState.CANCELLED: "This job was cancelled",
     JobState.QUARANTINED: "This job was set aside: workers died of it",
 }
-SCORES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "auc": "ROC AUC"}
+REJECTIONS = {
+    Rejection.NOT_A_CHEST_IMAGE: "Neither a chest X-ray nor a chest CT slice",
+    Rejection.ENSEMBLE_NEEDS_XRAY: "A CT slice, and the ensemble classifies X-rays only",
+    Rejection.OTHER_MODALITY: "Of another modality than most of the study's images",
+}
+REVIEW_REASONS = {
+    ReviewReason.THIN_MARGIN: "The two likeliest answers are about equally probable.",
+    ReviewReason.CLASSIFIERS_DISAGREE: "The two classifiers disagree about COVID-19.",
+    ReviewReason.IMAGES_DISAGREE: "An image clearly shows something else than the study as a whole.",
+    ReviewReason.IMAGES_LEFT_OUT: "Some images have no part in the answer; they are named below.",
+}
+SCORES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "auc": "ROC AUC", "ece": "Calibration error"}
 
 
 def class_name(label: str) -> str:
@@ -78,9 +89,18 @@ def marked(text: str) -> str:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
 
 
-def what(job: Any) -> str:
-    """What was asked: 'Chest X-ray, ensemble'."""
-    return f"{MODALITIES[job.modality]}, {CLASSIFIERS[job.classifier]}"
+def what(job: JobEnvelope) -> str:
+    """What was asked, and of what, as far as it is known by now: 'Chest X-ray, ensemble'."""
+    modality = job.result.modality if job.result else job.modality
+    return f"{MODALITIES[modality]}, {CLASSIFIERS[job.classifier]}"
+
+
+def review_reason(reason: ReviewReason, job: JobEnvelope) -> str:
+    """Why somebody should look twice at a job's answer, as a sentence."""
+    if reason is ReviewReason.MODALITY_CORRECTED:
+        assumed = MODALITIES[job.result.modality if job.result else job.modality]
+        return f"Sent as {MODALITIES[job.modality]}, but it looks like {assumed}, and was classified as that."
+    return REVIEW_REASONS[reason]
 
 
 FILTERS: dict[str, Callable[..., str]] = {
@@ -93,4 +113,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "file_size": file_size,
     "marked": marked,
     "what": what,
+    "modality_name": MODALITIES.__getitem__,
+    "rejection": REJECTIONS.__getitem__,
+    "review_reason": review_reason,
 }

@@ -63,6 +63,16 @@ def test_a_job_can_be_left_and_picked_up_again(whole_stack: Stack) -> None:
     assert [line["problem"]["type"] for line in lines(late)] == ["conflict"]
 
 
+def test_heatmaps_are_saved_beside_each_other(whole_stack: Stack, tmp_path: Path) -> None:
+    views = [SAMPLES / "xray-two-views-1.jpg", SAMPLES / "xray-two-views-2.jpg"]
+    (sent,) = lines(thoraq(whole_stack, "submit", *views, "--study", "--modality", "xray", "--wait", "--json"))
+    done = thoraq(whole_stack, "heatmap", sent["id"], "--out", tmp_path / "maps")
+    assert done.returncode == 0, done.stderr
+    saved = [tmp_path / "maps" / f"{sent['id']}-{file}-0.png" for file in (0, 1)]
+    assert done.stdout.split() == [str(path) for path in saved]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in saved)
+
+
 def test_a_bad_file_is_told_apart_from_the_good_ones(whole_stack: Stack, tmp_path: Path) -> None:
     empty = tmp_path / "empty.png"
     empty.touch()

@@ -185,6 +185,8 @@ def test_a_study_goes_from_the_drop_zone_to_its_result_without_reloading(signed_
     picture = page.get_by_role("img", name="Chest X-ray, ensemble: image 1 of 1")
     expect(picture).to_be_visible()
     assert picture.evaluate("picture => picture.decode().then(() => picture.naturalWidth)") > 0
+    heatmap = page.get_by_role("img", name="Where the network looked")
+    assert heatmap.evaluate("heatmap => heatmap.decode().then(() => heatmap.naturalWidth)") > 0
     shares = [float(bar.get_attribute("aria-valuenow") or "nan") for bar in page.get_by_role("meter").all()]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(1, abs=0.001)

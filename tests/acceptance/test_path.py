@@ -73,6 +73,7 @@ def test_upload_to_result_to_verified_webhook(client: Client) -> None:
     assert receiver.refused == []
     assert finished.status == "succeeded"
     assert finished.result is not None
+    assert finished.result.probabilities is not None
     assert set(finished.result.probabilities) == {"normal", "pneumonia", "covid19"}
     assert sum(finished.result.probabilities.values()) == pytest.approx(1, abs=1e-3)
     assert len(finished.result.model.sha256) == 64
@@ -129,6 +130,7 @@ def test_a_study_of_several_images_has_each_answer_and_their_mean(client: Client
     files = [SAMPLES / "xray-two-views-1.jpg", SAMPLES / "xray-two-views-2.jpg", SAMPLES / "xray-normal.dcm"]
     job = client.wait(client.submit(files, classifier="ensemble", modality="xray"))
     assert job.result is not None
+    assert job.result.probabilities is not None
     rows = [image.probabilities for image in job.result.images]
     assert (len(rows), job.result.aggregate) == (3, "mean")
     for name, value in job.result.probabilities.items():

@@ -61,7 +61,7 @@ def test_the_commands_do_what_they_say(whole_stack: Stack, hospital: Hospital) -
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=ROOT,
-            env=environment,
+            env=environment | (whole_stack.environ if "thoraq-admin" in block else {}),
             capture_output=True,
             text=True,
             check=False,
@@ -71,12 +71,13 @@ def test_the_commands_do_what_they_say(whole_stack: Stack, hospital: Hospital) -
         before += "".join(
             line + "\n" for line in script.splitlines() if line.startswith("export ") and line not in before
         )
-    _, sent, polled, endpoint, commands = printed
+    _, sent, polled, endpoint, commands, models = printed
     assert json.loads(sent)["status"] == "succeeded"
     assert json.loads(polled)["result"]["prediction"] in {"covid19", "not_covid19"}
     assert json.loads(endpoint)["secret"].startswith("whsec_")
     assert "succeeded" in commands
     assert "thoraq-1" in commands
+    assert "activated thoraq-1" in models
     with whole_stack.client() as client:
         client.delete_endpoint(json.loads(endpoint)["id"])
 

@@ -89,6 +89,7 @@ def _known(stack: Stack, samples: Sequence[Sample]) -> dict[Identity, Known]:
     return {
         identity: Known(result.prediction, result.probabilities)
         for identity, result in zip(identities, results, strict=True)
+        if result.prediction is not None and result.probabilities is not None
     }
 
 

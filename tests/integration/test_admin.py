@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import pytest
 import sqlalchemy as sa
 
 from shared import jobs, keys
+from shared.bundle import Bundle
 from shared.db import Database
-from shared.models import ApiKey, AuditEntry, Image, Job
+from shared.models import ApiKey, AuditEntry, Image, Job, ModelBundle, Worker
 from shared.storage import FolderStorage, Storage
-from tests.queue_support import POLICY, add_batch, add_bundle, add_endpoint, add_job, add_tenant, answer, take
+from tests.factories_bundle import write_bundle
+from tests.queue_support import BUNDLE, POLICY, add_batch, add_bundle, add_endpoint, add_job, add_tenant, answer, take
 
 
 @pytest.fixture
@@ -126,3 +129,150 @@ def test_migrate_makes_the_bucket(minio_env: dict[str, str], environment: dict[s
     assert admin(elsewhere, "migrate").stdout == "migrated\n"
     assert admin(elsewhere, "migrate").returncode == 0
     assert admin(elsewhere, "doctor").returncode == 0
+
+
+def listed(environment: dict[str, str]) -> dict[str, dict[str, object]]:
+    """The bundles that the command lists, by name."""
+    return {row["name"]: row for row in json.loads(admin(environment, "models", "list", "--json").stdout)}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """A bundle in a folder."""
+    return write_bundle(tmp_path / "second")
+
+
+@pytest.mark.usefixtures("storage")
+def test_a_pushed_bundle_is_stored_and_is_active_once_it_is_activated(
+    environment: dict[str, str], clean_database: Database, bundle: Bundle, tmp_path: Path
+) -> None:
+    done = admin(environment, "models", "push", str(bundle.path))
+    assert (done.returncode, done.stdout) == (0, f"pushed second {bundle.sha256}\n"), done.stderr
+    second = listed(environment)["second"]
+    assert (second["sha256"], second["stored"], second["active"]) == (bundle.sha256, True, False)
+    third = write_bundle(tmp_path / "third")
+    assert admin(environment, "models", "push", str(third.path), "--activate").returncode == 0
+    assert [name for name, row in listed(environment).items() if row["active"]] == ["third"]
+    for which in ("second", third.sha256[:8], bundle.sha256):
+        assert admin(environment, "models", "activate", which).returncode == 0
+    assert [name for name, row in listed(environment).items() if row["active"]] == ["second"]
+    with clean_database.transaction() as session:
+        acts = session.execute(sa.select(AuditEntry.action, AuditEntry.subject).order_by(AuditEntry.id)).all()
+    assert [tuple(act) for act in acts] == [
+        ("model.push", bundle.sha256),
+        ("model.push", third.sha256),
+        ("model.activate", third.sha256),
+        ("model.activate", bundle.sha256),
+        ("model.activate", third.sha256),
+        ("model.activate", bundle.sha256),
+    ]
+
+
+def damage(bundle: Bundle) -> None:
+    """One byte more in a file that the card pins."""
+    (bundle.path / "trunk.safetensors").write_bytes((bundle.path / "trunk.safetensors").read_bytes() + b"x")
+
+
+def add_a_file(bundle: Bundle) -> None:
+    """A file that the card does not list."""
+    (bundle.path / "extra.py").write_text("print()")
+
+
+def lose_a_file(bundle: Bundle) -> None:
+    """A file that the card lists is not there."""
+    (bundle.path / "head.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (damage, "trunk.safetensors: its SHA-256 is not the one in card.json"),
+        (add_a_file, "extra.py: not listed in the bundle's card.json"),
+        (lose_a_file, "head.json: cannot be read"),
+    ],
+)
+def test_a_folder_that_is_not_what_its_card_says_is_not_pushed(
+    environment: dict[str, str],
+    clean_database: Database,
+    storage: Storage,
+    bundle: Bundle,
+    fault: Callable[[Bundle], None],
+    reason: str,
+) -> None:
+    fault(bundle)
+    refused = admin(environment, "models", "push", str(bundle.path), "--activate")
+    assert refused.returncode == 1
+    assert reason in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert list(storage.list("models/")) == []
+    with clean_database.transaction() as session:
+        assert session.scalars(sa.select(ModelBundle)).all() == []
+
+
+@pytest.mark.usefixtures("storage", "clean_database")
+def test_a_bundle_that_lacks_a_classifier_is_not_pushed(environment: dict[str, str], tmp_path: Path) -> None:
+    half = write_bundle(tmp_path / "half", heads=(("binary", "xray"),))
+    refused = admin(environment, "models", "push", str(half.path))
+    assert refused.returncode == 1
+    assert "has no binary classifier for ct" in refused.stderr
+
+
+@pytest.mark.usefixtures("clean_database")
+def test_what_is_altered_in_the_store_is_found_and_not_activated(
+    environment: dict[str, str], storage: Storage, bundle: Bundle
+) -> None:
+    good = write_bundle(bundle.path.parent / "good")
+    for one in (good, bundle):
+        assert admin(environment, "models", "push", str(one.path)).returncode == 0
+    assert admin(environment, "models", "activate", "good").returncode == 0
+    assert admin(environment | {"THORAQ_MODEL_DIR": str(good.path)}, "models", "verify").returncode == 0
+    storage.put(f"models/{bundle.sha256}/head.json", BytesIO(b"{ }"))
+    refused = admin(environment, "models", "activate", "second")
+    assert refused.returncode == 1
+    assert "second is damaged, push it again: head.json: its SHA-256" in refused.stderr
+    assert listed(environment)["good"]["active"] is True
+    found = admin(environment | {"THORAQ_MODEL_DIR": str(good.path)}, "models", "verify", "--json")
+    assert found.returncode == 1
+    problems = {row["name"] for row in json.loads(found.stdout) if row["problem"]}
+    assert problems == {"second"}
+    assert doctor(environment)[1]["every stored model bundle is whole"] == 1
+    assert admin(environment, "models", "push", str(bundle.path)).returncode == 0
+    assert admin(environment, "models", "activate", "second").returncode == 0
+
+
+@pytest.mark.usefixtures("storage")
+def test_what_cannot_be_activated_is_told(
+    environment: dict[str, str], clean_database: Database, tmp_path: Path
+) -> None:
+    with clean_database.transaction() as session:
+        add_bundle(session)  # some worker has served it from its own disk
+    for version in ("1", "2"):
+        twin = write_bundle(tmp_path / version / "twin", version=version)
+        assert admin(environment, "models", "push", str(twin.path)).returncode == 0
+    for which, reason in {
+        "nonsense": "no model bundle is called nonsense",
+        "test": "test is not in the object store: push its folder first",
+        "twin": twin.sha256,
+    }.items():
+        refused = admin(environment, "models", "activate", which)
+        assert refused.returncode == 1
+        assert reason in refused.stderr
+    assert [name for name, row in listed(environment).items() if row["active"]] == []
+
+
+@pytest.mark.usefixtures("storage")
+def test_the_list_says_who_serves_what_and_why_not_another(
+    environment: dict[str, str], clean_database: Database, bundle: Bundle
+) -> None:
+    assert admin(environment, "models", "push", str(bundle.path), "--activate").returncode == 0
+    with clean_database.transaction() as session:
+        add_bundle(session)
+        session.add(Worker(name="new", queue="classify", bundle_sha256=bundle.sha256))
+        session.add(Worker(name="old", queue="classify", bundle_sha256=BUNDLE, bundle_problem="it is damaged"))
+        gone = sa.func.now() - sa.text("interval '1 hour'")
+        session.add(Worker(name="gone", queue="classify", bundle_sha256=BUNDLE, seen_at=gone))
+    rows = listed(environment)
+    assert (rows["second"]["workers"], rows["second"]["refused"]) == (["new"], [])
+    assert (rows["test"]["workers"], rows["test"]["refused"]) == (["old"], ["old: it is damaged"])
+    shown = admin(environment | {"COLUMNS": "250"}, "models", "list").stdout
+    assert "old: it is damaged" in shown

@@ -104,8 +104,18 @@ def headers_of(document: dict[str, Any], method: str, path: str) -> set[str]:
 def test_headers_are_described(document: dict[str, Any]) -> None:
     assert headers_of(document, "post", "/v1/jobs") == {"Idempotency-Key", "Prefer"}
     assert headers_of(document, "get", "/v1/jobs/{job_id}") == {"Prefer", "If-None-Match"}
+    assert headers_of(document, "get", "/v1/jobs/{job_id}/artifacts/{artifact_id}") == {"If-None-Match"}
     for path in ("/v1/studies", "/v1/batches", "/v1/webhook-endpoints"):
         assert headers_of(document, "post", path) == {"Idempotency-Key"}
+
+
+def test_artifacts_are_described_as_they_are_sent(document: dict[str, Any]) -> None:
+    one = document["components"]["schemas"]["ArtifactView"]
+    assert "class" in one["properties"]
+    assert "class_name" not in one["properties"]
+    answers = document["paths"]["/v1/jobs/{job_id}/artifacts/{artifact_id}"]["get"]["responses"]
+    assert set(answers["200"]["content"]) == {"image/png"}
+    assert "304" in answers
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/studies", "/v1/batches"])

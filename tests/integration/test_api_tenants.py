@@ -11,10 +11,12 @@ import pytest
 import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
+from api.context import EXTENSION
 from shared.db import Database
 from shared.errors import CorruptImage
 from shared.models import Event
-from tests.api_support import PNG, TEXT, Caller, json_of, problem_of, work
+from tests.api_support import PNG, TEXT, Caller, claim_all, finish, json_of, problem_of, work
+from tests.result_support import answered, spot
 
 UNKNOWN = "0" * 32
 CANARY = "Mustermann"
@@ -22,6 +24,13 @@ CANARY = "Mustermann"
 
 def job(caller: Caller) -> dict[str, str]:
     return {"job": caller.submit()["id"]}
+
+
+def artifact(caller: Caller) -> dict[str, str]:
+    ids, database = job(caller), caller.client.application.extensions[EXTENSION].database
+    finish(database, *(answered(claim, spot()) for claim in claim_all(database)))
+    (found,) = json_of(caller.get(f"/v1/jobs/{ids['job']}/artifacts"))["data"]
+    return ids | {"artifact": found["id"]}
 
 
 def study(caller: Caller) -> dict[str, str]:
@@ -43,6 +52,8 @@ def endpoint(caller: Caller) -> dict[str, str]:
 ROUTES: list[tuple[Callable[[Caller], dict[str, str]], str, str, Any]] = [
     (job, "GET", "/v1/jobs/{job}", None),
     (job, "POST", "/v1/jobs/{job}/cancel", None),
+    (artifact, "GET", "/v1/jobs/{job}/artifacts", None),
+    (artifact, "GET", "/v1/jobs/{job}/artifacts/{artifact}", None),
     (study, "GET", "/v1/studies/{study}", None),
     (study, "GET", "/v1/studies/{study}/images/{image}/preview", None),
     (study, "POST", "/v1/jobs", {"study_id": "{study}", "classifier": "binary"}),
@@ -78,7 +89,7 @@ def test_another_hospitals_thing_looks_like_no_thing(
 def test_every_route_that_takes_an_id_is_in_that_table(north: Caller) -> None:
     app = north.client.application
     adapter = app.url_map.bind("localhost")
-    names = {"job": "j", "study": "s", "image": "i", "batch": "b", "endpoint": "e", "delivery": "d"}
+    names = {"job": "j", "artifact": "a", "study": "s", "image": "i", "batch": "b", "endpoint": "e", "delivery": "d"}
     tried = {(adapter.match(path.format(**names), method=method)[0], method) for _, method, path, _ in ROUTES}
     with_ids = {
         (rule.endpoint, method)

@@ -1,11 +1,14 @@
-"""A worker's drain on a real database, store and bundle, with the faults that an engine can have."""
+"""A worker's drain on a real database and store and a tiny bundle, with the faults that an engine can have."""
 
 from __future__ import annotations
 
+import io
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import sqlalchemy as sa
@@ -14,93 +17,312 @@ from shared import jobs
 from shared.bundle import Bundle
 from shared.config import Settings
 from shared.db import Database
+from shared.engines import EngineName, Maps, Pixels
+from shared.envelope import job_envelope
 from shared.errors import EngineError
-from shared.models import Image, Job, JobState, Result
-from shared.storage import Storage, object_key, open_storage
-from tests.queue_support import add_job, add_tenant
+from shared.gate import REASON
+from shared.models import Artifact, Classifier, Image, Job, JobState, Modality, Result
+from shared.storage import FolderStorage, Storage, object_key
+from tests.factories_model import BLACK, CT_GREY, DENSENET, SIZE, VGG, Watched, grey, tiny_bundle, tiny_model
+from tests.queue_support import add_job, add_study, add_tenant, ask_about
 from worker.classify import Classify
-from worker.engine import Engine, Pixels, Probabilities, TensorFlowEngine
-
-ROOT = Path(__file__).parents[2]
-BUNDLE = Bundle.open(ROOT / "models" / "thoraq-1")
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    """The shipped bundle on TensorFlow."""
-    return TensorFlowEngine(BUNDLE, max_batch=16)
+from worker.model import Model
 
 
 class Faulty:
     """An engine that meets a fault."""
 
+    name: EngineName = "tensorflow"
+
     def __init__(self, fault: Exception) -> None:
         self.fault = fault
 
-    def predict(self, images: Pixels, heads: Collection[str]) -> dict[str, Probabilities]:  # noqa: ARG002 - Engine's
-        """The fault."""
+    def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:  # noqa: ARG002 - Engine's
         raise self.fault
 
     def warm_up(self) -> None:
         """Nothing to do."""
 
 
+class Counting(FolderStorage):
+    """A folder store that notes what was fetched."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.fetched: list[str] = []
+
+    def get(self, key: str, expect_sha256: str | None = None) -> bytes:
+        self.fetched.append(key)
+        return super().get(key, expect_sha256=expect_sha256)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
 @pytest.fixture
-def storage(settings: Settings) -> Storage:
+def model(loaded: Model) -> Model:
+    """The tiny model, whose engine has been shown nothing yet."""
+    shown(loaded).clear()
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def bundle(loaded: Model) -> Bundle:
+    """For models on other engines."""
+    return loaded.bundle
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Counting:
     """The folder store, ready."""
-    storage = open_storage(settings)
+    storage = Counting(settings.storage_dir)
     storage.prepare()
     return storage
 
 
-def queue(database: Database, storage: Storage, count: int, images: int = 1) -> list[str]:
-    """So many jobs for a real X-ray."""
+def shown(model: Model) -> list[tuple[str, int]]:
+    """What the trunks were shown."""
+    assert isinstance(model.engine, Watched)
+    return model.engine.shown
+
+
+def put(database: Database, storage: Storage, levels: Sequence[int]) -> None:
+    """Store a picture for every image there is: of these levels of grey, in order, over and over."""
+    with database.transaction() as session:
+        for place, image in enumerate(session.scalars(sa.select(Image).order_by(Image.id))):
+            png = cv2.imencode(".png", grey(levels[place % len(levels)]))[1].tobytes()
+            stored = storage.put(object_key(image.tenant_id), io.BytesIO(png))
+            image.object_key, image.sha256 = stored.key, stored.sha256
+
+
+def queue(
+    database: Database, storage: Storage, count: int, images: int = 1, levels: Sequence[int] = (200,)
+) -> list[str]:
+    """So many jobs for the binary classifier."""
     with database.transaction() as session:
         tenant = add_tenant(session)
         ids = [add_job(session, tenant, images=images).id for _ in range(count)]
-        for image in session.scalars(sa.select(Image)):
-            with (ROOT / "samples" / "xray-normal.png").open("rb") as file:
-                stored = storage.put(object_key(tenant.id), file)
-            image.object_key, image.sha256 = stored.key, stored.sha256
+    put(database, storage, levels)
     return ids
 
 
-def classify(settings: Settings, database: Database, storage: Storage, engine: Engine) -> Classify:
-    """The role, as a worker process builds it."""
-    return Classify("worker", settings, database, storage, BUNDLE, engine)
+def drain(settings: Settings, database: Database, storage: Storage, model: Model) -> Classify:
+    """Drain once, as a worker process does."""
+    role = Classify("worker", settings, database, storage, model)
+    role.drain(threading.Event())
+    return role
+
+
+@contextmanager
+def every_job(database: Database) -> Iterator[dict[str, Job]]:
+    """All jobs by id."""
+    with database.transaction() as session:
+        yield {job.id: job for job in session.scalars(sa.select(Job))}
 
 
 def test_everything_that_waits_is_answered(
-    settings: Settings, clean_database: Database, storage: Storage, engine: Engine
+    settings: Settings, clean_database: Database, storage: Counting, model: Model
 ) -> None:
-    ids = queue(clean_database, storage, count=20, images=2)
-    classify(settings, clean_database, storage, engine).drain(threading.Event())
+    ids = queue(clean_database, storage, count=20, images=2, levels=(200, 240))
+    drain(settings, clean_database, storage, model)
     with clean_database.transaction() as session:
         results = session.scalars(sa.select(Result)).all()
         states = set(session.scalars(sa.select(Job.state)))
     assert states == {JobState.SUCCEEDED}
     assert sorted(result.job_id for result in results) == sorted(ids)
-    assert {result.prediction for result in results} == {"not_covid19"}
+    assert {result.prediction for result in results} == {"covid19"}
     assert {len(result.images) for result in results} == {2}
-    assert {result.bundle_sha256 for result in results} == {BUNDLE.sha256}
+    assert {result.bundle_sha256 for result in results} == {model.bundle.sha256}
+    assert sum(count for _, count in shown(model)) == 40
+
+
+def test_every_answered_image_has_its_heatmap(
+    settings: Settings, clean_database: Database, storage: Counting, model: Model
+) -> None:
+    (job_id,) = queue(clean_database, storage, count=1, images=3, levels=(20, 240, 60))
+    drain(settings, clean_database, storage, model)
+    with every_job(clean_database) as found:
+        result = job_envelope(found[job_id]).result
+    with clean_database.transaction() as session:
+        heatmaps = {heatmap.image_id: heatmap for heatmap in session.scalars(sa.select(Artifact))}
+    assert result is not None
+    assert [image.prediction for image in result.images] == ["not_covid19", "covid19", "not_covid19"]
+    for image in result.images:
+        heatmap = heatmaps[image.image_id]
+        assert image.heatmap == f"/v1/jobs/{job_id}/artifacts/{heatmap.id}"
+        assert (heatmap.class_name, heatmap.media_type) == (image.prediction, "image/png")
+        grid = np.asarray(cv2.imdecode(np.frombuffer(heatmap.content, np.uint8), cv2.IMREAD_UNCHANGED))
+        assert grid.shape == (7, 7)
+        # Darkness speaks for the other class by what is not there: nothing that a map could show.
+        assert grid.max() == (255 if image.prediction == "covid19" else 0)
+
+
+def test_no_heatmap_is_kept_where_they_are_switched_off(
+    settings: Settings, clean_database: Database, storage: Counting, model: Model
+) -> None:
+    (job_id,) = queue(clean_database, storage, count=1)
+    drain(settings.model_copy(update={"heatmaps": False}), clean_database, storage, model)
+    with every_job(clean_database) as found:
+        result = job_envelope(found[job_id]).result
+    with clean_database.transaction() as session:
+        assert session.scalars(sa.select(Artifact)).all() == []
+    assert result is not None
+    assert [image.heatmap for image in result.images] == [None]
+
+
+def test_an_image_that_two_jobs_ask_about_is_fetched_once_and_run_once(
+    settings: Settings, clean_database: Database, storage: Counting, model: Model
+) -> None:
+    with clean_database.transaction() as session:
+        study = add_study(session, add_tenant(session), Modality.XRAY, images=2)
+        asked = [ask_about(session, study, classifier=classifier).id for classifier in (*Classifier, Classifier.BINARY)]
+    put(clean_database, storage, (240, 200))
+    drain(settings, clean_database, storage, model)
+    assert sorted(shown(model)) == [(DENSENET, 2), (VGG, 2)]
+    assert len(storage.fetched) == len(set(storage.fetched)) == 2
+    with every_job(clean_database) as found:
+        binary, ensemble, again = (job_envelope(found[job_id]).result for job_id in asked)
+    assert binary is not None
+    assert ensemble is not None
+    assert again is not None
+    assert again.probabilities == binary.probabilities
+    assert ensemble.second_opinion is not None
+    assert ensemble.second_opinion.probabilities == binary.probabilities
+    assert set(ensemble.probabilities or {}) == {"normal", "pneumonia", "covid19"}
+    with clean_database.transaction() as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(Artifact)) == 6
+
+
+def test_an_input_that_the_classifier_cannot_speak_of_succeeds_as_rejected(
+    settings: Settings, clean_database: Database, storage: Counting, model: Model
+) -> None:
+    with clean_database.transaction() as session:
+        job_id = add_job(
+            session, add_tenant(session), images=2, modality=Modality.CT, classifier=Classifier.ENSEMBLE
+        ).id
+    put(clean_database, storage, (200,))
+    drain(settings, clean_database, storage, model)
+    with every_job(clean_database) as found:
+        assert found[job_id].state is JobState.SUCCEEDED
+        result = job_envelope(found[job_id]).result
+    assert result is not None
+    assert (result.outcome, result.reason) == ("rejected_input", "ensemble-needs-xray")
+    assert (result.prediction, result.probabilities, result.aggregate) == (None, None, "none")
+    assert [image.rejected for image in result.images] == ["ensemble-needs-xray"] * 2
+    assert result.detail is not None
+    assert "X-rays only" in result.detail
+
+
+def test_the_gate_rejects_what_is_no_chest_image_and_corrects_the_modality(
+    settings: Settings, clean_database: Database, storage: Counting, tmp_path: Path
+) -> None:
+    with clean_database.transaction() as session:
+        tenant = add_tenant(session)
+        nothing, slices = (add_job(session, tenant, images=2, modality=Modality.XRAY).id for _ in range(2))
+    put(clean_database, storage, (BLACK, BLACK, CT_GREY, CT_GREY))
+    drain(settings, clean_database, storage, tiny_model(tmp_path / "gated", gated=True))
+    with every_job(clean_database) as found:
+        assert {job.state for job in found.values()} == {JobState.SUCCEEDED}
+        rejected, corrected = (job_envelope(found[job_id]).result for job_id in (nothing, slices))
+    assert rejected is not None
+    assert (rejected.outcome, rejected.reason, rejected.detail) == ("rejected_input", "not-a-chest-image", REASON)
+    assert (rejected.modality, rejected.modality_corrected) == (Modality.XRAY, False)
+    assert corrected is not None
+    assert (corrected.outcome, corrected.prediction) == ("answered", "not_covid19")
+    assert (corrected.modality, corrected.modality_corrected) == (Modality.CT, True)
+    assert (corrected.needs_review, corrected.review_reasons) == (True, ["modality-corrected"])
+
+
+def test_a_bad_image_fails_alone_and_a_study_of_bad_ones_fails(
+    settings: Settings, clean_database: Database, storage: Counting, model: Model
+) -> None:
+    mixed, bad = queue(clean_database, storage, count=2, images=2)
+    with clean_database.transaction() as session:
+        studies = {job.id: job.study_id for job in session.scalars(sa.select(Job))}
+        broken = sa.or_(Image.study_id == studies[bad], Image.position == 1)
+        session.execute(sa.update(Image).where(broken).values(sha256="0" * 64))
+    drain(settings, clean_database, storage, model)
+    with every_job(clean_database) as found:
+        assert {job_id: job.state for job_id, job in found.items()} == {
+            mixed: JobState.SUCCEEDED,
+            bad: JobState.FAILED,
+        }
+        assert (found[bad].error or {})["type"] == "object-corrupt"
+        result = job_envelope(found[mixed]).result
+    assert result is not None
+    assert [image.problem is None for image in result.images] == [True, False]
+    assert result.review_reasons == ["images-left-out"]
+    assert result.aggregate == "single"
+
+
+def test_a_study_larger_than_a_batch_goes_through_in_batches(
+    settings: Settings, clean_database: Database, storage: Counting, model: Model
+) -> None:
+    queue(clean_database, storage, count=1, images=11)
+    drain(settings.model_copy(update={"batch_size": 4}), clean_database, storage, model)
+    assert shown(model) == [(DENSENET, 4), (DENSENET, 4), (DENSENET, 3)]
+    with clean_database.transaction() as session:
+        assert [len(result.images) for result in session.scalars(sa.select(Result))] == [11]
+
+
+def test_a_swapped_model_answers_what_is_claimed_afterwards(
+    settings: Settings, clean_database: Database, storage: Counting, model: Model, tmp_path: Path
+) -> None:
+    (before,) = queue(clean_database, storage, count=1)
+    role = drain(settings, clean_database, storage, model)
+    other = tiny_bundle(tmp_path / "other", version="2")
+    role.swap(Model(other, model.engine))
+    (after,) = queue(clean_database, storage, count=1)
+    role.drain(threading.Event())
+    assert role.bundle_sha256 == other.sha256
+    with every_job(clean_database) as found:
+        versions = {job_id: job_envelope(job).result for job_id, job in found.items()}
+    assert {job_id: result and result.model.version for job_id, result in versions.items()} == {
+        before: "1",
+        after: "2",
+    }
+
+
+def test_a_batch_that_was_claimed_before_a_swap_is_answered_by_the_model_it_was_prepared_for(
+    settings: Settings, clean_database: Database, storage: Counting, model: Model, tmp_path: Path
+) -> None:
+    """The other model takes larger pictures: it could not answer for pixels that were not made for it."""
+    queue(clean_database, storage, count=3)
+    other = tiny_model(tmp_path / "other", version="2", size=2 * SIZE)
+    role = Classify("worker", settings.model_copy(update={"batch_size": 1}), clean_database, storage, model)
+
+    class Swapping(Watched):
+        def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
+            role.swap(other)
+            return super().maps(images, trunks)
+
+    role.swap(Model(model.bundle, Swapping(model.engine)))
+    role.drain(threading.Event())
+    with every_job(clean_database) as found:
+        assert {job.state for job in found.values()} == {JobState.SUCCEEDED}
+        results = [job_envelope(job).result for job in found.values()]
+    versions = sorted(result.model.version for result in results if result)
+    # The one after the first may have been claimed before or after the swap.
+    assert versions in (["1", "1", "2"], ["1", "2", "2"])
 
 
 def test_a_transient_fault_of_the_engine_costs_an_attempt(
-    settings: Settings, clean_database: Database, storage: Storage
+    settings: Settings, clean_database: Database, storage: Counting, bundle: Bundle
 ) -> None:
     (job_id,) = queue(clean_database, storage, count=1)
-    role = classify(settings, clean_database, storage, Faulty(EngineError("out of memory")))
-    role.drain(threading.Event())
+    drain(settings, clean_database, storage, Model(bundle, Faulty(EngineError("out of memory"))))
     with clean_database.transaction() as session:
         job = session.get_one(Job, job_id)
     assert (job.state, job.error_attempts) == (JobState.QUEUED, 1)
 
 
 def test_what_a_failed_drain_leaves_is_not_kept_alive(
-    settings: Settings, clean_database: Database, storage: Storage
+    settings: Settings, clean_database: Database, storage: Counting, bundle: Bundle
 ) -> None:
     ids = queue(clean_database, storage, count=40)
-    role = classify(settings, clean_database, storage, Faulty(RuntimeError("a bug")))
+    role = Classify("worker", settings, clean_database, storage, Model(bundle, Faulty(RuntimeError("a bug"))))
     with pytest.raises(RuntimeError, match="a bug"):
         role.drain(threading.Event())
     with clean_database.transaction() as session:
@@ -114,32 +336,32 @@ def test_what_a_failed_drain_leaves_is_not_kept_alive(
 
 
 def test_a_worker_that_stops_gives_back_what_it_has_claimed(
-    settings: Settings, clean_database: Database, storage: Storage, engine: Engine
+    settings: Settings, clean_database: Database, storage: Counting, model: Model
 ) -> None:
     queue(clean_database, storage, count=3)
     stopping = threading.Event()
     stopping.set()
-    classify(settings, clean_database, storage, engine).drain(stopping)
+    Classify("worker", settings, clean_database, storage, model).drain(stopping)
     with clean_database.transaction() as session:
         rows = session.execute(sa.select(Job.state, Job.error_attempts, Job.crash_attempts)).all()
     assert [tuple(row) for row in rows] == [(JobState.QUEUED, 0, 0)] * 3
 
 
-def test_a_job_cancelled_during_inference_keeps_no_result(
-    settings: Settings, clean_database: Database, storage: Storage
+def test_a_job_cancelled_during_inference_keeps_neither_result_nor_heatmap(
+    settings: Settings, clean_database: Database, storage: Counting, model: Model
 ) -> None:
     (job_id,) = queue(clean_database, storage, count=1)
-    seen: list[int] = []
 
-    class Cancelling(Faulty):
-        def predict(self, images: Pixels, heads: Collection[str]) -> dict[str, Probabilities]:
-            seen.append(len(images))
+    class Cancelling(Watched):
+        def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
             with clean_database.transaction() as session:
                 jobs.cancel(session, session.get_one(Job, job_id).tenant_id, job_id)
-            return {head: np.full((len(images), 2), 0.5, np.float32) for head in heads}
+            return super().maps(images, trunks)
 
-    classify(settings, clean_database, storage, Cancelling(EngineError())).drain(threading.Event())
+    engine = Cancelling(model.engine)
+    drain(settings, clean_database, storage, Model(model.bundle, engine))
     with clean_database.transaction() as session:
         assert session.get_one(Job, job_id).state is JobState.CANCELLED
         assert session.scalars(sa.select(Result)).all() == []
-    assert seen == [1]
+        assert session.scalars(sa.select(Artifact)).all() == []
+    assert engine.shown == [(DENSENET, 1)]

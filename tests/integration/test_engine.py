@@ -1,83 +1,289 @@
-"""The shipped bundle on the real engine."""
+"""Engines: the same maps from each, the fastest chosen, and none that answers otherwise than the bundle should."""
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import openvino as ov
 import pytest
 from numpy.typing import NDArray
+from openvino import opset13 as ops
+from safetensors.numpy import save
+from structlog.testing import capture_logs
 
-from shared.bundle import Bundle
-from shared.errors import ModelError
+from shared.bundle import CARD, Bundle, EngineFiles
+from shared.config import Settings, parse
+from shared.engines import (
+    ENGINES,
+    Engine,
+    EngineName,
+    buckets,
+    candidates,
+    choose_engine,
+    make_engine,
+    open_engine,
+    run_in_buckets,
+)
+from shared.errors import EngineError, ModelError
+from shared.heads import HeadNetwork
 from shared.imaging.decode import Limits, decode_one
 from shared.imaging.preprocess import prepare
-from worker.engine import TensorFlowEngine
+from shared.networks import rebuild
+from shared.parity import Reference
+from tests.factories_model import SIZE, tiny_bundle
+from training.quantize import quantize, write_parity
 
 ROOT = Path(__file__).parents[2]
-MODELS, SAMPLES = ROOT / "models" / "thoraq-1", ROOT / "samples"
-HEADS = ("binary-xray", "binary-ct", "ensemble-xray")
+SHIPPED = ROOT / Settings.model_fields["model_dir"].default
+#: How far maps may be from TensorFlow's, as a share of their deviation.
+CLOSE = {"openvino-int8": 0.1, "openvino-bf16": 0.02, "openvino-float32": 1e-4, "tensorflow-float16": 0.01}
+
+
+def recard(bundle: Bundle, **changes: Any) -> Bundle:
+    """The bundle with another card, which pins what is in the folder now."""
+    hashes = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in bundle.path.iterdir() if file.name != CARD
+    }
+    card = bundle.card.model_copy(update=changes | {"files": hashes})
+    (bundle.path / CARD).write_text(card.model_dump_json(), encoding="utf-8")
+    return Bundle.open(bundle.path)
+
+
+def pictures(count: int, seed: int = 1) -> NDArray[np.uint8]:
+    """Pictures of all brightnesses, so that the tiny heads give answers of all kinds."""
+    rng = np.random.default_rng(seed)
+    levels = np.linspace(10, 240, count)[:, np.newaxis, np.newaxis]
+    return np.clip(levels + rng.normal(0, 20, (count, SIZE, SIZE)), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
-def engine() -> TensorFlowEngine:
-    return TensorFlowEngine(Bundle.open(MODELS), max_batch=4)
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A tiny bundle with int8 files and a parity file."""
+    bundle = tiny_bundle(tmp_path_factory.mktemp("models") / "tiny")
+    trunks = {name: rebuild(bundle, trunk) for name, trunk in bundle.card.trunks.items()}
+    files = {name: quantize(trunk, pictures(16), bundle.path, name) for name, trunk in trunks.items()}
+    bundle = recard(bundle, engines={"openvino-int8": files})
+    return recard(bundle, parity=write_parity(bundle, pictures(12)))
 
 
-@pytest.fixture(scope="module")
-def images() -> NDArray[np.uint8]:
-    """The sample X-rays, prepared; the first is of a COVID-19 patient, the second is normal."""
-    files = [
-        "xray-covid19.jpg",
-        "xray-normal.png",
-        "xray-pneumonia.jpg",
-        "xray-two-views-1.jpg",
-        "xray-two-views-2.jpg",
-    ]
-    spec = Bundle.open(MODELS, verify=False).input
-    return np.stack([prepare(decode_one((SAMPLES / file).read_bytes(), Limits()), spec) for file in files])
+@pytest.fixture
+def own(whole: Bundle, tmp_path: Path) -> Bundle:
+    """A copy of the whole bundle, to be changed."""
+    return Bundle.open(Path(shutil.copytree(whole.path, tmp_path / "tiny")))
 
 
-def test_every_head_gives_one_probability_per_class(engine: TensorFlowEngine, images: NDArray[np.uint8]) -> None:
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_engine_gives_tensorflows_maps(whole: Bundle, name: EngineName) -> None:
+    images = pictures(7, seed=2)
+    wanted = make_engine("tensorflow", whole, 4).maps(images, whole.card.trunks)
+    engine = make_engine(name, whole, 4)
     engine.warm_up()
-    found = engine.predict(images, HEADS)
-    classes = {name: len(head.classes) for name, head in Bundle.open(MODELS, verify=False).heads.items()}
-    assert {name: part.shape for name, part in found.items()} == {name: (len(images), classes[name]) for name in HEADS}
-    for part in found.values():
-        assert part.dtype == np.float32
-        assert ((part >= 0) & (part <= 1)).all()
-        # Different pictures get different answers; otherwise the comparisons below would prove nothing.
-        assert np.ptp(part, axis=0).max() > 0.1
-    np.testing.assert_allclose(found["ensemble-xray"].sum(1), 1, atol=1e-5)
+    found = engine.maps(images, whole.card.trunks)
+    assert engine.name == name
+    for trunk, maps in wanted.items():
+        assert found[trunk].shape == maps.shape == (7, 7, 7, 4)
+        assert found[trunk].dtype == np.float32
+        assert np.abs(found[trunk] - maps).max() < CLOSE.get(name, 1e-5) * maps.std()
 
 
-def test_an_image_gets_the_same_answer_alone_and_in_a_batch(
-    engine: TensorFlowEngine, images: NDArray[np.uint8]
+@pytest.fixture(params=["tensorflow", "openvino-bf16"])
+def engine(request: pytest.FixtureRequest, whole: Bundle) -> Engine:
+    return make_engine(request.param, whole, 4)
+
+
+def test_an_image_gets_the_same_maps_alone_and_in_a_batch(engine: Engine) -> None:
+    images = pictures(6)
+    together = engine.maps(images, ["vgg16"])["vgg16"]
+    alone = np.concatenate([engine.maps(image[np.newaxis], ["vgg16"])["vgg16"] for image in images])
+    np.testing.assert_allclose(alone, together, atol=1e-3)
+
+
+def test_only_the_asked_trunks_answer_and_no_image_gives_no_row(engine: Engine) -> None:
+    found = engine.maps(np.empty((0, SIZE, SIZE), np.uint8), ["vgg16"])
+    assert {name: maps.shape for name, maps in found.items()} == {"vgg16": (0, 7, 7, 4)}
+
+
+def test_an_unknown_trunk_and_wrong_pixels_are_refused(engine: Engine) -> None:
+    with pytest.raises(ModelError, match="no trunk nonsense"):
+        engine.maps(np.zeros((1, SIZE, SIZE), np.uint8), ["nonsense"])
+    for wrong in (np.zeros((1, 9, 9), np.uint8), np.zeros((1, SIZE, SIZE), np.float32)):
+        with pytest.raises(ValueError, match=f"takes \\(N, {SIZE}, {SIZE}\\) uint8"):
+            engine.maps(wrong, ["vgg16"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, (1,)), (5, (1, 2, 4, 5)), (16, (1, 2, 4, 8, 16))])
+def test_devices_see_few_batch_sizes(most: int, sizes: tuple[int, ...]) -> None:
+    assert buckets(most) == sizes
+    seen = []
+
+    def means(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        seen.append(len(images))
+        return np.asarray(images.mean((1, 2)), np.float32)
+
+    images = pictures(23)
+    found = run_in_buckets(images, {"means": means}, sizes)
+    np.testing.assert_allclose(found["means"], images.mean((1, 2)), rtol=1e-5)
+    assert set(seen) <= set(sizes)
+
+
+def test_the_fastest_engine_that_agrees_is_chosen(whole: Bundle) -> None:
+    with capture_logs() as logs:
+        assert choose_engine(whole, threads=1).name == "openvino-int8"
+    assert [entry["event"] for entry in logs] == ["engine.ready"]
+
+
+@pytest.mark.parametrize("wanted", ["tensorflow", "openvino-bf16", "openvino-int8"])
+def test_the_setting_names_an_engine(whole: Bundle, wanted: str) -> None:
+    variables = {"DATABASE_URL": "postgresql://-", "REDIS_URL": "redis://-", "SECRET_KEY": "k" * 32, "ENGINE": wanted}
+    settings = parse({f"THORAQ_{name}": value for name, value in variables.items()})
+    assert open_engine(whole, settings).name == wanted
+
+
+def test_an_engine_that_answers_otherwise_is_passed_over_and_said_so(own: Bundle) -> None:
+    files = own.card.engines["openvino-int8"]
+    confused = {"vgg16": files["vgg16"], "densenet201": constant_trunk(own.path)}
+    bundle = recard(own, engines={"openvino-int8": confused})
+    with capture_logs() as logs:
+        assert choose_engine(bundle).name == "openvino-bf16"
+    assert [(entry["event"], entry["engine"]) for entry in logs] == [
+        ("engine.refused", "openvino-int8"),
+        ("engine.ready", "openvino-bf16"),
+    ]
+    assert "another label for" in logs[0]["reason"]
+    with pytest.raises(ModelError, match=r"no engine runs model bundle tiny as it should: openvino-int8: "):
+        choose_engine(bundle, "openvino-int8")
+
+
+def constant_trunk(folder: Path, value: float = 0.0) -> EngineFiles:
+    """Files of a trunk that sees the same in everything."""
+    pixels = ops.parameter([-1, SIZE, SIZE], np.uint8, name="pixels")
+    mean = ops.reduce_mean(ops.convert(pixels, np.float32), ops.constant([1, 2]), keep_dims=True)
+    maps = ops.multiply(ops.unsqueeze(mean, ops.constant([3])), ops.constant(np.full((1, 7, 7, 4), value, np.float32)))
+    ov.save_model(ov.Model([ops.result(maps)], [pixels], "constant"), folder / "constant.xml")
+    return EngineFiles(model="constant.xml", weights="constant.bin")
+
+
+@pytest.mark.parametrize("damage", [b"", b"<net/>", b"\x00" * 64])
+def test_files_that_openvino_cannot_read_are_refused(own: Bundle, damage: bytes) -> None:
+    (own.path / own.card.engines["openvino-int8"]["vgg16"].model).write_bytes(damage)
+    with pytest.raises(ModelError, match="OpenVINO cannot load the trunk vgg16"):
+        make_engine("openvino-int8", recard(own))
+
+
+def test_a_device_that_fails_is_an_engine_error(own: Bundle) -> None:
+    """A trunk that is made for one image at a time, given three."""
+    files = own.card.engines["openvino-int8"]["vgg16"]
+    graph = ov.Core().read_model(own.read(files.model), own.read(files.weights))
+    graph.reshape([1, SIZE, SIZE])
+    ov.save_model(graph, own.path / files.model, compress_to_fp16=False)
+    engine = make_engine("openvino-int8", recard(own))
+    assert len(engine.maps(pictures(1), ["vgg16"])["vgg16"]) == 1
+    with pytest.raises(EngineError):
+        engine.maps(pictures(3), ["vgg16"])
+
+
+def test_a_bundle_without_int8_files_has_no_int8_engine(own: Bundle) -> None:
+    bundle = recard(own, engines={})
+    assert "openvino-int8" not in candidates(bundle, "auto")
+    with pytest.raises(ModelError, match="no int8 files"):
+        make_engine("openvino-int8", bundle)
+
+
+def test_without_reference_answers_only_tensorflow_serves(own: Bundle) -> None:
+    bundle = recard(own, parity=None)
+    assert choose_engine(bundle).name == "tensorflow"
+    with pytest.raises(ModelError, match="no engine runs"):
+        choose_engine(bundle, "openvino-bf16")
+
+
+def test_answers_that_no_engine_gives_leave_none(own: Bundle) -> None:
+    reference = Reference.read(own)
+    assert reference is not None
+    turned = {name: np.roll(part, 1, axis=1) for name, part in reference.probabilities.items()}
+    (own.path / "parity.safetensors").write_bytes(Reference(reference.images, turned).dump())
+    with pytest.raises(ModelError, match="no engine runs model bundle tiny"):
+        choose_engine(recard(own))
+
+
+def test_maps_that_are_no_numbers_are_refused(own: Bundle) -> None:
+    files = constant_trunk(own.path, np.nan)
+    bundle = recard(own, engines={"openvino-int8": own.card.engines["openvino-int8"] | {"vgg16": files}})
+    with capture_logs() as logs, pytest.raises(ModelError, match="no engine runs"):
+        choose_engine(bundle, "openvino-int8")
+    assert logs[0]["reason"] == "vgg16: maps that are not finite numbers"
+
+
+def test_probabilities_that_drift_are_refused_although_the_labels_stay(own: Bundle) -> None:
+    reference = Reference.read(own)
+    assert reference is not None
+    surer = {name: part**8 / (part**8).sum(1, keepdims=True) for name, part in reference.probabilities.items()}
+    (own.path / "parity.safetensors").write_bytes(Reference(reference.images, surer).dump())
+    with capture_logs() as logs, pytest.raises(ModelError, match="no engine runs"):
+        choose_engine(recard(own), "openvino-bf16")
+    assert "probabilities are off by" in logs[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"images": np.zeros((2, 9, 9), np.uint8)},
+        {"images": np.zeros((2, SIZE, SIZE), np.uint8), "binary-xray": np.zeros((2, 2), np.float32)},
+    ],
+)
+def test_a_parity_file_that_does_not_fit_is_refused(own: Bundle, content: dict[str, NDArray[Any]]) -> None:
+    (own.path / "parity.safetensors").write_bytes(save(content))
+    with pytest.raises(ModelError, match=r"^parity\.safetensors: "):
+        Reference.read(recard(own))
+
+
+def test_int8_serves_without_tensorflow(whole: Bundle) -> None:
+    code = (
+        "import sys; from pathlib import Path; from shared.bundle import Bundle; "
+        "from shared.engines import choose_engine; "
+        "print(choose_engine(Bundle.open(Path(sys.argv[1]))).name, 'tensorflow' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(whole.path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "openvino-int8 False"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Bundle:
+    return Bundle.open(SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def samples(shipped: Bundle) -> NDArray[np.uint8]:
+    """A COVID-19 X-ray, a normal one."""
+    files = ("xray-covid19.jpg", "xray-normal.png")
+    decoded = [decode_one((ROOT / "samples" / file).read_bytes(), Limits()) for file in files]
+    return np.stack([prepare(grey, shipped.input) for grey in decoded])
+
+
+@pytest.fixture(scope="module")
+def expected(shipped: Bundle, samples: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    return make_engine("tensorflow", shipped).maps(samples, shipped.card.trunks)
+
+
+def test_the_shipped_trunks_compute_on_openvino_what_they_do_on_tensorflow(
+    shipped: Bundle, samples: NDArray[np.uint8], expected: dict[str, NDArray[np.float32]]
 ) -> None:
-    together = engine.predict(images, HEADS)
-    alone = [engine.predict(images[row : row + 1], HEADS) for row in range(len(images))]
-    for name in HEADS:
-        np.testing.assert_allclose(np.concatenate([part[name] for part in alone]), together[name], atol=1e-4)
+    found = make_engine("openvino-float32", shipped).maps(samples, shipped.card.trunks)
+    for name, maps in expected.items():
+        assert np.abs(found[name] - maps).max() < 1e-3 * maps.std()
 
 
-def test_heads_asked_together_answer_as_when_asked_apart(engine: TensorFlowEngine, images: NDArray[np.uint8]) -> None:
-    together = engine.predict(images, HEADS)
-    for name in HEADS:
-        np.testing.assert_allclose(engine.predict(images, [name])[name], together[name], atol=1e-5)
-
-
-def test_the_covid19_sample_scores_above_the_normal_one(engine: TensorFlowEngine, images: NDArray[np.uint8]) -> None:
-    found = engine.predict(images[:2], ["binary-xray", "ensemble-xray"])
-    assert found["binary-xray"][0, 0] > found["binary-xray"][1, 0]
-    assert found["ensemble-xray"][0, 2] > found["ensemble-xray"][1, 2]
-
-
-def test_no_image_gives_no_row(engine: TensorFlowEngine) -> None:
-    assert engine.predict(np.empty((0, 224, 224), np.uint8), ["ensemble-xray"])["ensemble-xray"].shape == (0, 3)
-
-
-def test_an_unknown_head_and_wrong_pixels_are_refused(engine: TensorFlowEngine) -> None:
-    with pytest.raises(ModelError, match="no head nonsense"):
-        engine.predict(np.zeros((1, 224, 224), np.uint8), ["nonsense"])
-    with pytest.raises(ValueError, match=r"takes \(N, 224, 224\) uint8"):
-        engine.predict(np.zeros((1, 100, 100), np.uint8), ["binary-ct"])
+def test_the_covid19_sample_scores_above_the_normal_one(
+    shipped: Bundle, expected: dict[str, NDArray[np.float32]]
+) -> None:
+    for name in ("binary-xray", "ensemble-xray"):
+        head = shipped.heads[name]
+        sick, well = HeadNetwork.load(shipped, head).predict(expected)[:, head.classes.index("covid19")]
+        assert sick > well

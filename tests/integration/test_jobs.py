@@ -13,10 +13,35 @@ from sqlalchemy import exc
 from shared import jobs, schedule
 from shared.config import Settings
 from shared.db import Database
+from shared.envelope import job_envelope
 from shared.errors import Conflict, CorruptImage, EngineError, NotFound, Unavailable
-from shared.jobs import Outcome
-from shared.models import Batch, Delivery, Event, EventType, Job, JobState, Priority, Result
-from tests.queue_support import LEASE, POLICY, add_batch, add_bundle, add_endpoint, add_job, add_tenant, answer, take
+from shared.ids import new_id
+from shared.jobs import Claim, Heatmap, Outcome
+from shared.models import (
+    Artifact,
+    Batch,
+    Delivery,
+    Event,
+    EventType,
+    Job,
+    JobState,
+    Modality,
+    Priority,
+    Result,
+)
+from tests.queue_support import (
+    BUNDLE,
+    LEASE,
+    POLICY,
+    add_batch,
+    add_bundle,
+    add_endpoint,
+    add_job,
+    add_tenant,
+    answer,
+    refusal,
+    take,
+)
 
 
 @pytest.fixture
@@ -43,6 +68,11 @@ def expire(database: Database) -> None:
     """Let every lease run out: the worker is gone."""
     with database.transaction() as session:
         session.execute(sa.update(Job).where(Job.lease_token.is_not(None)).values(lease_until=sa.func.now() - LEASE))
+
+
+def looked(claim: Claim) -> list[Heatmap]:
+    """A heatmap for each image of a claim."""
+    return [Heatmap(new_id("art"), image.id, "not_covid19", b"png") for image in claim.images]
 
 
 def test_a_claim_runs_and_its_answer_becomes_the_only_result(database: Database) -> None:
@@ -303,6 +333,89 @@ def test_the_database_refuses_success_without_a_result(database: Database) -> No
     ended = {"state": "succeeded", "finished_at": sa.func.now(), "lease_token": None, "lease_until": None}
     with pytest.raises(exc.IntegrityError, match="succeeded without a result"), database.transaction() as session:
         session.execute(sa.update(Job).values(**ended))
+
+
+def test_a_rejected_input_is_a_success_for_batch_and_webhook_and_says_why(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        add_endpoint(session, tenant, "http://127.0.0.1:9/hook")
+        batch = add_batch(session, tenant, total=1)
+        job_id = add_job(session, tenant, batch=batch).id
+    with database.transaction() as session:
+        jobs.finish(session, [refusal(claim) for claim in take(session)], POLICY)
+    with database.transaction() as session:
+        assert session.get_one(Job, job_id).state is JobState.SUCCEEDED
+        payloads = {event.type: event.payload["data"] for event in session.scalars(sa.select(Event))}
+    assert payloads[EventType.BATCH_COMPLETED]["status"] == "completed"
+    result = payloads[EventType.JOB_SUCCEEDED]["result"]
+    assert (result["outcome"], result["reason"]) == ("rejected_input", "not-a-chest-image")
+    assert (result["prediction"], result["probabilities"], result["aggregate"]) == (None, None, "none")
+    assert result["images"][0]["rejected"] == "not-a-chest-image"
+
+
+def test_an_answer_keeps_all_that_was_said(database: Database) -> None:
+    job_id = one_job(database)
+    second = {"classifier": "binary", "prediction": "covid19", "probabilities": {"covid19": 0.6, "not_covid19": 0.4}}
+    with database.transaction() as session:
+        (claim,) = take(session)
+        said = {"review_reasons": ["thin-margin", "modality-corrected"], "second_opinion": second}
+        jobs.finish(session, [answer(claim, corrected_modality=Modality.CT, **said)], POLICY)
+    with database.transaction() as session:
+        result = job_envelope(session.get_one(Job, job_id)).result
+    assert result is not None
+    assert (result.outcome, result.reason, result.needs_review) == ("answered", None, True)
+    assert (result.modality, result.modality_corrected) == (Modality.CT, True)
+    assert result.review_reasons == ["thin-margin", "modality-corrected"]
+    assert result.second_opinion is not None
+    assert result.second_opinion.model_dump() == second
+
+
+def test_results_of_workers_before_revision_0003_read_as_plain_answers(database: Database) -> None:
+    job_id = one_job(database)
+    with database.transaction() as session:
+        (claim,) = take(session)
+        ended = {"state": "succeeded", "finished_at": sa.func.now(), "lease_token": None, "lease_until": None}
+        session.execute(sa.update(Job).values(**ended))
+        old = {"job_id": job_id, "tenant_id": claim.tenant_id, "bundle_sha256": BUNDLE, "prediction": "not_covid19"}
+        columns = {"probabilities": {"not_covid19": 1.0}, "images": [{"image_id": "img", "file": 0, "frame": 0}]}
+        session.execute(sa.insert(Result).values(**old, **columns, timings={}))
+    with database.transaction() as session:
+        result = job_envelope(session.get_one(Job, job_id)).result
+    assert result is not None
+    assert (result.outcome, result.prediction, result.modality) == ("answered", "not_covid19", Modality.XRAY)
+    assert (result.needs_review, result.modality_corrected, result.second_opinion) == (False, False, None)
+
+
+def test_the_database_refuses_an_answer_without_a_prediction(database: Database) -> None:
+    one_job(database)
+    with database.transaction() as session:
+        (claim,) = take(session)
+    mute = answer(claim, prediction=None, probabilities=None)
+    with pytest.raises(exc.IntegrityError, match="answer_or_reason"), database.transaction() as session:
+        jobs.finish(session, [mute], POLICY)
+
+
+def test_heatmaps_are_kept_with_the_result_and_go_with_a_lost_lease(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        kept, lost = (add_job(session, tenant, images=2).id for _ in range(2))
+    with database.transaction() as session:
+        claims = take(session)
+    with database.transaction() as session:
+        jobs.cancel(session, tenant.id, lost)
+    with database.transaction() as session:
+        assert jobs.finish(session, [answer(claim, heatmaps=looked(claim)) for claim in claims], POLICY) == [lost]
+    images = [image.id for claim in claims if claim.job_id == kept for image in claim.images]
+    with database.transaction() as session:
+        rows = session.scalars(sa.select(Artifact)).all()
+        result = job_envelope(session.get_one(Job, kept)).result
+    assert {(row.job_id, row.tenant_id, row.kind, row.class_name, row.content) for row in rows} == {
+        (kept, tenant.id, "heatmap", "not_covid19", b"png")
+    }
+    assert sorted(row.image_id for row in rows) == sorted(images)
+    assert result is not None
+    paths = {row.image_id: f"/v1/jobs/{kept}/artifacts/{row.id}" for row in rows}
+    assert [image.heatmap for image in result.images] == [paths[image] for image in images]
 
 
 def test_a_batch_counts_its_jobs_and_completes_once(database: Database) -> None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from shared.config import Settings
 from shared.db import Database
-from shared.errors import EngineError
+from shared.errors import EngineError, Unavailable
 from shared.models import Worker
 from worker.station import Station
 
@@ -37,6 +37,20 @@ class Work:
 
     def beat(self) -> None:
         """Nothing is on lease."""
+
+
+class Keeper:
+    """Has looked at a role, and has a problem with its model."""
+
+    problem: str | None = "card.json: missing"
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    def look(self, role: object) -> None:
+        """Counts, and meets a fault."""
+        self.seen.append(role)
+        raise Unavailable
 
 
 def station(work: Work, database: Database, settings: Settings, **seconds: float) -> Station:
@@ -95,6 +109,20 @@ def test_it_signs_on_and_off(clean_database: Database, settings: Settings) -> No
     door.close()
     with clean_database.transaction() as session:
         assert session.scalars(sa.select(Worker.name)).all() == []
+
+
+def test_what_keeps_a_worker_from_its_model_is_told_and_looked_at_again(
+    clean_database: Database, settings: Settings
+) -> None:
+    work, keeper = Work(), Keeper()
+    quick = settings.model_copy(update={"poll_seconds": 0.01, "heartbeat_seconds": 3600.0})
+    door = Station("w", "sweep", work, clean_database, quick, keeper)
+    door.open()
+    until(lambda: len(keeper.seen) >= 3)
+    with clean_database.transaction() as session:
+        assert session.scalars(sa.select(Worker.bundle_problem)).all() == ["card.json: missing"]
+    door.close()
+    assert set(keeper.seen) == {work}
 
 
 def test_a_worker_that_gets_nowhere_gives_no_sign_of_life(clean_database: Database, settings: Settings) -> None:

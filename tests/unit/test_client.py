@@ -151,7 +151,35 @@ def test_waiting_asks_with_the_etag_and_as_seldom_as_the_server_wishes(
     assert (first.get("If-None-Match"), second["If-None-Match"], third["If-None-Match"]) == (None, '"v1"', '"v1"')
     assert first["Prefer"].startswith("wait=")
     assert time.slept == [3.0, 3.0]
-    assert (result.prediction, result.probabilities["positive"], result.model.version) == ("positive", 0.75, "1")
+    assert (result.prediction, result.model.version) == ("positive", "1")
+    assert result.probabilities == {"positive": 0.75, "negative": 0.25}
+
+
+def test_a_server_that_knows_no_outcomes_has_answered(server: Server, thoraq: Client) -> None:
+    server.on("GET /v1/jobs/j1", Reply(200, succeeded()))
+    result = thoraq.job("j1").answer()
+    assert (result.outcome, result.rejected, result.needs_review, result.second_opinion) == (
+        "answered",
+        False,
+        False,
+        None,
+    )
+
+
+def test_a_rejected_input_is_an_answer_without_numbers(server: Server, thoraq: Client) -> None:
+    nothing = {"outcome": "rejected_input", "reason": "not-a-chest-image", "prediction": None, "probabilities": None}
+    server.on("GET /v1/jobs/j1", Reply(200, job("succeeded", result=succeeded()["result"] | nothing)))
+    result = thoraq.job("j1").answer()
+    assert (result.rejected, result.reason, result.prediction) == (True, "not-a-chest-image", None)
+
+
+def test_heatmaps_are_listed_and_fetched(server: Server, thoraq: Client) -> None:
+    listed = {"id": "a1", "kind": "heatmap", "image_id": "i1", "class": "positive", "url": "/v1/jobs/j1/artifacts/a1"}
+    server.on("GET /v1/jobs/j1/artifacts", Reply(200, {"object": "list", "data": [listed]}))
+    server.on("GET /v1/jobs/j1/artifacts/a1", Reply(200, b"a picture", {"Content-Type": "image/png"}))
+    (found,) = thoraq.artifacts("j1")
+    assert (found.kind, found.image_id, found.class_name) == ("heatmap", "i1", "positive")
+    assert thoraq.heatmap("j1", found.id) == b"a picture"
 
 
 def test_waiting_ends_at_the_timeout_and_shows_how_far_it_came(server: Server, thoraq: Client, time: Time) -> None:

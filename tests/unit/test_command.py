@@ -16,6 +16,9 @@ import pytest
 
 from tests.scripted_server import NOTICE, Reply, Server, failed, job, problem, serving, succeeded
 
+ANSWER: dict[str, Any] = succeeded()["result"]
+HEATMAP = {"id": "a1", "kind": "heatmap", "image_id": "i1", "class": "positive", "url": "/v1/jobs/j1/artifacts/a1"}
+
 # A shell that starts the tests in the background has them ignore SIGINT, which children inherit.
 COMMAND = [
     sys.executable,
@@ -86,6 +89,75 @@ def test_results_are_a_table_with_the_notice_and_a_failed_job_is_exit_code_1(ser
     assert "the file holds no bytes" in done.stdout
     assert done.stdout.rstrip().endswith(NOTICE)
     assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_results_say_what_needs_review_and_why(server: Server) -> None:
+    second = {"classifier": "binary", "prediction": "negative", "probabilities": {"positive": 0.4, "negative": 0.6}}
+    reasons = {"needs_review": True, "review_reasons": ["thin-margin", "classifiers-disagree"]}
+    corrected = {"modality": "ct", "modality_corrected": True}
+    result = ANSWER | reasons | corrected | {"outcome": "answered", "second_opinion": second}
+    server.on("GET /v1/jobs/j1", Reply(200, job("succeeded", result=result)))
+    done = thoraq(server, "results", "j1")
+    assert done.returncode == 0
+    for said in ("answered", "thin margin, classifiers disagree", "binary: negative 0.600, positive 0.400", "ct"):
+        assert said in done.stdout
+
+
+def test_a_rejected_input_has_its_reason_and_no_number(server: Server) -> None:
+    image = {"image_id": "i1", "file": 0, "frame": 0, "rejected": "not-a-chest-image"}
+    said = {
+        "outcome": "rejected_input",
+        "reason": "not-a-chest-image",
+        "detail": "No chest is seen.",
+        "aggregate": "none",
+    }
+    result = ANSWER | said | {"prediction": None, "probabilities": None, "images": [image, image | {"file": 1}]}
+    server.on("GET /v1/jobs/j1", Reply(200, job("succeeded", result=result)))
+    done = thoraq(server, "results", "j1")
+    assert done.returncode == 0
+    for text in ("rejected", "No chest is seen.", "0 of 2", "not a chest image"):
+        assert text in done.stdout
+    assert "Probabilities" not in done.stdout
+
+
+def test_heatmaps_are_saved_under_the_job_the_file_and_the_frame(server: Server, tmp_path: Path) -> None:
+    server.on("GET /v1/jobs/j1", Reply(200, succeeded()))
+    server.on("GET /v1/jobs/j1/artifacts", Reply(200, {"object": "list", "data": [HEATMAP, HEATMAP | {"kind": "new"}]}))
+    server.on("GET /v1/jobs/j1/artifacts/a1", Reply(200, b"a picture", {"Content-Type": "image/png"}))
+    folder = tmp_path / "a" / "b"
+    done = thoraq(server, "heatmap", "j1", "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(folder / "j1-0-0.png")]
+    assert [path.read_bytes() for path in folder.iterdir()] == [b"a picture"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "said"),
+    [
+        (Reply(200, succeeded()), 0, "no heatmap, the server kept none"),
+        (Reply(200, job("succeeded", result=ANSWER | {"outcome": "rejected_input"})), 0, "the input was rejected"),
+        (Reply(200, job("running")), 5, "the job is running"),
+        (Reply(200, failed()), 1, "the job is failed"),
+        (problem(404, "not-found"), 4, "A reason"),
+    ],
+)
+def test_a_job_without_heatmaps_says_why(server: Server, tmp_path: Path, reply: Reply, code: int, said: str) -> None:
+    server.on("GET /v1/jobs/j1", reply)
+    server.on("GET /v1/jobs/j1/artifacts", Reply(200, {"object": "list", "data": []}))
+    done = thoraq(server, "heatmap", "j1", "--out", tmp_path)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+
+
+def test_heatmaps_that_cannot_be_written_are_told(server: Server, tmp_path: Path) -> None:
+    server.on("GET /v1/jobs/j1", Reply(200, succeeded()))
+    server.on("GET /v1/jobs/j1/artifacts", Reply(200, {"object": "list", "data": [HEATMAP]}))
+    server.on("GET /v1/jobs/j1/artifacts/a1", Reply(200, b"a picture"))
+    (tmp_path / "file").touch()
+    done = thoraq(server, "heatmap", "j1", "--out", tmp_path / "file" / "folder")
+    assert done.returncode == 2
+    assert "j1: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_waiting_for_json_prints_each_job_once_when_it_has_ended(server: Server, images: Path) -> None:

@@ -1,0 +1,200 @@
+"""A bundle's trunks on whatever runs them fastest and right: prepared pixels to feature maps, behind one call.
+
+Heads are apart (shared/heads.py): they are small, and run in float32 whatever the trunk ran in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from shared.bundle import Bundle
+from shared.config import Settings
+from shared.errors import EngineError, ModelError
+from shared.networks import rebuild, tensorflow
+from shared.parity import Reference, disagreement
+
+log = structlog.get_logger(__name__)
+Pixels = NDArray[np.uint8]
+Maps = NDArray[np.float32]
+TrunkRunner = Callable[[Pixels], Maps]
+# The fastest first, of those that a CPU can run; -float16 is TensorFlow's mixed precision, for GPUs.
+EngineName = Literal["openvino-int8", "openvino-bf16", "openvino-float32", "tensorflow-float16", "tensorflow"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+REFERENCE: EngineName = "tensorflow"
+
+
+class Engine(Protocol):
+    """Whatever can run a bundle's trunks."""
+
+    @property
+    def name(self) -> EngineName:
+        """How logs, cards and settings call it."""
+
+    def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
+        """Feature maps (N, h, w, channels) of each asked trunk for prepared images (N, size, size).
+
+        Raises ModelError for a trunk that the bundle lacks, ValueError for images of another shape, EngineError
+        when the device runs out of memory or fails.
+        """
+
+    def warm_up(self) -> None:
+        """Do now what would make the first images slow."""
+
+
+def open_engine(bundle: Bundle, settings: Settings) -> Engine:
+    """The engine that THORAQ_ENGINE names, or the fastest that this machine has and the bundle's answers agree with.
+
+    Every engine must repeat the answers in the bundle's parity file; one that cannot be loaded or does not repeat
+    them is logged and passed over. A bundle without that file is served by TensorFlow in float32 alone: that is what
+    it was measured with, and to run TensorFlow first in order to judge another engine would cost what that one saves.
+    Raises ModelError when no engine is left.
+    """
+    return choose_engine(bundle, settings.engine, settings.batch_size, settings.engine_threads or None)
+
+
+def choose_engine(bundle: Bundle, setting: str = "auto", max_batch: int = 16, threads: int | None = None) -> Engine:
+    """As `open_engine`, for those who have no settings: the first of `candidates` that passes."""
+    reference = Reference.read(bundle)
+    refused = []
+    for name in candidates(bundle, setting):
+        started = time.perf_counter()
+        try:
+            engine = _proved(name, bundle, reference, max_batch, threads)
+        except (ModelError, EngineError) as error:
+            log.warning("engine.refused", engine=name, bundle=bundle.name, reason=error.detail)
+            refused.append(f"{name}: {error.detail}")
+            continue
+        log.info("engine.ready", engine=name, bundle=bundle.name, seconds=round(time.perf_counter() - started, 2))
+        return engine
+    why = "; ".join(refused) or f"none for THORAQ_ENGINE={setting}"
+    raise ModelError(f"no engine runs model bundle {bundle.name} as it should: {why}")
+
+
+def _proved(
+    name: EngineName, bundle: Bundle, reference: Reference | None, max_batch: int, threads: int | None
+) -> Engine:
+    """The engine, warm; ModelError unless it repeats the reference's answers."""
+    if reference is None and name != REFERENCE:
+        raise ModelError("the bundle has no reference answers to hold it to")
+    engine = make_engine(name, bundle, max_batch, threads)
+    if reference is not None and (fault := disagreement(engine, bundle, reference)):
+        raise ModelError(fault)
+    engine.warm_up()
+    return engine
+
+
+def make_engine(name: EngineName, bundle: Bundle, max_batch: int = 16, threads: int | None = None) -> Engine:
+    """An engine by name, unchecked; ModelError when this machine or the bundle lacks what it needs."""
+    if name.startswith("tensorflow"):
+        return TensorFlowEngine(bundle, max_batch, threads, half=name == "tensorflow-float16")
+    if importlib.util.find_spec("openvino") is None:
+        raise ModelError("OpenVINO is not installed (the extra `cpu` brings it)")
+    from shared.openvino_engine import OpenVinoEngine
+
+    return OpenVinoEngine(bundle, name, max_batch, threads)
+
+
+def candidates(bundle: Bundle, setting: str) -> list[EngineName]:
+    """The engines to try for a value of THORAQ_ENGINE, in order of speed."""
+    if setting in {"auto", "tensorflow"} and has_gpu():
+        return ["tensorflow-float16", "tensorflow"]
+    if setting != "auto":
+        return [name for name in ENGINES if name == setting]
+    names: list[EngineName] = ["openvino-bf16", "openvino-float32"] if importlib.util.find_spec("openvino") else []
+    if names and "openvino-int8" in bundle.card.engines:
+        names.insert(0, "openvino-int8")
+    return [*names, REFERENCE]
+
+
+def has_gpu() -> bool:
+    """Whether TensorFlow finds a GPU; not asked, since it takes seconds to load, where there is no driver for one."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return bool(tensorflow().config.list_physical_devices("GPU"))
+
+
+class TensorFlowEngine:
+    """A bundle's trunks on TensorFlow, on the GPU where there is one."""
+
+    def __init__(self, bundle: Bundle, max_batch: int = 16, threads: int | None = None, *, half: bool = False) -> None:
+        """Load every trunk; ModelError when one cannot be rebuilt from its files.
+
+        `threads`: of the CPU; None leaves it to TensorFlow. `half`: mixed precision (float16, float32 where that
+        matters), which pays on a GPU only.
+        """
+        self.name: EngineName = "tensorflow-float16" if half else "tensorflow"
+        self._tf = tensorflow(threads)
+        self._bundle = bundle
+        self._buckets = buckets(max_batch)
+        self._policy = "mixed_float16" if half else "float32"
+        self._trunks = {name: self._trunk(name) for name in bundle.card.trunks}
+
+    def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
+        check_request(self._bundle, images, trunks)
+        try:
+            return run_in_buckets(images, {name: self._trunks[name] for name in trunks}, self._buckets)
+        except self._tf.errors.ResourceExhaustedError as error:
+            raise EngineError("out of memory on the inference device") from error
+        except self._tf.errors.OpError as error:
+            raise EngineError("the inference device failed") from error
+
+    def warm_up(self) -> None:
+        """Compile every trunk; a GPU also chooses its algorithms for every batch size, which takes it seconds."""
+        size = self._bundle.input.size
+        for bucket in self._buckets if self._tf.config.list_physical_devices("GPU") else self._buckets[:1]:
+            self.maps(np.zeros((bucket, size, size), np.uint8), self._trunks.keys())
+
+    def _trunk(self, name: str) -> TrunkRunner:
+        tf, size, channels = self._tf, self._bundle.input.size, self._bundle.input.channels
+        network = rebuild(self._bundle, self._bundle.card.trunks[name], self._policy)
+
+        # The signature leaves the batch open: one trace serves every bucket.
+        @tf.function(input_signature=[tf.TensorSpec((None, size, size), tf.uint8)])  # type: ignore[untyped-decorator]
+        def run(images: Any) -> Any:
+            grey = tf.cast(images, tf.float32)[..., tf.newaxis]
+            return tf.cast(network(tf.repeat(grey, channels, axis=-1), training=False), tf.float32)
+
+        return lambda images: np.asarray(run(tf.constant(images)))
+
+
+def check_request(bundle: Bundle, images: Pixels, trunks: Collection[str]) -> None:
+    """ValueError for images, ModelError for trunks that an engine of this bundle cannot take."""
+    size = bundle.input.size
+    if images.shape[1:] != (size, size) or images.dtype != np.uint8:
+        raise ValueError(f"an engine takes (N, {size}, {size}) uint8, got {images.shape} {images.dtype}")
+    if unknown := set(trunks) - bundle.card.trunks.keys():
+        raise ModelError(f"model bundle {bundle.name} has no trunk {', '.join(sorted(unknown))}")
+
+
+def buckets(max_batch: int) -> tuple[int, ...]:
+    """The batch sizes that a device ever sees: powers of two below `max_batch`, and it.
+
+    A device tunes itself, or compiles, for every shape that it meets; batches of any size would keep it at that.
+    """
+    powers = (2**power for power in range(max_batch.bit_length()))
+    return (*(size for size in powers if size < max_batch), max_batch)
+
+
+def run_in_buckets(images: Pixels, runners: Mapping[str, TrunkRunner], sizes: tuple[int, ...]) -> dict[str, Maps]:
+    """Every trunk's maps of all images, in batches of these sizes only: the last one is filled with blank images."""
+    largest = sizes[-1]
+    parts: dict[str, list[Maps]] = {name: [] for name in runners}
+    # No image still makes one (blank) batch: its maps, cut to none, have the right shape.
+    for start in range(0, max(len(images), 1), largest):
+        chunk = images[start : start + largest]
+        bucket = next(size for size in sizes if size >= len(chunk))
+        blank = np.zeros((bucket - len(chunk), *images.shape[1:]), np.uint8)
+        filled = np.concatenate([chunk, blank])
+        for name, run in runners.items():
+            parts[name].append(run(filled)[: len(chunk)])
+    return {name: np.concatenate(found) for name, found in parts.items()}

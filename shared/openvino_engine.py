@@ -1,0 +1,72 @@
+"""A bundle's trunks on OpenVINO: int8 from the bundle's engine files, bfloat16 and float32 from the trunks' weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from shared.bundle import Bundle
+from shared.engines import EngineName, Maps, Pixels, TrunkRunner, check_request, run_in_buckets
+from shared.errors import EngineError, ModelError
+from shared.openvino_graph import build_trunk
+
+INT8: EngineName = "openvino-int8"
+
+
+class OpenVinoEngine:
+    """A bundle's trunks on the CPU, through OpenVINO."""
+
+    def __init__(self, bundle: Bundle, name: EngineName, max_batch: int = 16, threads: int | None = None) -> None:
+        """Load every trunk; ModelError when the bundle or the machine lacks what this engine needs.
+
+        `threads`: None leaves it to OpenVINO, which takes one per core.
+        """
+        self.name = name
+        self._bundle = bundle
+        self._core = ov.Core()
+        self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self._precision()}
+        if threads is not None:
+            self._options["INFERENCE_NUM_THREADS"] = str(threads)
+        # Every size: it takes batches of any as they come, at the same rate, so there is nothing to fill them up for.
+        self._batches = tuple(range(1, max_batch + 1))
+        self._trunks = {trunk: self._trunk(trunk) for trunk in bundle.card.trunks}
+
+    def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
+        check_request(self._bundle, images, trunks)
+        try:
+            return run_in_buckets(images, {name: self._trunks[name] for name in trunks}, self._batches)
+        except RuntimeError as error:  # the only kind that OpenVINO raises
+            raise EngineError("the inference device failed") from error
+
+    def warm_up(self) -> None:
+        """Run every trunk once alone and once on a full batch."""
+        size = self._bundle.input.size
+        for count in (1, self._batches[-1]):
+            self.maps(np.zeros((count, size, size), np.uint8), self._trunks.keys())
+
+    def _precision(self) -> str:
+        """What is computed in where nothing is quantised."""
+        able = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if self.name == "openvino-bf16" and not able:
+            raise ModelError("this CPU does not compute in bfloat16")
+        return "bf16" if able and self.name != "openvino-float32" else "f32"
+
+    def _trunk(self, name: str) -> TrunkRunner:
+        try:
+            compiled = self._core.compile_model(self._graph(name), "CPU", self._options)
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO cannot load the trunk {name}") from error
+        return lambda images: np.array(compiled(images)[0])
+
+    def _graph(self, name: str) -> Any:
+        if self.name != INT8:
+            trunk = self._bundle.card.trunks[name]
+            description = self._bundle.load_architecture(trunk.architecture)
+            return build_trunk(description, self._bundle.load_weights(trunk.weights), self._bundle.input)
+        files = self._bundle.card.engines.get(INT8, {}).get(name)
+        if files is None:
+            raise ModelError(f"model bundle {self._bundle.name} has no int8 files for the trunk {name}")
+        return self._core.read_model(self._bundle.read(files.model), self._bundle.read(files.weights))

@@ -1,0 +1,269 @@
+"""A result in a real browser: the heatmap over the picture, review, rejected input. The test is the worker.
+
+`PAGE_PICTURES=dir` keeps screenshots of every kind of result there, wide and narrow, light and dark.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from flask import Flask
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from werkzeug.serving import make_server
+
+from shared.db import Database
+from shared.envelope import Rejection, ReviewReason
+from shared.imaging.decode import Limits, decode_one
+from shared.jobs import Claim, Outcome
+from shared.models import Modality
+from tests.api_support import CT_DICOM, PNG, SAMPLES, Caller, claim_all, finish
+from tests.result_support import answered, rejected, spot
+
+CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+WIDE_PICTURE = (SAMPLES / "xray-covid19.jpg").read_bytes()
+LIMITS = Limits(max_pixels=10**6, max_frames=1)
+CT_PICTURE = cv2.imencode(".png", decode_one(CT_DICOM, LIMITS, frame=0))[1].tobytes()
+NOT_CHEST = "Neither a chest X-ray nor a chest CT slice, as far as the network can tell."
+Finish = Callable[[Claim], Outcome]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        expect.set_options(timeout=60_000)  # the machine may be busy with something else
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def address(app: Flask) -> Iterator[str]:
+    """The application on a free port."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str, north: Caller) -> Iterator[Page]:
+    """A reader who has signed in; whatever the browser complains of, the content policy included, fails the test."""
+    complaints: list[str] = []
+    with browser.new_context(base_url=address, viewport={"width": 1280, "height": 900}) as context:
+        context.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page = context.new_page()
+        sign_in(page, north.key)
+        yield page
+    assert complaints == []
+
+
+@pytest.fixture
+def unscripted(browser: Browser, address: str, north: Caller) -> Iterator[Page]:
+    """The same without JavaScript."""
+    with browser.new_context(base_url=address, java_script_enabled=False) as context:
+        page = context.new_page()
+        sign_in(page, north.key)
+        yield page
+
+
+def sign_in(page: Page, key: str) -> None:
+    page.goto("/")
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Recent jobs")).to_be_visible()
+
+
+@pytest.fixture
+def answer(north: Caller, clean_database: Database) -> Callable[..., str]:
+    """Sends files and ends their job as told; the path of its page."""
+
+    def made(end: Finish, *files: bytes, **fields: str) -> str:
+        job_id = north.submit(*files, **fields)["id"]
+        finish(clean_database, *map(end, claim_all(clean_database)))
+        return f"/jobs/{job_id}"
+
+    return made
+
+
+def with_heatmap(claim: Claim) -> Outcome:
+    return answered(claim, spot())
+
+
+def to_review(claim: Claim) -> Outcome:
+    other = {
+        "classifier": "binary",
+        "prediction": "not_covid19",
+        "probabilities": {"covid19": 0.31, "not_covid19": 0.7},
+    }
+    reasons = [ReviewReason.THIN_MARGIN, ReviewReason.CLASSIFIERS_DISAGREE]
+    return answered(claim, spot(3, 4), review_reasons=reasons, second_opinion=other)
+
+
+def no_chest(claim: Claim) -> Outcome:
+    return rejected(claim, Rejection.NOT_A_CHEST_IMAGE, NOT_CHEST)
+
+
+def corrected(claim: Claim) -> Outcome:
+    reasons = [ReviewReason.MODALITY_CORRECTED]
+    return answered(claim, spot(2, 3), corrected_modality=Modality.CT, review_reasons=reasons)
+
+
+def one_of_each(claim: Claim) -> Outcome:
+    outcome = answered(claim, spot())
+    assert outcome.answer
+    del (left_out := outcome.answer.images[0])["prediction"], left_out["probabilities"], left_out["heatmap"]
+    left_out["rejected"] = Rejection.OTHER_MODALITY
+    outcome.answer.review_reasons.append(ReviewReason.IMAGES_LEFT_OUT)
+    return outcome
+
+
+def over_and_under(page: Page) -> tuple[Locator, Locator]:
+    return page.get_by_role("img", name="Where the network looked"), page.get_by_role("img", name="image 1 of 1")
+
+
+@pytest.mark.parametrize("window", [(1280, 900), (360, 740), (900, 400)])
+@pytest.mark.parametrize("picture", [PNG, WIDE_PICTURE])
+def test_the_heatmap_covers_the_picture_exactly(
+    window: tuple[int, int], picture: bytes, page: Page, answer: Callable[..., str]
+) -> None:
+    page.set_viewport_size({"width": window[0], "height": window[1]})
+    page.goto(answer(with_heatmap, picture, classifier="ensemble"))
+    heatmap, under = over_and_under(page)
+    for image in (heatmap, under):
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    assert heatmap.bounding_box() == under.bounding_box()
+    # Nothing of the box is empty: the picture fills it in its own shape.
+    box = under.bounding_box()
+    natural = under.evaluate("image => image.naturalWidth / image.naturalHeight")
+    assert box
+    assert box["width"] / box["height"] == pytest.approx(natural, rel=0.01)
+    assert page.evaluate("document.documentElement.scrollWidth") <= window[0]
+
+
+@pytest.mark.parametrize("shape", [(1000, 40), (40, 1000)])
+def test_a_picture_that_is_much_longer_than_wide_stays_on_the_screen(
+    shape: tuple[int, int], page: Page, answer: Callable[..., str]
+) -> None:
+    page.goto(answer(with_heatmap, cv2.imencode(".png", np.full(shape, 90, np.uint8))[1].tobytes()))
+    heatmap, under = over_and_under(page)
+    box, over = under.bounding_box(), heatmap.bounding_box()
+    assert box
+    assert over == pytest.approx(box, abs=0.5)  # where a whole pixel does not fit
+    assert box["height"] <= 900
+    assert box["width"] / box["height"] == pytest.approx(shape[1] / shape[0], rel=0.05)
+
+
+def test_the_keyboard_hides_the_heatmap_and_shows_it_again(page: Page, answer: Callable[..., str]) -> None:
+    page.goto(answer(with_heatmap, WIDE_PICTURE, classifier="ensemble"))
+    heatmap, under = over_and_under(page)
+    expect(heatmap).to_be_visible()
+    expect(
+        page.get_by_text("Where the network looked for its answer, COVID-19; not where the disease is.")
+    ).to_be_visible()
+    before = under.bounding_box()
+    page.get_by_role("link", name="All studies").focus()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("checkbox", name="Heatmap")).to_be_focused()
+    page.keyboard.press("Space")
+    expect(heatmap).to_be_hidden()
+    expect(under).to_be_visible()
+    assert under.bounding_box() == before
+    page.keyboard.press("Space")
+    expect(heatmap).to_be_visible()
+
+
+def test_the_switch_works_without_javascript(unscripted: Page, answer: Callable[..., str]) -> None:
+    unscripted.goto(answer(with_heatmap, WIDE_PICTURE, classifier="ensemble"))
+    heatmap, _ = over_and_under(unscripted)
+    expect(heatmap).to_be_visible()
+    unscripted.get_by_text("Heatmap", exact=True).click()
+    expect(heatmap).to_be_hidden()
+
+
+def test_an_answer_without_a_heatmap_has_no_switch(page: Page, answer: Callable[..., str]) -> None:
+    page.goto(answer(answered))
+    expect(page.get_by_role("heading", name="Most probable: Not COVID-19")).to_be_visible()
+    expect(page.get_by_role("checkbox")).to_have_count(0)
+    expect(page.get_by_text("Needs review")).to_have_count(0)
+
+
+def test_an_answer_that_needs_review_says_why_before_its_numbers(page: Page, answer: Callable[..., str]) -> None:
+    path = answer(to_review, classifier="ensemble")
+    page.goto("/")
+    expect(page.locator("#live")).to_contain_text("Needs review")
+    page.goto(path)
+    why = page.get_by_role("group", name="Needs review")
+    expect(why.get_by_role("listitem")).to_have_count(2)
+    expect(why).to_contain_text("disagree about COVID-19")
+    first_bar = page.get_by_role("meter").first.bounding_box()
+    said = why.bounding_box()
+    assert first_bar
+    assert said
+    assert said["y"] < first_bar["y"]
+    expect(page.get_by_text("The binary classifier, on the same images: Not COVID-19, 70.0")).to_be_visible()
+
+
+def test_a_rejected_input_has_a_reason_and_no_number(page: Page, answer: Callable[..., str]) -> None:
+    path = answer(no_chest, classifier="ensemble")
+    page.goto("/")
+    expect(page.locator("#live tbody tr")).to_contain_text("Not classified")
+    page.goto(path)
+    expect(page.get_by_role("heading", name="Not classified")).to_be_visible()
+    expect(page.get_by_role("main")).to_contain_text(NOT_CHEST)
+    expect(page.get_by_role("meter")).to_have_count(0)
+    expect(page.get_by_role("checkbox")).to_have_count(0)
+    expect(page.get_by_role("main")).not_to_contain_text("Most probable")
+    expect(page.get_by_role("img", name="image 1 of 1")).to_be_visible()
+
+
+def test_a_corrected_modality_is_told(page: Page, answer: Callable[..., str]) -> None:
+    page.goto(answer(corrected))
+    expect(page.get_by_role("heading", name="Chest CT, binary")).to_be_visible()
+    expect(page.get_by_text("Sent as Chest X-ray, but it looks like Chest CT")).to_be_visible()
+
+
+def test_an_image_that_is_left_out_is_named_and_an_answered_one_is_shown_first(
+    page: Page, answer: Callable[..., str]
+) -> None:
+    page.goto(answer(one_of_each, PNG, WIDE_PICTURE))
+    expect(page.get_by_role("img", name="image 2 of 2")).to_be_visible()
+    rows = page.get_by_role("region", name="Images").get_by_role("row")
+    expect(rows.nth(1)).to_contain_text("Of another modality than most")
+    rows.nth(1).get_by_role("link").click()
+    expect(page.get_by_role("img", name="image 1 of 2")).to_be_visible()
+    expect(page.get_by_role("checkbox")).to_have_count(0)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")])
+def test_every_kind_of_result_fits_the_screen(
+    width: int, scheme: str, browser: Browser, address: str, north: Caller, answer: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = Path(os.environ.get("PAGE_PICTURES", tmp_path))
+    paths = {
+        "answered": answer(with_heatmap, WIDE_PICTURE, classifier="ensemble"),
+        "review": answer(to_review, WIDE_PICTURE, classifier="ensemble"),
+        "rejected": answer(no_chest, classifier="ensemble"),
+        "corrected": answer(corrected, CT_PICTURE),
+        "images": answer(one_of_each, PNG, WIDE_PICTURE),
+        "list": "/",
+    }
+    options = {"base_url": address, "viewport": {"width": width, "height": 800}, "color_scheme": scheme}
+    with browser.new_context(**options) as context:  # type: ignore[arg-type]
+        page = context.new_page()
+        sign_in(page, north.key)
+        for name, path in paths.items():
+            page.goto(path, wait_until="networkidle")
+            page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+            if name == "answered":
+                page.get_by_role("checkbox").uncheck()
+                page.screenshot(path=folder / f"hidden-{width}-{scheme}.png", full_page=True)

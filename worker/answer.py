@@ -1,0 +1,151 @@
+"""Readings to an answer: how the images of a study combine, and what asks for a second look.
+
+The study's probabilities are the mean over its answered images; so is the second opinion. Images that are no chest
+images, or not of the modality that most of the study's chest images have, are left out. shared/envelope.py explains
+the words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.envelope import Rejection, ReviewReason
+from shared.ids import new_id
+from shared.jobs import Answer, Heatmap
+from shared.models import Modality, ResultOutcome
+from worker.load import Study
+from worker.model import Opinion, Reading, Refusal
+
+COVID19 = "covid19"
+
+
+def answer(study: Study, readings: Mapping[str, Reading | Refusal], bundle_sha256: str, infer_seconds: float) -> Answer:
+    """The answer of a study, from the readings of its readable images by their ids."""
+    sent_as = study.claim.modality
+    modality = _modality(list(readings.values()), sent_as)
+    spoken = {name: r for name, r in readings.items() if isinstance(r, Reading) and r.modality is modality}
+    kept = _heatmaps(spoken)
+    bare = Answer(
+        bundle_sha256=bundle_sha256,
+        images=_images(study, readings, spoken, kept),
+        timings=_timings(study, infer_seconds),
+        corrected_modality=None if modality is sent_as else modality,
+        heatmaps=list(kept.values()),
+    )
+    if not spoken:
+        return _rejected(bare, readings, modality)
+    opinions = [reading.opinion for reading in spoken.values()]
+    seconds = [reading.second for reading in spoken.values() if reading.second is not None]
+    whole, second = _mean(opinions), _mean(seconds) if seconds else None
+    reasons = {*_doubts(whole, second, opinions), *_circumstances(study, modality, len(spoken))}
+    return replace(
+        bare,
+        **_named(whole),
+        review_reasons=[word.value for word in ReviewReason if word in reasons],
+        second_opinion=None if second is None else {"classifier": second.head.classifier, **_named(second)},
+    )
+
+
+def _modality(readings: Sequence[Reading | Refusal], sent_as: Modality) -> Modality:
+    """What most of the chest images are; what they were sent as when it is a tie, or there are none."""
+    counts = Counter(reading.modality for reading in readings if reading.modality is not None)
+    return max(Modality, key=lambda modality: (counts[modality], modality is sent_as))
+
+
+def _rejected(bare: Answer, readings: Mapping[str, Reading | Refusal], modality: Modality) -> Answer:
+    """Nothing was answered. Where there are chest images, the reason is what keeps those from being answered."""
+    refusals = [reading for reading in readings.values() if isinstance(reading, Refusal)]
+    first = next((refusal for refusal in refusals if refusal.modality is modality), refusals[0])
+    return replace(bare, outcome=ResultOutcome.REJECTED_INPUT, reason=first.reason.value, detail=first.detail)
+
+
+def _images(
+    study: Study,
+    readings: Mapping[str, Reading | Refusal],
+    spoken: Mapping[str, Reading],
+    heatmaps: Mapping[str, Heatmap],
+) -> list[dict[str, Any]]:
+    """What the result keeps of each image, in the order of the study."""
+    images = []
+    for ref, loaded in zip(study.claim.images, study.images, strict=True):
+        image: dict[str, Any] = {"image_id": ref.id, "file": ref.file, "frame": ref.frame}
+        if isinstance(loaded, dict):
+            image["problem"] = loaded
+        elif ref.id in spoken:
+            image |= _named(spoken[ref.id].opinion)
+        else:
+            image["rejected"] = _rejection(readings[ref.id], spoken).value
+        if ref.id in heatmaps:
+            image["heatmap"] = heatmaps[ref.id].id
+        images.append(image)
+    return images
+
+
+def _rejection(reading: Reading | Refusal, spoken: Mapping[str, Reading]) -> Rejection:
+    """A chest image that others outvoted is left out for that, whatever else there is against it."""
+    if isinstance(reading, Reading) or (spoken and reading.modality is not None):
+        return Rejection.OTHER_MODALITY
+    return reading.reason
+
+
+def _doubts(whole: Opinion, second: Opinion | None, opinions: Sequence[Opinion]) -> Iterator[ReviewReason]:
+    """What in the probabilities asks for a second look."""
+    clear = whole.head.review_margin
+    if _margin(whole) < clear:
+        yield ReviewReason.THIN_MARGIN
+    if second is not None and (_prediction(second) == COVID19) != (_prediction(whole) == COVID19):
+        yield ReviewReason.CLASSIFIERS_DISAGREE
+    if any(_prediction(one) != _prediction(whole) and _margin(one) >= clear for one in opinions):
+        yield ReviewReason.IMAGES_DISAGREE
+
+
+def _circumstances(study: Study, modality: Modality, answered: int) -> Iterator[ReviewReason]:
+    """What in the study asks for a second look."""
+    if modality is not study.claim.modality:
+        yield ReviewReason.MODALITY_CORRECTED
+    if answered < len(study.images):
+        yield ReviewReason.IMAGES_LEFT_OUT
+
+
+def _heatmaps(spoken: Mapping[str, Reading]) -> dict[str, Heatmap]:
+    return {
+        image_id: Heatmap(new_id("art"), image_id, _prediction(reading.opinion), _png(reading.heatmap))
+        for image_id, reading in spoken.items()
+        if reading.heatmap is not None
+    }
+
+
+def _png(grid: NDArray[np.uint8]) -> bytes:
+    return cv2.imencode(".png", grid)[1].tobytes()
+
+
+def _mean(opinions: Sequence[Opinion]) -> Opinion:
+    return Opinion(opinions[0].head, np.mean([opinion.probabilities for opinion in opinions], axis=0))
+
+
+def _margin(opinion: Opinion) -> float:
+    """By how much the likeliest class leads."""
+    second, first = np.sort(opinion.probabilities)[-2:]
+    return float(first - second)
+
+
+def _prediction(opinion: Opinion) -> str:
+    return opinion.head.classes[int(opinion.probabilities.argmax())]
+
+
+def _named(opinion: Opinion) -> dict[str, Any]:
+    classes, values = opinion.head.classes, opinion.probabilities
+    probabilities = {name: round(float(p), 6) for name, p in zip(classes, values, strict=True)}
+    return {"prediction": _prediction(opinion), "probabilities": probabilities}
+
+
+def _timings(study: Study, infer_seconds: float) -> dict[str, float]:
+    timings = {"queued": study.claim.waited_seconds, "load": study.seconds, "infer": infer_seconds}
+    return {name: round(value, 4) for name, value in {**timings, "total": sum(timings.values())}.items()}

@@ -1,0 +1,187 @@
+"""A loaded bundle: prepared pixels to what gate and heads say of each image, and where the network looked.
+
+Numbers only; worker/answer.py makes answers of them. Each trunk sees an image once, however many classifiers were
+asked about it, and VGG16 only X-rays that the ensemble was asked about: the gate has spoken by then.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.bundle import Bundle, Head
+from shared.engines import Engine, Maps, Pixels
+from shared.envelope import Rejection
+from shared.gate import Gate, Verdict
+from shared.heads import HeadNetwork
+from shared.model_store import check_heads
+from shared.models import Classifier, Modality
+
+Grid = NDArray[np.uint8]
+#: A head's name and an image's row.
+Key = tuple[str, int]
+NO_CT_ENSEMBLE = "The ensemble classifies X-rays only, and this is a CT slice; ask the binary classifier."
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A classifier for one image: its row among the pixels, and the modality that it was sent as."""
+
+    row: int
+    classifier: Classifier
+    modality: Modality
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """A head's calibrated probabilities of its classes, (classes,) float32, for one image."""
+
+    head: Head
+    probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An image that was answered, as what it is; `second`: what the binary head says where the ensemble was asked.
+
+    `heatmap`, if asked for, is the grid (h, w) of where the network looked for the likeliest class, 255 the most.
+    """
+
+    modality: Modality
+    opinion: Opinion
+    second: Opinion | None
+    heatmap: Grid | None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An image that was not answered; its `modality` is None when it is no chest image."""
+
+    reason: Rejection
+    detail: str
+    modality: Modality | None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What an ask comes to once it is known what the image is."""
+
+    modality: Modality
+    asked: Key
+    second: Key | None
+
+
+class Model:
+    """A bundle on an engine. Not re-entrant: one read at a time."""
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        """Raises ModelError when a file is unusable, or a head is missing that jobs may ask for."""
+        check_heads(bundle)
+        self.bundle, self.engine = bundle, engine
+        self._heads = {name: HeadNetwork.load(bundle, head) for name, head in bundle.heads.items()}
+        self._gate = Gate.load(bundle) if bundle.card.gate else None
+
+    def read(self, images: Pixels, asks: Sequence[Ask], *, heatmaps: bool = True) -> list[Reading | Refusal]:
+        """What the asked classifiers say, in the order of `asks`, to prepared images (N, size, size) of uint8.
+
+        Without a gate in the bundle every image is what it was sent as. Raises EngineError when the device fails,
+        ValueError for images of another shape.
+        """
+        maps = _Maps(self.engine, images)
+        verdicts = self._judge(maps, len(images))
+        plans = [self._plan(ask, verdicts[ask.row]) for ask in asks]
+        asked = {plan.asked for plan in plans if isinstance(plan, _Plan)}
+        heard = asked | {plan.second for plan in plans if isinstance(plan, _Plan) and plan.second}
+        maps.run(self._wanted(heard))
+        opinions = self._opinions(maps, heard)
+        grids = self._grids(maps, asked, opinions) if heatmaps else {}
+        return [plan if isinstance(plan, Refusal) else _reading(plan, opinions, grids) for plan in plans]
+
+    def _judge(self, maps: _Maps, count: int) -> Sequence[Verdict | None]:
+        if self._gate is None or self.bundle.card.gate is None:
+            return [None] * count
+        trunk, rows = self.bundle.card.gate.trunk, range(count)
+        maps.run({trunk: set(rows)})
+        return self._gate.judge(maps.of(trunk, rows))
+
+    def _plan(self, ask: Ask, verdict: Verdict | None) -> _Plan | Refusal:
+        if verdict is not None and verdict.reason is not None:
+            return Refusal(Rejection.NOT_A_CHEST_IMAGE, verdict.reason, None)
+        modality = ask.modality if verdict is None else Modality(verdict.kind)
+        if ask.classifier is Classifier.ENSEMBLE and modality is Modality.CT:
+            return Refusal(Rejection.ENSEMBLE_NEEDS_XRAY, NO_CT_ENSEMBLE, modality)
+        asked, binary = ((self.bundle.head_for(c, modality).name, ask.row) for c in (ask.classifier, Classifier.BINARY))
+        return _Plan(modality, asked, None if asked == binary else binary)
+
+    def _wanted(self, heard: Iterable[Key]) -> dict[str, set[int]]:
+        """The rows that each trunk has to see."""
+        rows: dict[str, set[int]] = defaultdict(set)
+        for name, row in heard:
+            for trunk in self.bundle.heads[name].trunks:
+                rows[trunk].add(row)
+        return rows
+
+    def _opinions(self, maps: _Maps, heard: Iterable[Key]) -> dict[Key, Opinion]:
+        """Each head runs once, for all of its rows."""
+        opinions: dict[Key, Opinion] = {}
+        for name, rows in _by_head(heard).items():
+            head = self.bundle.heads[name]
+            found = self._heads[name].predict(maps.of_all(head.trunks, rows))
+            opinions |= {(name, row): Opinion(head, values) for row, values in zip(rows, found, strict=True)}
+        return opinions
+
+    def _grids(self, maps: _Maps, asked: Iterable[Key], opinions: Mapping[Key, Opinion]) -> dict[Key, Grid]:
+        """Heatmaps of what each image was taken for."""
+        grids: dict[Key, Grid] = {}
+        for name, rows in _by_head(asked).items():
+            classes = np.array([opinions[name, row].probabilities.argmax() for row in rows])
+            found = self._heads[name].explain(maps.of_all(self.bundle.heads[name].trunks, rows), classes)
+            levels = np.rint(found * 255).astype(np.uint8)
+            grids |= {(name, row): grid for row, grid in zip(rows, levels, strict=True)}
+        return grids
+
+
+class _Maps:
+    """The maps of one read: no trunk sees an image twice."""
+
+    def __init__(self, engine: Engine, images: Pixels) -> None:
+        self._engine, self._images = engine, images
+        self._found: dict[str, Maps] = {}
+        self._places: dict[str, dict[int, int]] = {}
+
+    def run(self, wanted: Mapping[str, set[int]]) -> None:
+        """Show each trunk these rows. A trunk runs in one go: rows that come later must have been among the first."""
+        together: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for trunk, rows in wanted.items():
+            if trunk not in self._found:
+                together[tuple(sorted(rows))].append(trunk)
+        for order, trunks in together.items():
+            whole = len(order) == len(self._images)
+            self._found |= self._engine.maps(self._images if whole else self._images[list(order)], trunks)
+            self._places |= {trunk: {row: place for place, row in enumerate(order)} for trunk in trunks}
+
+    def of(self, trunk: str, rows: Sequence[int]) -> Maps:
+        """The trunk's maps of these rows (in rising order), copied only when they are not all that there are."""
+        found, places = self._found[trunk], self._places[trunk]
+        return found if len(rows) == len(found) else found[[places[row] for row in rows]]
+
+    def of_all(self, trunks: Iterable[str], rows: Sequence[int]) -> dict[str, Maps]:
+        """The same of several trunks."""
+        return {trunk: self.of(trunk, rows) for trunk in trunks}
+
+
+def _by_head(keys: Iterable[Key]) -> dict[str, list[int]]:
+    """Rows by head, in rising order."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for name, row in sorted(keys):
+        rows[name].append(row)
+    return rows
+
+
+def _reading(plan: _Plan, opinions: Mapping[Key, Opinion], grids: Mapping[Key, Grid]) -> Reading:
+    second = None if plan.second is None else opinions[plan.second]
+    return Reading(plan.modality, opinions[plan.asked], second, grids.get(plan.asked))
