@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,11 @@ from bench.images import SIDE, make_images
 from bench.load import System, check_agreement, measure
 from bench.machine import machine, revision, versions
 from bench.peers.start import POLL_SECONDS, ordinary_celery, sync_flask
-from bench.report import Round, as_json, table, write
+from bench.report import RESULTS, Round, as_json, table, write
 from bench.thoraq import Thoraq, thoraq
 from client import ClientError
 from shared.errors import ThoraqError
 
-RESULTS = Path(__file__).with_name("results.json")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Images = Annotated[int, typer.Option(min=1, help="Images per system and round.")]
@@ -43,7 +43,7 @@ def main(images: Images = 160, rounds: Rounds = 3, clients: Clients = 16, out: O
     except KeyboardInterrupt:
         _say("stopped; nothing is written")
         raise typer.Exit(130) from None
-    except (ThoraqError, ClientError, httpx.HTTPError, TimeoutError) as error:
+    except (ThoraqError, ClientError, httpx.HTTPError, TimeoutError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
 
@@ -64,6 +64,9 @@ def _run(folder: Path, images: int, rounds: int, clients: int, out: Path) -> Non
         measured = _rounds(systems, sent, clients)
     write(out, as_json(measured, Thoraq.name, context))
     Console().print(table(measured, Thoraq.name))
+    _say("measuring the engines")
+    # In a process of its own: an engine's threads and memory do not get in the systems' way, nor theirs in its.
+    subprocess.run([sys.executable, "-m", "bench.engines", "--out", str(out)], check=True)
     _say(f"written: {out}")
 
 

@@ -13,7 +13,17 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("celery", "flask", "granian", "numpy", "opencv-python-headless", "redis", "tensorflow-cpu", "thoraq")
+PACKAGES = (
+    "celery",
+    "flask",
+    "granian",
+    "numpy",
+    "opencv-python-headless",
+    "openvino",
+    "redis",
+    "tensorflow-cpu",
+    "thoraq",
+)
 
 
 def machine(folder: Path) -> dict[str, Any]:

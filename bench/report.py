@@ -11,6 +11,8 @@ from typing import Any
 
 from rich.table import Table
 
+RESULTS = Path(__file__).with_name("results.json")
+
 
 @dataclass(frozen=True)
 class Round:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from client import Client
+from client import Client, ClientError
 from standalone.services import free_port
 from standalone.stack import Stack
 
@@ -29,7 +29,10 @@ class Thoraq:
         job = self._client.submit([file], classifier="binary", modality="xray", wait=WAIT_SECONDS)
         if not job.done:
             job = self._client.wait(job, TIMEOUT_SECONDS)
-        return job.answer().probabilities
+        probabilities = job.answer().probabilities
+        if probabilities is None:
+            raise ClientError("the image was rejected")
+        return probabilities
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Trunks take grey repeated to (N, H, W, 3), float, 0 to 255; the normalisation is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,8 @@ from keras import layers
 from shared.errors import ConfigError
 
 DENSENET, VGG = "densenet201", "vgg16"
-MAPS = {DENSENET: (7, 7, 1920), VGG: (7, 7, 512)}  # what the trunks make of 224 x 224 pixels
+SIDE = 7  # positions of a trunk's map of 224 pixels
+CHANNELS = {DENSENET: 1920, VGG: 512}
 BINARY_CLASSES = ("covid19", "not_covid19")
 ENSEMBLE_CLASSES = ("normal", "pneumonia", "covid19")
 
@@ -57,9 +59,12 @@ def load_hed_weights(trunk: Any, file: Path) -> None:
                 layer.set_weights([group["0"][()], group["1"][()]])
 
 
-def binary_head(modality: str) -> Any:
-    """COVID-19 positive and negative, two sigmoids, after Jaiswal et al. 2020 (doi 10.1080/07391102.2020.1788642)."""
-    maps = keras.Input(MAPS[DENSENET], name=DENSENET)
+def binary_head(modality: str, side: int = SIDE) -> Any:
+    """COVID-19 positive and negative, two sigmoids, after Jaiswal et al. 2020 (doi 10.1080/07391102.2020.1788642).
+
+    For trunk maps of `side` x `side` positions.
+    """
+    maps = keras.Input((side, side, CHANNELS[DENSENET]), name=DENSENET)
     x = layers.AveragePooling2D(2, name="pool")(maps)
     x = layers.Flatten(name="flatten")(x)
     x = layers.Dense(128, activation="relu", name="dense_128")(x)
@@ -70,17 +75,22 @@ def binary_head(modality: str) -> Any:
     return keras.Model([maps], x, name=f"binary-{modality}")
 
 
-def ensemble_head(modality: str) -> Any:
-    """Softmax over normal, pneumonia, COVID-19, after Gianchandani et al. 2020 (doi 10.1007/s12652-020-02669-6)."""
+def ensemble_head(modality: str, side: int = SIDE, trunks: Sequence[str] = (VGG, DENSENET)) -> Any:
+    """Softmax over normal, pneumonia, COVID-19, after Gianchandani et al. 2020 (doi 10.1007/s12652-020-02669-6).
+
+    For trunk maps of `side` x `side` positions. One of the two trunks alone makes one branch of the ensemble, which
+    is only measured, never served.
+    """
     inputs, branches = [], []
-    for trunk, width in ((VGG, 64), (DENSENET, 128)):
-        maps = keras.Input(MAPS[trunk], name=trunk)
+    for trunk in trunks:
+        width = {VGG: 64, DENSENET: 128}[trunk]
+        maps = keras.Input((side, side, CHANNELS[trunk]), name=trunk)
         x = layers.AveragePooling2D(2, name=f"{trunk}_pool")(maps)
         x = layers.Flatten(name=f"{trunk}_flatten")(x)
         x = layers.Dense(width, activation="relu", name=f"{trunk}_dense_{width}")(x)
         branches.append(layers.Dense(64, activation="relu", name=f"{trunk}_dense_out")(x))
         inputs.append(maps)
-    x = layers.Concatenate(name="both")(branches)
+    x = layers.Concatenate(name="both")(branches) if len(branches) > 1 else branches[0]
     x = layers.Dense(64, activation="relu", name="dense_64_a")(x)
     x = layers.Dense(64, activation="relu", name="dense_64_b")(x)
     x = layers.Dense(3, activation="softmax", name="probabilities")(x)

@@ -106,6 +106,10 @@ class ImageSet:
         records = read_index(folder)
         return cls(records, load_images(records, spec), partition(records))
 
+    def rows(self, *parts: str) -> NDArray[np.int64]:
+        """Row numbers of several parts, in order."""
+        return np.sort(np.concatenate([self.parts[part] for part in parts]))
+
     def pixels(self, part: str) -> NDArray[np.uint8]:
         """The images of train, val or test, in the order of its rows."""
         return self.images[self.parts[part]]

@@ -38,10 +38,18 @@ def stored(path: str, value: Any) -> Any:
 
 def write_card(out: Path, card: Card) -> Card:
     """Write card.json, with the SHA-256 of every file it names, and README.md beside it."""
-    parts: list[Trunk | Head] = [*card.trunks.values(), *card.heads.values()]
-    named = [file for part in parts for file in (part.architecture, part.weights)]
-    hashes = {file: hashlib.sha256((out / file).read_bytes()).hexdigest() for file in named}
+    hashes = {file: hashlib.sha256((out / file).read_bytes()).hexdigest() for file in sorted(files(out, card))}
     card = card.model_copy(update={"files": hashes})
     (out / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (out / "README.md").write_text(readme(card), encoding="utf-8")
     return card
+
+
+def files(out: Path, card: Card) -> set[str]:
+    """What belongs to a bundle: the files that its card names, and the pictures and the log beside them."""
+    parts: list[Trunk | Head] = [*card.trunks.values(), *card.heads.values()]
+    engines = [entry for engine in card.engines.values() for entry in engine.values()]
+    named = {file for part in parts for file in (part.architecture, part.weights)}
+    named |= {file for entry in engines for file in (entry.model, entry.weights)}
+    named |= {file for file in (card.parity, card.gate and card.gate.weights) if file}
+    return named | {path.name for pattern in ("*.png", "*.csv") for path in out.glob(pattern)}

@@ -1,167 +1,174 @@
-"""Heads on frozen trunks: feature maps once, then small networks on them, regularised hard."""
+"""Heads, and the upper block of a trunk with them: trained on kept views, shrunk hard.
+
+A published head gives every position of its pooled map weights of its own: 1.1 million in its first layer, for a few
+hundred patients. Trained is its twin whose first layers see each channel's mean alone, a ninth of the weights; the
+published head then gets the twin's weights at every position, and computes the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import layers
 from numpy.typing import NDArray
 
-from training.architectures import BINARY_CLASSES, DENSENET, ENSEMBLE_CLASSES, VGG, binary_head, ensemble_head
-from training.calibrate import cool, fit_temperature
-from training.data import SEED, Warp, augment
+from training.architectures import SIDE
+from training.data import SEED
+from training.tasks import Task
+from training.views import CUTS, Examples, pooled_mean
 
-COVID, REST = BINARY_CLASSES
-# Labels that a binary head counts as "not COVID-19"; a label in no list is skipped, and said to be.
-NOT_COVID = frozenset({"normal", "pneumonia", "non_covid19", REST})
-Runner = Callable[[Any], Any]
-COPIES = 1  # augmented copies of each training image, beside the image itself
+Rows = NDArray[np.int64]
+BATCH = 32
+SMOOTHING = 0.1
+POSITIONS = (SIDE // 2) ** 2  # of a pooled map
 
 
 @dataclass(frozen=True)
-class Task:
-    """A head to train: its classifier and modality (that of the folder), trunks in input order, and classes."""
+class Stage:
+    """One stage of training: epochs at most, and the highest rate."""
 
-    classifier: str
-    modality: str
-    trunks: tuple[str, ...]
-    classes: tuple[str, ...]
-    activation: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.classifier}-{self.modality}"
+    name: str
+    epochs: int
+    rate: float
 
 
-TASKS = (
-    Task("binary", "xray", (DENSENET,), BINARY_CLASSES, "sigmoid"),
-    Task("binary", "ct", (DENSENET,), BINARY_CLASSES, "sigmoid"),
-    Task("ensemble", "xray", (VGG, DENSENET), ENSEMBLE_CLASSES, "softmax"),
-)
-
-
-def class_numbers(labels: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
-    """The class of each label, -1 where the classifier has none for it."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    if REST in numbers:
-        numbers |= dict.fromkeys(NOT_COVID, numbers[REST])
-    return np.array([numbers.get(label, -1) for label in labels], dtype=np.int64)
-
-
-def runner(trunk: Any) -> Runner:
-    """A trunk as one compiled function for any number of images of any size."""
-    signature = tf.TensorSpec((None, None, None, 3), tf.float32)
-    return cast(Runner, tf.function(lambda pixels: trunk(pixels, training=False), input_signature=[signature]))
-
-
-def feature_maps(
-    runners: Mapping[str, Runner], images: NDArray[np.uint8], batch: int = 16
-) -> dict[str, NDArray[np.float16]]:
-    """Each trunk's maps (N, 7, 7, channels) of prepared images (N, 224, 224)."""
-    maps: dict[str, NDArray[np.float16]] = {}
-    for name, run in runners.items():
-        parts = []
-        for start in range(0, len(images), batch):
-            grey = images[start : start + batch].astype(np.float32)[..., np.newaxis]
-            parts.append(np.asarray(run(tf.constant(np.repeat(grey, 3, axis=-1)))).astype(np.float16))
-        maps[name] = np.concatenate(parts)
-    return maps
-
-
-def with_copies(images: NDArray[np.uint8], copies: int = COPIES) -> NDArray[np.uint8]:
-    """The images, followed by `copies` rounds of augmented ones in the same order."""
-    rng = np.random.default_rng(SEED)
-    rounds = [np.stack([augment(image, rng, Warp(), image.shape[0]) for image in images]) for _ in range(copies)]
-    return np.concatenate([images, *rounds])
-
-
-Pooled = NDArray[np.float32]  # (N, 3, 3, channels)
-Examples = tuple[list[Pooled], NDArray[np.int64]]  # pooled maps of each of the head's trunks; class numbers
-
-
-def pool(maps: NDArray[np.float16]) -> Pooled:
-    """What a head's 2 x 2 average pooling makes of maps (N, H, W, channels); an odd last row or column is dropped."""
-    count, height, width, channels = maps.shape[0], maps.shape[1] // 2, maps.shape[2] // 2, maps.shape[3]
-    blocks = maps[:, : 2 * height, : 2 * width].reshape(count, height, 2, width, 2, channels)
-    return np.asarray(blocks.mean((2, 4), dtype=np.float32))
-
-
-def after_pooling(head: Any) -> Any:
-    """The head's layers behind its pooling, as a model that shares their weights: training need not pool again."""
-    pooled = [layer.output for layer in head.layers if isinstance(layer, keras.layers.AveragePooling2D)]
-    return keras.Model(pooled, head.output)
+#: First the head on trunks as they are, then the trunks' upper blocks with it, slowly.
+HEAD, UPPER = Stage("head", 40, 5e-4), Stage("upper", 12, 2e-4)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and deviation of each channel of a trunk's pooled maps, over the training images."""
+    """Mean and deviation of each channel of a trunk's map, over training images."""
 
     mean: NDArray[np.float32]
     deviation: NDArray[np.float32]
 
     @classmethod
-    def of(cls, maps: Pooled) -> Scale:
-        deviation = maps.std((0, 1, 2))
+    def of(cls, maps: NDArray[np.float32]) -> Scale:
+        """The scale of maps (..., channels)."""
+        axes = tuple(range(maps.ndim - 1))
+        deviation = maps.std(axes)
         # A channel that hardly ever fires says little; it is not to be blown up to the size of the others.
-        return cls(maps.mean((0, 1, 2)), np.maximum(deviation, 0.1 * float(np.median(deviation))))
-
-    def apply(self, maps: Pooled) -> Pooled:
-        return (maps - self.mean) / self.deviation
+        return cls(maps.mean(axes), np.maximum(deviation, 0.1 * float(np.median(deviation))))
 
 
-def train_head(task: Task, train: Examples, val: Examples, epochs: int) -> tuple[Any, float]:
-    """A trained and calibrated head, and its temperature.
+class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras ships no types
+    """An epoch: every row once, each in a view drawn anew, with labels and class weights."""
 
-    Epochs and temperature are chosen on `val`; then the head is trained afresh on both parts for as long.
-    """
-    trial = build_head(task)
-    best = fit(trial, train, epochs, val)
-    temperature = fit_temperature(after_pooling(trial).predict(val[0], verbose=0), val[1], task.activation)
-    head = build_head(task)
-    fit(head, both(train, val), best)
-    cool(head, temperature)
-    return head, temperature
+    def __init__(self, task: Task, examples: Examples, rows: Rows, *, training: bool) -> None:
+        super().__init__()
+        self._task, self._examples, self._rows, self._training = task, examples, rows, training
+        self._rng = np.random.default_rng([SEED, len(rows)])
+        self._views = len(examples.kept[task.trunks[0]]) if training else 1
+        numbers, classes = examples.numbers[rows], len(task.classes)
+        counts = np.maximum(np.bincount(numbers, minlength=classes), 1)
+        # Between as they come (0.5 would be the root) and all classes alike (1): rare classes count more, not wholly.
+        self._weights = (len(numbers) / (classes * counts)) ** 0.5
+        self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return int(np.ceil(len(self._rows) / BATCH))
+
+    def __getitem__(self, index: int) -> tuple[tuple[Any, ...], Any, Any]:
+        rows = self._order[index * BATCH : (index + 1) * BATCH]
+        numbers = self._examples.numbers[rows]
+        maps = self._examples.batch(self._task.trunks, self._rng.integers(self._views, size=len(rows)), rows)
+        truth = np.eye(len(self._task.classes), dtype=np.float32)[numbers]
+        return tuple(maps), truth, self._weights[numbers].astype(np.float32)
+
+    def on_epoch_end(self) -> None:
+        self._order = self._rng.permutation(self._rows) if self._training else self._rows
 
 
-def build_head(task: Task) -> Any:
-    """An untrained head, the same at every call."""
-    keras.utils.set_random_seed(SEED)
-    return binary_head(task.modality) if task.classifier == "binary" else ensemble_head(task.modality)
+class Learner:
+    """A task's twin head on the kept maps; of a trunk with a cut, on what its upper block makes of them."""
+
+    def __init__(self, task: Task, trunks: Mapping[str, Any], examples: Examples, rows: Rows) -> None:
+        """`trunks`: those that are unfinished; their upper blocks are trained in place."""
+        self.task = task
+        self.uppers = {name: upper(trunks[name], CUTS[name]) for name in task.trunks if name in trunks}
+        self.twin = task.head(side=2)
+        self.scales = [self._scale(name, examples, rows) for name in task.trunks]
+        inputs, means = zip(*map(self._mean, task.trunks, self.scales), strict=True)
+        self.model = keras.Model(list(inputs), after_pooling(self.twin)(list(means)))
+
+    def fit(
+        self, stage: Stage, epochs: int, examples: Examples, rows: Rows, val: Rows | None = None
+    ) -> list[dict[str, Any]]:
+        """Train for so many epochs; with `val`, keep the best of them and stop when it is long past. Its log."""
+        for block in self.uppers.values():
+            block.trainable = stage is UPPER
+        batches = Batches(self.task, examples, rows, training=True)
+        rate = keras.optimizers.schedules.CosineDecay(
+            stage.rate / 10, epochs * len(batches), warmup_target=stage.rate, warmup_steps=len(batches), alpha=0.02
+        )
+        sigmoid = self.task.activation == "sigmoid"
+        losses = keras.losses.BinaryCrossentropy if sigmoid else keras.losses.CategoricalCrossentropy
+        self.model.compile(
+            keras.optimizers.AdamW(rate, weight_decay=0.05, clipnorm=1.0),
+            losses(label_smoothing=SMOOTHING),
+            metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        )
+        stop = keras.callbacks.EarlyStopping(patience=max(3, epochs // 4), restore_best_weights=True)
+        held = Batches(self.task, examples, val, training=False) if val is not None else None
+        history = self.model.fit(
+            batches, epochs=epochs, validation_data=held, callbacks=[stop] if held else [], verbose=0
+        ).history
+        named = {"stage": f"{self.task.name} {stage.name}"}
+        return [named | dict(zip(history, values, strict=True)) for values in zip(*history.values(), strict=True)]
+
+    def predict(self, examples: Examples, rows: Rows) -> NDArray[np.float32]:
+        """Probabilities (N, classes) of the images themselves."""
+        found = self.model.predict(Batches(self.task, examples, rows, training=False), verbose=0)
+        return np.asarray(found, dtype=np.float32)
+
+    def head(self) -> Any:
+        """The published head with the twin's weights; it takes the trunks' own maps."""
+        head = self.task.head()
+        for layer in self.twin.layers:
+            if isinstance(layer, layers.Dense):
+                spread(layer, head)
+        fold(head, self.scales)
+        return head
+
+    def _scale(self, name: str, examples: Examples, rows: Rows) -> Scale:
+        maps = examples.kept[name][0, rows].astype(np.float32)
+        if name in self.uppers:
+            maps = pooled_mean(self.uppers[name].predict(maps, batch_size=BATCH, verbose=0).astype(np.float32))
+        return Scale.of(maps)
+
+    def _mean(self, name: str, scale: Scale) -> tuple[Any, Any]:
+        if name in self.uppers:
+            at_cut = keras.Input(self.uppers[name].input_shape[1:], name=name)
+            maps = layers.Activation("linear", dtype="float32")(self.uppers[name](at_cut))
+            mean = layers.GlobalAveragePooling2D(keepdims=True)(layers.AveragePooling2D(2)(maps))
+        else:
+            at_cut = mean = keras.Input((1, 1, len(scale.mean)), name=name)
+        return at_cut, layers.Normalization(mean=scale.mean, variance=np.square(scale.deviation))(mean)
 
 
-def both(one: Examples, other: Examples) -> Examples:
-    """Two parts as one."""
-    return [np.concatenate(pair) for pair in zip(one[0], other[0], strict=True)], np.concatenate([one[1], other[1]])
+def upper(trunk: Any, cut: str) -> Any:
+    """What follows a trunk's layer, as a network that shares its weights."""
+    return keras.Model(trunk.get_layer(cut).output, trunk.output)
 
 
-def fit(head: Any, train: Examples, epochs: int, val: Examples | None = None) -> int:
-    """Fit a head to maps and class numbers; with `val`, keep its best epoch. Returns how many epochs that took."""
-    classes, (maps, numbers) = head.output_shape[-1], train
-    scales = [Scale.of(part) for part in maps]
-    weights = len(numbers) / (classes * np.maximum(np.bincount(numbers, minlength=classes), 1))
-    sigmoid = head.get_layer("probabilities").activation is keras.activations.sigmoid
-    model = after_pooling(head)
-    model.compile(
-        optimizer=keras.optimizers.AdamW(1e-4, weight_decay=0.05),
-        loss=keras.losses.BinaryCrossentropy() if sigmoid else keras.losses.CategoricalCrossentropy(),
-    )
-    stop = keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True)
-    history = model.fit(
-        [scale.apply(part) for scale, part in zip(scales, maps, strict=True)],
-        np.eye(classes, dtype=np.float32)[numbers],
-        sample_weight=weights[numbers].astype(np.float32),
-        validation_data=val and ([s.apply(m) for s, m in zip(scales, val[0], strict=True)], np.eye(classes)[val[1]]),
-        batch_size=32,
-        epochs=epochs,
-        callbacks=[stop] if val else [],
-        verbose=0,
-    )
-    fold(head, scales)
-    return int(np.argmin(history.history["val_loss"])) + 1 if val else epochs
+def after_pooling(head: Any) -> Any:
+    """The head's layers behind its pooling, as a model that shares their weights."""
+    pooled = [layer.output for layer in head.layers if isinstance(layer, layers.AveragePooling2D)]
+    return keras.Model(pooled, head.output)
+
+
+def spread(layer: Any, head: Any) -> None:
+    """Give a twin's dense layer to its head: a first one at every position alike, so that their sum is its mean."""
+    kernel, bias = layer.get_weights()
+    theirs = head.get_layer(layer.name)
+    if len(kernel) != theirs.get_weights()[0].shape[0]:
+        kernel = np.tile(kernel / POSITIONS, (POSITIONS, 1))
+    theirs.set_weights([kernel, bias])
 
 
 def fold(head: Any, scales: Sequence[Scale]) -> None:
@@ -175,6 +182,6 @@ def fold(head: Any, scales: Sequence[Scale]) -> None:
 
 def first_dense(head: Any) -> list[Any]:
     """The first dense layer of each of a head's branches, in the order of its inputs."""
-    dense = [layer for layer in head.layers if isinstance(layer, keras.layers.Dense)]
+    dense = [layer for layer in head.layers if isinstance(layer, layers.Dense)]
     prefixes = [tensor.name for tensor in head.inputs] if len(head.inputs) > 1 else [""]
     return [next(layer for layer in dense if layer.name.startswith(prefix)) for prefix in prefixes]

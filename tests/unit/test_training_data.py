@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shared.errors import ConfigError
 from shared.imaging.preprocess import InputSpec
 from training.data import Record, Warp, augment, folds, load_images, partition, read_index
-from training.heads import class_numbers
+from training.tasks import class_numbers
 
 
 def records_of(patients: list[int], labels: int = 2) -> list[Record]:

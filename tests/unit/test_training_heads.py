@@ -11,51 +11,107 @@ import pytest
 from keras import layers
 
 from shared.errors import ConfigError
-from training.architectures import DENSENET, MAPS, VGG, binary_head, ensemble_head
+from training.architectures import CHANNELS, DENSENET, SIDE, VGG, binary_head, ensemble_head
 from training.calibrate import cool, tempered
+from training.crossval import Plan, cross_validate, settle, train
 from training.distil import distil, settle_batch_norm
-from training.heads import TASKS, Scale, after_pooling, fold, pool, train_head
+from training.heads import HEAD, UPPER, Learner
+from training.joint import Images, learn
+from training.tasks import BRANCHES, TASKS
+from training.views import Examples, pooled_mean, views
 
-TASK = {task.name: task for task in TASKS}
+TASK = {task.name: task for task in (*TASKS, *BRANCHES)}
 
 
 def maps_of(count: int, trunk: str, seed: int = 0) -> Any:
     """Random feature maps whose channels differ in size and offset, as real ones do."""
     rng = np.random.default_rng(seed)
-    channels = MAPS[trunk][-1]
-    return (rng.gamma(1, 1, (count, *MAPS[trunk])) * rng.uniform(0.1, 9, channels)).astype(np.float16)
+    shape = (count, SIDE, SIDE, CHANNELS[trunk])
+    return (rng.gamma(1, 1, shape) * rng.uniform(0.1, 9, shape[-1])).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("head", "trunks"), [(binary_head("ct"), [DENSENET]), (ensemble_head("xray"), [VGG, DENSENET])]
-)
-def test_a_folded_head_does_with_raw_maps_what_it_did_with_scaled_ones(head: Any, trunks: list[str]) -> None:
-    maps = [maps_of(6, trunk) for trunk in trunks]
-    pooled = [pool(part) for part in maps]
-    scales = [Scale.of(part) for part in pooled]
-    before = after_pooling(head)([scale.apply(part) for scale, part in zip(scales, pooled, strict=True)]).numpy()
-    fold(head, scales)
-    inputs = [part.astype(np.float32) for part in maps]
-    np.testing.assert_allclose(head(inputs).numpy(), before, atol=2e-3)
+def kept_of(maps: Any) -> Any:
+    """One view of each image, as a finished trunk's maps are kept."""
+    return pooled_mean(maps)[np.newaxis].astype(np.float16)
+
+
+def small_trunk() -> Any:
+    """A VGG16 from its fourth pool on, behind one layer that stands for the rest."""
+    pixels = keras.Input((None, None, 512))
+    x = layers.Activation("linear", name="block4_pool")(pixels)
+    x = layers.Conv2D(512, 1, activation="relu")(x)
+    return keras.Model(pixels, layers.MaxPooling2D(2)(x))
+
+
+def test_a_head_does_with_whole_maps_what_its_twin_learnt_on_means() -> None:
+    task, numbers = TASK["binary-ct"], np.tile([0, 1], 20)
+    maps = maps_of(40, DENSENET)
+    maps[numbers == 0, :, :, :40] *= 3
+    examples = Examples({DENSENET: kept_of(maps)}, numbers)
+    learner = Learner(task, {}, examples, np.arange(28))
+    learner.fit(HEAD, 60, examples, np.arange(28))
+    held = np.arange(28, 40)
+    probabilities = learner.predict(examples, held)
+    assert (probabilities.argmax(1) == numbers[held]).all()
+    np.testing.assert_allclose(learner.head()([maps[held]]).numpy(), probabilities, atol=5e-3)
+
+
+def test_an_upper_block_is_trained_in_place_and_only_in_its_stage() -> None:
+    task, numbers = TASK["ensemble-xray-vgg16"], np.tile([0, 1, 2], 8)
+    trunk = small_trunk()
+    at_cut = np.random.default_rng(0).gamma(1, 1, (1, 24, 14, 14, 512)).astype(np.float16)
+    examples, rows = Examples({VGG: at_cut}, numbers), np.arange(24)
+    learner, before = Learner(task, {VGG: trunk}, examples, rows), trunk.get_weights()
+    learner.fit(HEAD, 1, examples, rows)
+    for mine, was in zip(trunk.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, was)
+    learner.fit(UPPER, 1, examples, rows)
+    assert not np.array_equal(trunk.get_weights()[0], before[0])
+    maps = trunk(at_cut[0].astype(np.float32)).numpy()
+    np.testing.assert_allclose(learner.head()([maps]).numpy(), learner.predict(examples, rows), atol=5e-3)
+
+
+def test_every_fold_is_answered_by_what_did_not_train_on_it() -> None:
+    task = TASK["binary-xray"]
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(0, 2, 60)
+    # Labels that nothing predicts: whoever has seen an image remembers it, whoever has not guesses.
+    examples = Examples({DENSENET: rng.normal(size=(1, 60, 1, 1, 1920)).astype(np.float16)}, numbers)
+    parts = [np.arange(start, 60, 3) for start in range(3)]
+    plan = Plan(((HEAD, 60),))
+    said: list[str] = []
+    found = cross_validate(task, dict, plan, examples, parts, said.append)
+    learner, _ = train(task, dict, plan, examples, np.arange(60))
+    assert (learner.predict(examples, np.arange(60)).argmax(1) == numbers).mean() > 0.95
+    assert (found.probabilities.argmax(1) == numbers).mean() < 0.75
+    assert len(said) == 3
+
+
+def test_epochs_are_settled_where_validation_is_best() -> None:
+    task, rng = TASK["binary-ct"], np.random.default_rng(0)
+    examples = Examples({DENSENET: rng.normal(size=(1, 40, 1, 1, 1920)).astype(np.float16)}, rng.integers(0, 2, 40))
+    plan, _ = settle(task, {}, examples, np.arange(30), np.arange(30, 40))
+    ((stage, epochs),) = plan.stages
+    losses = [row["val_loss"] for row in plan.log]
+    assert stage is HEAD
+    assert losses[epochs - 1] == min(losses)
+
+
+def test_views_begin_with_the_image_and_its_mirror_image_and_repeat_themselves() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (3, 32, 32), dtype=np.uint8)
+    first, second = list(views(images, 2)), list(views(images, 2))
+    assert len(first) == 4
+    np.testing.assert_array_equal(first[0], images)
+    np.testing.assert_array_equal(first[1], images[:, :, ::-1])
+    np.testing.assert_array_equal(np.stack(first), np.stack(second))
 
 
 def test_a_cooled_head_gives_the_tempered_probabilities() -> None:
     head = binary_head("ct")
-    maps = maps_of(5, DENSENET).astype(np.float32)
+    maps = maps_of(5, DENSENET)
     before = head([maps]).numpy()
     cool(head, 2.5)
     np.testing.assert_allclose(head([maps]).numpy(), tempered(before, 2.5, "sigmoid"), atol=1e-4)
-
-
-def test_a_trained_head_tells_apart_what_it_was_shown() -> None:
-    numbers = np.tile([0, 1], 20)
-    pooled = pool(maps_of(40, DENSENET))
-    pooled[numbers == 0, :, :, :40] *= 3
-    train, val = ([pooled[:28]], numbers[:28]), ([pooled[28:]], numbers[28:])
-    head, temperature = train_head(TASK["binary-ct"], train, val, epochs=6)
-    guessed = after_pooling(head).predict([pooled[28:]], verbose=0).argmax(1)
-    assert (guessed == numbers[28:]).all()
-    assert temperature > 0
 
 
 def test_the_heads_are_the_published_ones() -> None:
@@ -110,3 +166,31 @@ def test_settled_normalisation_knows_whole_images() -> None:
     seen = network(np.repeat(images.astype(np.float32)[..., np.newaxis], 3, -1), training=False).numpy()
     assert abs(seen.mean()) < 0.5
     assert seen.std() == pytest.approx(1, rel=0.1)
+
+
+def test_the_joint_stage_learns_labels_and_resumes_where_it_stopped(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    covid = np.tile([0, 1], 16).astype(np.float32)
+    noise = rng.integers(0, 120, (32, 8, 8), dtype=np.uint8).repeat(28, 1).repeat(28, 2)
+    images = Images(noise, (noise + (covid * 120).astype(np.uint8)[:, np.newaxis, np.newaxis]), covid)
+    teacher = deep_teacher()
+    student = small_network("pool4_relu", "x", 64)
+    said: list[str] = []
+    learn(student, teacher, images, 100, tmp_path, said.append)
+    first, last = (float(line.rsplit(" ", 1)[1]) for line in said)
+    assert last < first
+    resumed = small_network("pool4_relu", "x", 64)
+    learn(resumed, teacher, images, 100, tmp_path, said.append)
+    assert len(said) == 2
+    for mine, kept in zip(resumed.get_weights(), student.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, kept)
+
+
+def deep_teacher() -> Any:
+    """Pools at strides 8, 16 and 32 with a VGG16's names and widths."""
+    pixels = keras.Input((None, None, 3))
+    x = layers.AveragePooling2D(4)(layers.Rescaling(1 / 255)(pixels))
+    for number, width in ((3, 256), (4, 512), (5, 512)):
+        x = layers.Conv2D(width, 1, activation="relu")(x)
+        x = layers.MaxPooling2D(2, name=f"block{number}_pool")(x)
+    return keras.Model(pixels, x)
