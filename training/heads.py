@@ -103,8 +103,14 @@ class Learner:
         for block in self.uppers.values():
             block.trainable = stage is UPPER
         batches = Batches(self.task, examples, rows, training=True)
+        # The whole stage's schedule, however early it ends: the epoch that served validation best is then the same one
+        # in every later training.
         rate = keras.optimizers.schedules.CosineDecay(
-            stage.rate / 10, epochs * len(batches), warmup_target=stage.rate, warmup_steps=len(batches), alpha=0.02
+            stage.rate / 10,
+            stage.epochs * len(batches),
+            warmup_target=stage.rate,
+            warmup_steps=len(batches),
+            alpha=0.02,
         )
         sigmoid = self.task.activation == "sigmoid"
         losses = keras.losses.BinaryCrossentropy if sigmoid else keras.losses.CategoricalCrossentropy

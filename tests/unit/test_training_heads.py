@@ -187,10 +187,10 @@ def test_the_joint_stage_learns_labels_and_resumes_where_it_stopped(tmp_path: Pa
 
 
 def deep_teacher() -> Any:
-    """Pools at strides 8, 16 and 32 with a VGG16's names and widths."""
+    """Pools at strides 4 to 32 with a VGG16's names and widths."""
     pixels = keras.Input((None, None, 3))
-    x = layers.AveragePooling2D(4)(layers.Rescaling(1 / 255)(pixels))
-    for number, width in ((3, 256), (4, 512), (5, 512)):
+    x = layers.AveragePooling2D(2)(layers.Rescaling(1 / 255)(pixels))
+    for number, width in ((2, 128), (3, 256), (4, 512), (5, 512)):
         x = layers.Conv2D(width, 1, activation="relu")(x)
         x = layers.MaxPooling2D(2, name=f"block{number}_pool")(x)
     return keras.Model(pixels, x)
