@@ -113,6 +113,8 @@ GUARDED = [
     ("POST", f"/v1/jobs/job_{ID}/cancel", Scope.JOBS_WRITE),
     ("GET", "/v1/jobs", Scope.JOBS_READ),
     ("GET", f"/v1/jobs/job_{ID}", Scope.JOBS_READ),
+    ("GET", f"/v1/jobs/job_{ID}/artifacts", Scope.JOBS_READ),
+    ("GET", f"/v1/jobs/job_{ID}/artifacts/art_{ID}", Scope.JOBS_READ),
     ("GET", f"/v1/studies/stu_{ID}", Scope.JOBS_READ),
     ("GET", f"/v1/studies/stu_{ID}/images/img_{ID}/preview", Scope.JOBS_READ),
     ("GET", f"/v1/batches/bat_{ID}", Scope.JOBS_READ),
