@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -85,16 +86,20 @@ def test_the_commands_do_what_they_say(whole_stack: Stack, hospital: Hospital) -
 def test_the_receiver_verifies_what_is_sent(
     whole_stack: Stack, hospital: Hospital, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    picture = ROOT / "samples" / "xray-normal.png"
     with whole_stack.client() as client:
-        endpoint = client.create_endpoint(hospital.url, ["job.succeeded"])
+        endpoint = client.create_endpoint(hospital.url, ["job.succeeded", "batch.completed"])
         monkeypatch.setenv("SECRET", endpoint.secret or "")
-        job = client.submit([ROOT / "samples" / "xray-normal.png"], classifier="binary", modality="xray", wait=30)
-        delivery = next(iter(client.deliveries(endpoint.id)))
-        while delivery.state == "pending":
-            delivery = next(iter(client.deliveries(endpoint.id)))
+        job = client.submit([picture], classifier="binary", modality="xray", wait=30)
+        batch = client.submit_batch([picture], classifier="binary", modality="xray")
+        client.wait_batch(batch, 60)
+        while "pending" in (states := [delivery.state for delivery in client.deliveries(endpoint.id)]):
+            time.sleep(0.1)
         client.delete_endpoint(endpoint.id)
-    assert delivery.state == "delivered"
-    assert f"job.succeeded {job.id} " in capfd.readouterr().out
+    assert states == ["delivered"] * 3
+    said = capfd.readouterr().out
+    assert f"job.succeeded {job.id} not_covid19" in said
+    assert f"batch.completed {batch.id} None" in said
 
 
 def test_the_python_client_example(
