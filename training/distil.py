@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from shared.errors import ConfigError
 from training.data import SEED, Warp, augment
+from training.progress import Progress
 
 VIEW = 128  # pixels; small views at serving scale cost a third of whole images
 BATCH = 16
@@ -43,19 +44,14 @@ def distil(
         PEAK_RATE / 20, epochs * steps, warmup_target=PEAK_RATE, warmup_steps=epochs * steps // 10, alpha=0.01
     )
     optimizer = keras.optimizers.AdamW(rate, weight_decay=1e-2, clipnorm=1.0)
-    optimizer.build(learning.trainable_variables)
-    progress = tf.train.Checkpoint(model=learning, optimizer=optimizer, epoch=tf.Variable(0))
-    manager = tf.train.CheckpointManager(progress, str(checkpoint), max_to_keep=1)
-    progress.restore(manager.latest_checkpoint)
-    done = int(progress.epoch.numpy())
-    if done >= epochs:
+    progress = Progress(learning, optimizer, checkpoint)
+    if progress.done >= epochs:
         return
     step = training_step(learning, teaching, optimizer, *teacher_statistics(teaching, images))
-    for epoch in range(done, epochs):
+    for epoch in range(progress.done, epochs):
         rng = np.random.default_rng([SEED, epoch])
         losses = [float(step(tf.constant(batch))) for batch in batches(images, rng)]
-        progress.epoch.assign(epoch + 1)
-        manager.save()
+        progress.save(epoch + 1)
         report(f"distil: epoch {epoch + 1}/{epochs}, unexplained variance {np.mean(losses):.3f}")
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from training.data import SEED, Warp, augment
 from training.distil import set_momentum
+from training.progress import Progress
 
 VIEW = 160  # pixels
 # Two towers, each with its half of a step's views and its own batch normalisation: a graph of one leaves the second
@@ -116,11 +117,8 @@ def learn(
         PEAK_RATE / 20, steps, warmup_target=PEAK_RATE, warmup_steps=steps // 12, alpha=0.01
     )
     optimizer = keras.optimizers.AdamW(rate, weight_decay=2e-2, clipnorm=1.0)
-    optimizer.build(learning.trainable_variables)
-    progress = tf.train.Checkpoint(model=learning, optimizer=optimizer, step=tf.Variable(0))
-    manager = tf.train.CheckpointManager(progress, str(checkpoint), max_to_keep=1)
-    progress.restore(manager.latest_checkpoint)
-    done = int(progress.step.numpy())
+    progress = Progress(learning, optimizer, checkpoint)
+    done = progress.done
     if done >= steps:
         return
     views = Views(images, np.random.default_rng([SEED, done]))
@@ -129,8 +127,7 @@ def learn(
     for number in range(done + 1, steps + 1):
         losses.append([float(loss) for loss in step(*views.draw())])
         if number % SAVE_EVERY == 0 or number == steps:
-            progress.step.assign(number)
-            manager.save()
+            progress.save(number)
             distance, surprise = np.mean(losses, axis=0)
             report(f"joint: step {number}/{steps}, unexplained variance {distance:.3f}, CT loss {surprise:.3f}")
             losses = []
