@@ -6,14 +6,12 @@ test part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
-from scipy.special import expit, logit, softmax
+from scipy.optimize import minimize_scalar
 
 from shared.bundle import OperatingPoint
 
@@ -58,50 +56,10 @@ def fit_temperature(probabilities: NDArray[np.floating[Any]], numbers: NDArray[n
     return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
 
 
-@dataclass(frozen=True)
-class Platt:
-    """Logits times `scale` plus `bias`, one per class: what `activation` makes of them."""
-
-    scale: float
-    bias: tuple[float, ...]
-    activation: str
-
-    def apply(self, probabilities: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Probabilities (N, classes) as they would be had the logits been scaled and shifted."""
-        p = np.clip(probabilities.astype(np.float64), TINY, 1 - TINY)
-        if self.activation == "sigmoid":
-            return np.asarray(expit(self.scale * logit(p) + self.bias), dtype=np.float64)
-        return np.asarray(softmax(self.scale * np.log(p) + self.bias, axis=1), dtype=np.float64)
-
-
-def fit_platt(probabilities: NDArray[np.floating[Any]], numbers: NDArray[np.int64], activation: str) -> Platt:
-    """The scale and shifts that surprise least on held-out examples.
-
-    Platt 1999, with one scale for all classes (Alexandari et al. 2020, arXiv 1901.06852). Class weights in training
-    push a rare class up; the shifts undo that, and may change which class wins. A temperature cannot. They want a few
-    hundred examples.
-    """
-
-    def loss(values: NDArray[np.float64]) -> float:
-        platt = Platt(float(np.exp(values[0])), tuple(values[1:].tolist()), activation)
-        return negative_log_likelihood(platt.apply(probabilities), numbers, activation)
-
-    bounds = [tuple(-np.log(SPAN)[::-1]), *[(-5.0, 5.0)] * probabilities.shape[1]]
-    found = minimize(loss, np.zeros(1 + probabilities.shape[1]), method="L-BFGS-B", bounds=bounds).x
-    return Platt(float(np.exp(found[0])), tuple(found[1:].tolist()), activation)
-
-
 def cool(head: Any, temperature: float) -> None:
     """Divide a head's logits by the temperature, inside its last layer's weights."""
     last = head.get_layer("probabilities")
     last.set_weights([weights / temperature for weights in last.get_weights()])
-
-
-def shift(head: Any, platt: Platt) -> None:
-    """Scale and shift a head's logits, inside its last layer's weights."""
-    last = head.get_layer("probabilities")
-    kernel, bias = last.get_weights()
-    last.set_weights([kernel * platt.scale, bias * platt.scale + np.asarray(platt.bias, bias.dtype)])
 
 
 def cross_tempered(
@@ -115,30 +73,11 @@ def cross_tempered(
     So that a calibration error can be measured on images that calibration never saw, without another fold.
     """
     found = probabilities.astype(np.float64)
-    for part, others in _each_against_others(parts, len(numbers)):
+    for part in parts:
+        others = np.setdiff1d(np.arange(len(numbers)), part)
         temperature = fit_temperature(probabilities[others], numbers[others], activation)
         found[part] = tempered(probabilities[part], temperature, activation)
     return found
-
-
-def cross_shifted(
-    probabilities: NDArray[np.floating[Any]],
-    numbers: NDArray[np.int64],
-    parts: Sequence[NDArray[np.int64]],
-    activation: str,
-) -> NDArray[np.float64]:
-    """The same with `fit_platt`."""
-    found = probabilities.astype(np.float64)
-    for part, others in _each_against_others(parts, len(numbers)):
-        found[part] = fit_platt(probabilities[others], numbers[others], activation).apply(probabilities[part])
-    return found
-
-
-def _each_against_others(
-    parts: Sequence[NDArray[np.int64]], count: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    for part in parts:
-        yield part, np.setdiff1d(np.arange(count), part)
 
 
 def operating_points(

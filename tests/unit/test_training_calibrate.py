@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,16 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from training.calibrate import (
-    Platt,
-    cross_shifted,
     cross_tempered,
-    fit_platt,
     fit_temperature,
     margins,
     negative_log_likelihood,
     operating_points,
     review_margin,
-    shift,
     tempered,
 )
 from training.measure import calibration_error
@@ -76,46 +71,6 @@ def test_each_part_is_tempered_with_what_the_others_say() -> None:
     changed = numbers.copy()
     changed[parts[2]] = 1 - changed[parts[2]]
     np.testing.assert_array_equal(cross_tempered(raw, changed, parts, "softmax")[parts[2]], found[parts[2]])
-
-
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_shifts_undo_what_class_weights_do_and_a_temperature_cannot(activation: str) -> None:
-    rng = np.random.default_rng(4)
-    numbers = (rng.random(4000) < 0.9).astype(np.int64)
-    # The evidence of class 0, as one who thinks both classes equally frequent weighs it, twice too sure.
-    evidence = 2 * (rng.normal(size=4000) + np.where(numbers == 0, 1, -1)) * 2
-    first = 1 / (1 + np.exp(-evidence))
-    raw = np.stack([first, 1 - first], 1)
-    platt = fit_platt(raw, numbers, activation)
-    assert platt.scale == pytest.approx(0.5, rel=0.1)
-    shift_of_odds = platt.bias[0] - (platt.bias[1] if activation == "softmax" else 0)
-    assert shift_of_odds == pytest.approx(np.log(0.1 / 0.9), rel=0.1)
-    assert calibration_error(platt.apply(raw), numbers) < 0.02
-    temperature = fit_temperature(raw, numbers, activation)
-    assert (platt.apply(raw).argmax(1) == numbers).mean() > 0.03 + (raw.argmax(1) == numbers).mean()
-    assert negative_log_likelihood(platt.apply(raw), numbers, activation) < negative_log_likelihood(
-        tempered(raw, temperature, activation), numbers, activation
-    )
-
-
-def test_shifts_of_a_part_come_from_the_others() -> None:
-    raw, numbers = overconfident(2000, "sigmoid")
-    parts = [np.arange(start, 2000, 4) for start in range(4)]
-    found = cross_shifted(raw, numbers, parts, "sigmoid")
-    assert calibration_error(found, numbers) < 0.04
-    changed = numbers.copy()
-    changed[parts[1]] = 0
-    np.testing.assert_array_equal(cross_shifted(raw, changed, parts, "sigmoid")[parts[1]], found[parts[1]])
-
-
-def test_a_shifted_head_gives_the_shifted_probabilities() -> None:
-    keras.utils.set_random_seed(0)
-    maps = keras.Input((4,))
-    head = keras.Model(maps, keras.layers.Dense(3, activation="softmax", name="probabilities")(maps))
-    seen = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
-    before, platt = head(seen).numpy(), Platt(0.4, (0.3, -1.0, 0.1), "softmax")
-    shift(head, platt)
-    np.testing.assert_allclose(head(seen).numpy(), platt.apply(before), atol=1e-5)
 
 
 @given(st.integers(0, 1000), st.integers(1, 60), st.integers(1, 60))
