@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared.db import Database
-from shared.errors import ModelError, ObjectCorrupt, ObjectNotFound
+from shared.errors import ModelError
 from shared.model_store import check
 from shared.models import ModelBundle
 from shared.orphans import orphans
-from shared.storage import Storage
+from shared.storage import Storage, is_whole
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,7 @@ def examine(database: Database, storage: Storage) -> list[Finding]:
 
 def _broken(session: Session, storage: Storage) -> tuple[str, ...]:
     objects = session.execute(sa.text(LIVE_OBJECTS)).all()
-    return tuple(key for key, sha256 in objects if not _whole(storage, key, sha256))
-
-
-def _whole(storage: Storage, key: str, sha256: str) -> bool:
-    try:
-        storage.get(key, expect_sha256=sha256)
-    except (ObjectNotFound, ObjectCorrupt):
-        return False
-    return True
+    return tuple(key for key, sha256 in objects if not is_whole(storage, key, sha256))
 
 
 def _is_bundle_whole(storage: Storage, sha256: str) -> bool:

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from shared.bundle import CARD, Bundle, Card
 from shared.errors import ModelError, ObjectCorrupt, ObjectNotFound
 from shared.models import Classifier, Modality, ModelBundle
-from shared.storage import Storage
+from shared.storage import Storage, is_whole
 from shared.storage.interface import checked
 
 FOLDER = "models"
@@ -117,16 +117,8 @@ def _key(sha256: str, file: str) -> str:
 
 def _store(storage: Storage, sha256: str, file: str, digest: str, content: bytes) -> None:
     key = _key(sha256, file)
-    if not _is_whole(storage, key, digest) and storage.put(key, BytesIO(content)).sha256 != digest:
+    if not is_whole(storage, key, digest) and storage.put(key, BytesIO(content)).sha256 != digest:
         raise ModelError(f"{file}: changed while it was read")
-
-
-def _is_whole(storage: Storage, key: str, expected: str) -> bool:
-    try:
-        storage.get(key, expect_sha256=expected)
-    except (ObjectNotFound, ObjectCorrupt):
-        return False
-    return True
 
 
 def _get(storage: Storage, sha256: str, file: str, digest: str) -> bytes:

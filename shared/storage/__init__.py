@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from shared.config import Settings
 from shared.storage.folder import FolderStorage
-from shared.storage.interface import ObjectInfo, Storage, Stored, object_key
+from shared.storage.interface import ObjectInfo, Storage, Stored, is_whole, object_key
 from shared.storage.s3 import MinioStorage
 
-__all__ = ["FolderStorage", "MinioStorage", "ObjectInfo", "Storage", "Stored", "object_key", "open_storage"]
+__all__ = ["FolderStorage", "MinioStorage", "ObjectInfo", "Storage", "Stored", "is_whole", "object_key", "open_storage"]
 
 
 def open_storage(settings: Settings) -> Storage:

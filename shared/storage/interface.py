@@ -10,6 +10,8 @@ from typing import BinaryIO, Protocol
 
 import uuid_utils
 
+from shared.errors import ObjectCorrupt, ObjectNotFound
+
 # A segment begins with a letter or digit: neither `..` nor a name that begins with a dot, as the folder driver's
 # own have, can be part of a key.
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127})*")
@@ -64,6 +66,15 @@ class Storage(Protocol):
 def object_key(tenant_id: str) -> str:
     """A fresh key, `tenant/year/month/day/uuid7`: lists by tenant and day, and holds nothing from the client."""
     return f"{tenant_id}/{datetime.now(UTC):%Y/%m/%d}/{uuid_utils.uuid7().hex}"
+
+
+def is_whole(storage: Storage, key: str, sha256: str) -> bool:
+    """Whether the object is there with this SHA-256; reads all of it. StorageError when the store cannot be asked."""
+    try:
+        storage.get(key, expect_sha256=sha256)
+    except (ObjectNotFound, ObjectCorrupt):
+        return False
+    return True
 
 
 def checked(key: str) -> str:
