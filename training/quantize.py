@@ -7,7 +7,7 @@ int8 per tensor, channels evened out first (training/equalise.py). Heads stay in
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,16 @@ def quantize(
     files = EngineFiles(model=f"{name}-int8.xml", weights=f"{name}-int8.bin")
     ov.save_model(quantized, out / files.model, compress_to_fp16=False)
     return files
+
+
+def int8_maps(out: Path, files: EngineFiles) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """What the files compute: prepared pixels (N, size, size) to maps (N, h, w, channels)."""
+    core = ov.Core()
+    # As the serving engine does: what is not quantised runs in bfloat16 where the CPU can.
+    able = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    options = {"INFERENCE_PRECISION_HINT": "bf16" if able else "f32"}
+    network = core.compile_model(core.read_model(out / files.model, out / files.weights), "CPU", options)
+    return lambda images: np.array(network(images)[0], np.float32)
 
 
 def even_trunk(trunk: keras.Model, size: int) -> ov.Model:

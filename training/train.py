@@ -36,10 +36,10 @@ from training.heads import Rows
 from training.measure import summarise_folds
 from training.modelcard import NOTICE, origins, sources
 from training.parity import parity
-from training.quantize import quantize, write_parity
+from training.quantize import int8_maps, quantize, write_parity
 from training.tasks import BRANCHES, COVID, TASKS, Task, class_numbers
 from training.trunks import Choice, Trunks, copy_of, make_trunks, quick
-from training.views import Examples, Kept, keep, whole_maps
+from training.views import Examples, Kept, Reader, at_cut, compiled, keep, pooled, whole_maps
 
 console = Console()
 SPEC = InputSpec()
@@ -54,6 +54,7 @@ class Made:
     """What training has made so far, for the card."""
 
     out: Path
+    int8: dict[str, EngineFiles] = field(default_factory=dict)
     heads: dict[str, Head] = field(default_factory=dict)
     cross_validation: dict[str, Any] = field(default_factory=dict)
     log: Log = field(default_factory=list)
@@ -80,7 +81,7 @@ def train_xray(made: Made, image_set: ImageSet, trunks: Trunks, plan: Mapping[st
     The VGG16 of `trunks` gets the weights that it was given with the ensemble of that fold.
     """
     unfinished = [VGG] if plan["train_upper_block"] else []
-    kept = keep(quick(trunks, precision), image_set.images, plan["views"], "X-ray", unfinished)
+    kept = keep(readers(made, trunks, precision), image_set.images, plan["views"], "X-ray")
     parts = folds(image_set.records)
     seen = np.setdiff1d(np.arange(len(image_set.records)), parts[0])
     as_given = copy_of(VGG, trunks[VGG], "float32")
@@ -120,7 +121,7 @@ def train_ct(made: Made, image_set: ImageSet, trunk: Any, plan: Mapping[str, Any
     """The CT head: epochs and calibration from the validation part, then trained on both parts."""
     rows = image_set.rows("train", "val")
     subset = ImageSet([image_set.records[row] for row in rows], image_set.images[rows], {})
-    kept = keep(quick({DENSENET: trunk}, precision), subset.images, plan["views"], "CT")
+    kept = keep(readers(made, {DENSENET: trunk}, precision), subset.images, plan["views"], "CT")
     place = {int(row): number for number, row in enumerate(rows)}
     parts = {part: np.array([place[int(row)] for row in image_set.parts[part]]) for part in ("train", "val")}
     for task in (task for task in TASKS if task.modality == "ct"):
@@ -129,6 +130,17 @@ def train_ct(made: Made, image_set: ImageSet, trunk: Any, plan: Mapping[str, Any
         made.log += settled.log
         _, trained = train(task, dict, settled, examples, np.arange(len(rows)))
         made.add(task, trained.head, judge.predict(examples, parts["val"]), examples.numbers[parts["val"]])
+
+
+def readers(made: Made, trunks: Trunks, precision: str) -> dict[str, list[Reader]]:
+    """How training reads each trunk: at its cut as long as it has no int8 files, else whole, and those files too."""
+    copies = quick(trunks, precision)
+    return {
+        name: [pooled(compiled(copy)), pooled(int8_maps(made.out, made.int8[name]))]
+        if name in made.int8
+        else [at_cut(name, copy)]
+        for name, copy in copies.items()
+    }
 
 
 def labelled(task: Task, kept: Mapping[str, Kept], image_set: ImageSet) -> Examples:
@@ -150,11 +162,13 @@ def make_gate(out: Path, sets: Mapping[str, ImageSet], trunk: Any) -> Gate | Non
     return write_gate(out, DENSENET, arrays, measure_gate(run, arrays, test))
 
 
-def write_engines(out: Path, sets: Mapping[str, ImageSet], trunks: Trunks) -> dict[str, dict[str, EngineFiles]]:
-    """The trunks in int8, their ranges set by training images of what each sees."""
+def write_int8(made: Made, sets: Mapping[str, ImageSet], trunks: Trunks) -> None:
+    """Trunks in int8, their ranges set by training images of what each sees."""
     pixels = {modality: image_set.pixels("train") for modality, image_set in sets.items()}
     sees = {DENSENET: np.concatenate(list(pixels.values()))} | ({VGG: pixels["xray"]} if "xray" in pixels else {})
-    return {INT8: {name: quantize(trunk, sees[name], out, name) for name, trunk in trunks.items()}}
+    for name, trunk in trunks.items():
+        made.int8[name] = quantize(trunk, sees[name], made.out, name)
+        console.print(f"int8: {name} written")
 
 
 def shared_images(sets: Mapping[str, ImageSet], named: Sequence[str]) -> Any:
@@ -207,23 +221,30 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     sets = {modality: ImageSet.read(folder, SPEC) for modality, folder in labelled_folders(data).items()}
     trunks = make_trunks(trunk, sets, plan, work, precision, console.print)
-    made = Made(out)
+    made, unfinished = Made(out), {VGG} if plan["train_upper_block"] else set()
+    serving = {name: trunks[name] for name in used(sets)}
+    write_int8(made, sets, {name: serving[name] for name in serving.keys() - unfinished})
     if "xray" in sets:
         train_xray(made, sets["xray"], trunks, plan, precision)
+        write_int8(made, sets, {name: serving[name] for name in serving.keys() & unfinished})
     if "ct" in sets:
         train_ct(made, sets["ct"], trunks[DENSENET], plan, precision)
     write_log(out, made.log)
-    card = write_bundle(made, sets, trunks, plan, origins(trunk, plan, sets.keys()))
+    card = write_bundle(made, sets, serving, plan, origins(trunk, plan, sets.keys()))
     measured(out, card, sets)
     console.print(f"written: {out}")
 
 
+def used(sets: Mapping[str, ImageSet]) -> list[str]:
+    """The trunks that the tasks of these modalities need."""
+    return sorted({trunk for task in TASKS if task.modality in sets for trunk in task.trunks})
+
+
 def write_bundle(
-    made: Made, sets: Mapping[str, ImageSet], trunks: Trunks, plan: Mapping[str, Any], origin: Mapping[str, str]
+    made: Made, sets: Mapping[str, ImageSet], serving: Trunks, plan: Mapping[str, Any], origin: Mapping[str, str]
 ) -> Card:
-    """Trunks, gate, int8 files, reference answers and the card, which is complete but for the test's measures."""
-    out, used = made.out, {name for head in made.heads.values() for name in head.trunks}
-    serving = {name: trunks[name] for name in sorted(used)}
+    """Trunks, gate, reference answers and the card, which is complete but for the test's measures."""
+    out = made.out
     card = Card(
         name=out.name,
         version=plan["version"],
@@ -231,8 +252,8 @@ def write_bundle(
         preprocessing=SPEC,
         trunks={name: Trunk(origin=origin[name], **write_network(out, name, serving[name])) for name in serving},
         heads=made.heads,
-        gate=make_gate(out, sets, trunks[DENSENET]),
-        engines=write_engines(out, sets, serving),
+        gate=make_gate(out, sets, serving[DENSENET]),
+        engines={INT8: made.int8},
         cross_validation=made.cross_validation,
         data=sources(sets, plan["sources"]),
         limits=tuple(plan["limits"]),

@@ -12,6 +12,7 @@ import numpy as np
 
 from shared.errors import ConfigError
 from training.architectures import DENSENET, VGG, densenet_trunk, load_hed_weights, vgg_trunk
+from training.condense import condense
 from training.data import ImageSet
 from training.distil import distil, settle_batch_norm
 from training.joint import Images, learn
@@ -29,9 +30,10 @@ def make_trunks(
     precision: str,
     report: Callable[[str], None],
 ) -> Trunks:
-    """Both trunks in full precision, trained in `precision`: the VGG16 as it came, the DenseNet201 beside it.
+    """Both trunks in full precision, trained in `precision`: the DenseNet201, and the last block of the VGG16.
 
-    `plan` gives `distil_epochs` and `joint_steps`. From ImageNet the distillation is left out, the rest is the same.
+    `plan` gives `distil_epochs`, `joint_steps` and `condense_epochs`. From ImageNet the distillation is left out, the
+    rest is the same.
     """
     keras.config.set_dtype_policy(precision)
     student, teacher = start(choice)
@@ -41,6 +43,9 @@ def make_trunks(
         distil(student, teacher, train, plan["distil_epochs"], work / "distil", report)
     if sets.keys() == {"xray", "ct"} and plan["joint_steps"]:
         learn(student, teacher, joint_images(sets), plan["joint_steps"], work / "joint", report)
+    if "xray" in sets and plan["condense_epochs"]:
+        xray = sets["xray"]
+        condense(teacher, xray.images[xray.rows("train", "val")], plan["condense_epochs"], report)
     keras.config.set_dtype_policy("float32")
     trunks = {VGG: vgg_trunk(), DENSENET: densenet_trunk()}
     trunks[VGG].set_weights(teacher.get_weights())

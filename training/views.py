@@ -1,12 +1,13 @@
 """What the trunks make of images and of augmented views of them, computed once and kept: heads train on these.
 
 Of a trunk whose upper block is still to be trained, the map at the cut is kept; of a finished one, the mean over the
-positions that a head's pooling takes, since heads are trained on that alone.
+positions that a head's pooling takes, since heads are trained on that alone. A finished trunk's int8 files are read
+too: a head that has seen both kinds of maps gives the same label on both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,9 @@ BATCH = 16
 CUTS = {VGG: "block4_pool"}
 
 Kept = NDArray[np.float16]  # (views, N, h, w, channels); a finished trunk's has one position
+Examined = dict[str, Kept]  # by trunk
+Maps = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # images (N, S, S) to maps (N, h, w, channels)
+Reader = Callable[[NDArray[np.uint8]], Kept]
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,8 @@ class Examples:
     def batch(
         self, trunks: Sequence[str], views: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> list[NDArray[np.float32]]:
-        """For each trunk the maps of these rows, each in one of its views."""
-        return [
-            np.stack([self.kept[trunk][view, row] for view, row in zip(views, rows, strict=True)]).astype(np.float32)
-            for trunk in trunks
-        ]
+        """For each trunk the maps of these rows, each in one of its views; one with fewer views has them more often."""
+        return [self.kept[trunk][views % len(self.kept[trunk]), rows].astype(np.float32) for trunk in trunks]
 
 
 def views(images: NDArray[np.uint8], augmented: int) -> Iterator[NDArray[np.uint8]]:
@@ -54,27 +55,30 @@ def views(images: NDArray[np.uint8], augmented: int) -> Iterator[NDArray[np.uint
         yield np.stack([augment(image, rng, VIEWS, image.shape[0]) for image in images])
 
 
-def keep(
-    trunks: Mapping[str, Any], images: NDArray[np.uint8], augmented: int, what: str, unfinished: Collection[str] = ()
-) -> dict[str, Kept]:
-    """The maps of every view of `images` (N, S, S): of an unfinished trunk at its cut, else of the whole trunk."""
-    runs = {name: reader(name, trunk, whole=name not in unfinished) for name, trunk in trunks.items()}
-    found: dict[str, list[Kept]] = {name: [] for name in trunks}
+def keep(readers: Mapping[str, Sequence[Reader]], images: NDArray[np.uint8], augmented: int, what: str) -> Examined:
+    """What each trunk's readers make of every view of `images` (N, S, S), the first reader's views first."""
+    found: dict[str, list[list[Kept]]] = {name: [[] for _ in each] for name, each in readers.items()}
     rounds = track(views(images, augmented), total=PLAIN + augmented, description=f"maps: {what}")
     for seen in rounds:
-        for name, run in runs.items():
-            parts = [run(seen[start : start + BATCH]) for start in range(0, len(seen), BATCH)]
-            found[name].append(np.concatenate(parts))
-    return {name: np.stack(parts) for name, parts in found.items()}
+        for name, each in readers.items():
+            for number, read in enumerate(each):
+                parts = [read(seen[start : start + BATCH]) for start in range(0, len(seen), BATCH)]
+                found[name][number].append(np.concatenate(parts))
+    return {name: np.stack([kept for reader in parts for kept in reader]) for name, parts in found.items()}
 
 
-def reader(name: str, trunk: Any, *, whole: bool) -> Callable[[NDArray[np.uint8]], Kept]:
-    """Images (N, S, S) uint8 to what is kept of them."""
-    run = compiled(trunk if whole else keras.Model(trunk.input, trunk.get_layer(CUTS[name]).output))
-    return lambda images: (pooled_mean(run(images)) if whole else run(images)).astype(np.float16)
+def at_cut(name: str, trunk: Any) -> Reader:
+    """What is kept of an unfinished trunk: its map before the block that is to be trained."""
+    run = compiled(keras.Model(trunk.input, trunk.get_layer(CUTS[name]).output))
+    return lambda images: run(images).astype(np.float16)
 
 
-def whole_maps(trunk: Any) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def pooled(run: Maps) -> Reader:
+    """What is kept of a finished trunk."""
+    return lambda images: pooled_mean(run(images)).astype(np.float16)
+
+
+def whole_maps(trunk: Any) -> Maps:
     """Images (N, S, S) uint8 to the trunk's maps, a few images at a time."""
     run = compiled(trunk)
 
@@ -84,7 +88,7 @@ def whole_maps(trunk: Any) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]
     return maps
 
 
-def compiled(network: Any) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def compiled(network: Any) -> Maps:
     """A network as one compiled function of grey images (N, S, S) uint8, for any N and S."""
     signature = [tf.TensorSpec((None, None, None), tf.uint8)]
 

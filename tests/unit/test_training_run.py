@@ -34,6 +34,7 @@ RECIPE = """
 version = "1"
 distil_epochs = 0
 joint_steps = 0
+condense_epochs = 0
 views = 1
 train_upper_block = false
 may_be_passed_on = ["unnamed"]
