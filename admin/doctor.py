@@ -48,6 +48,9 @@ QUERIES = {
         WHERE (b.queued, b.running, b.succeeded, b.failed, b.cancelled, b.quarantined) IS DISTINCT FROM (
             coalesce(j.queued, 0), coalesce(j.running, 0), coalesce(j.succeeded, 0), coalesce(j.failed, 0),
             coalesce(j.cancelled, 0), coalesce(j.quarantined, 0))""",
+    "a batch is complete when all of it is in and nothing of it is left to do": """
+        SELECT id FROM batches
+        WHERE (received_at IS NOT NULL AND queued + running = 0) <> (completed_at IS NOT NULL)""",
 }
 
 # The sweeper removes them after orphan_hours, a day; this is well beyond.

@@ -14,8 +14,24 @@ from flask_openapi3.models.security_scheme import SecurityScheme
 from flask_openapi3.openapi import OpenAPI
 from pydantic import ValidationError
 
-from api import artifacts, batches, health, jobs, models, pages, problems, studies, webhooks
+from api import (
+    artifacts,
+    batch_events,
+    batch_output,
+    batches,
+    direct_uploads,
+    health,
+    jobs,
+    models,
+    open_studies,
+    pages,
+    problems,
+    studies,
+    upload_content,
+    webhooks,
+)
 from api.auth import authenticate
+from api.batch_schemas import ItemProblem
 from api.context import EXTENSION, Services
 from api.openapi import completed
 from api.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request
@@ -24,10 +40,24 @@ from shared import metrics
 from shared.config import Settings, settings
 from shared.db import Database
 from shared.errors import ConfigError, NotFound
+from shared.finished import Listener
 from shared.ids import new_id
 from shared.storage import open_storage
 
-BLUEPRINTS = (jobs, artifacts, studies, batches, models, webhooks, health)
+BLUEPRINTS = (
+    jobs,
+    artifacts,
+    studies,
+    open_studies,
+    direct_uploads,
+    upload_content,
+    batches,
+    batch_output,
+    batch_events,
+    models,
+    webhooks,
+    health,
+)
 SECURITY: dict[str, SecurityScheme | dict[str, Any]] = {
     "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key: tq_..."}
 }
@@ -49,14 +79,14 @@ def create_app(given: Settings | None = None) -> Flask:
         static_folder=None,
     )
     app.request_class = Request
-    app.extensions[EXTENSION] = Services(config, Database(config), open_storage(config))
+    app.extensions[EXTENSION] = Services(config, Database(config), open_storage(config), Listener(config))
     _configure(app, config)
     for module in BLUEPRINTS:
         app.register_api(module.blueprint)
     app.register_blueprint(pages.blueprint)
     problems.install(app)
     _around_requests(app)
-    document = completed(app.api_doc)
+    document = completed(app.api_doc, ItemProblem)
     app.get("/openapi.json", doc_ui=False)(lambda: document)
     return app
 
@@ -65,7 +95,7 @@ def _configure(app: Flask, config: Settings) -> None:
     app.config.update(
         SECRET_KEY=config.secret_key.get_secret_value(),
         MAX_CONTENT_LENGTH=config.max_upload_bytes,
-        MAX_FORM_PARTS=config.max_files + 20,
+        MAX_FORM_PARTS=max(config.max_files, config.max_batch_items) + 20,
         SESSION_COOKIE_NAME="thoraq",
         SESSION_COOKIE_HTTPONLY=True,
         # Strict would sign people out who follow a link from their mail; api/csrf.py guards what Lax leaves open.

@@ -1,118 +1,194 @@
-"""Batches: many files, each a study and a job of its own."""
+"""Batches: many studies sent together, as a ZIP, as lines that name what is stored, or as a form of files."""
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from collections.abc import Iterator
+from functools import partial
 
 import sqlalchemy as sa
 import structlog
-from flask import Response, jsonify
+from flask import Response, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session
 
-from api.context import Principal, principal, services
-from api.idempotency import earlier, located
-from api.jobs import check_supported
-from api.openapi import ERRORS, form_body
-from api.schemas import BatchForm, BatchPath
-from api.uploads import Received, add_study, discard, fingerprint, received, sent_fields, sent_files, settle_modality
-from shared import jobs, metrics
+from api import audit
+from api.batch_archive import Archive, Member
+from api.batch_files import write_studies, write_waiting
+from api.batch_intake import Intake, Task, taking_in
+from api.batch_items import Sent, shown_name
+from api.batch_lines import lines, write_lines
+from api.batch_openapi import BATCH_BODY
+from api.batch_schemas import BatchForm, BatchList, BatchListQuery, BatchQuery
+from api.batch_turn import Turn
+from api.context import Principal, Services, principal, services
+from api.idempotency import located, sent_key
+from api.openapi import ERRORS
+from api.requests import MULTIPART
+from api.schemas import BatchPath
+from api.uploads import discard, fingerprint, receive, received, sent_fields, sent_files, single
+from shared import batches
 from shared.envelope import BatchEnvelope, batch_envelope
-from shared.errors import ImageError, InvalidRequest, NotFound
-from shared.ids import new_id
-from shared.jobs import problem_of
+from shared.errors import BadRequest, InvalidRequest, NotFound, PayloadTooLarge, UnsupportedMediaType
 from shared.keys import Scope
-from shared.models import AuditEntry, Batch
-from shared.queue import CLASSIFY, ring
+from shared.models import Batch, Grouping, IdempotencyKey
+from shared.queue import DELIVER, ring
 
 blueprint = APIBlueprint("batches", __name__, url_prefix="/v1", abp_tags=[Tag(name="batches")], abp_responses=ERRORS)
 log = structlog.get_logger(__name__)
 
+ZIP, NDJSON = "application/zip", "application/x-ndjson"
 
-@blueprint.post("/batches", responses={"202": BatchEnvelope}, openapi_extensions=form_body(BatchForm))
+
+@blueprint.post("/batches", responses={"202": BatchEnvelope}, openapi_extensions=BATCH_BODY)
 def submit_batch() -> Response:
-    """Classify many files; each becomes a study and a job, and a bad one is listed in `rejected`."""
+    """Classify many studies. A ZIP or lines are taken in as they come, and what is in runs while the rest arrives.
+
+    202 when all of it is in. An item that cannot be accepted is listed among the batch's errors. When the connection
+    breaks, send the same again with the same Idempotency-Key, from `next_item` on if you like.
+    """
     who = principal(Scope.JOBS_WRITE)
+    service = services()
+    if request.mimetype == MULTIPART:
+        batch_id, replayed = _submit_form(service, who)
+    elif request.mimetype in {ZIP, NDJSON}:
+        batch_id, replayed = _submit_stream(service, who)
+    else:
+        raise UnsupportedMediaType(f"send {ZIP}, {NDJSON}, or {MULTIPART} with files")
+    view = _view(service, who, batch_id)
+    log.info("batch.submitted", batch_id=batch_id, items=view.next_item, replayed=replayed)
+    return located(_respond(view, 202), f"/v1/batches/{batch_id}", replayed=replayed)
+
+
+def _submit_form(service: Services, who: Principal) -> tuple[str, bool]:
     files = sent_files()
     form = BatchForm.model_validate(sent_fields())
-    service = services()
-    with received(service, who, files) as taken:
-        batch_id, unused = new_id("bat"), taken
-        with service.database.transaction() as session:
-            first = earlier(session, who, fingerprint(form.model_dump(), taken), batch_id)
-            if first is None:
-                unused = _add_batch(session, who, form, taken, batch_id)
-        discard(service, unused)
-    ring(service.settings, CLASSIFY)
-    log.info("batch.submitted", batch_id=first or batch_id, files=len(files))
-    with service.database.transaction() as session:
-        view = batch_envelope(_find(session, who, first or batch_id))
-    response = jsonify(view.model_dump(mode="json"))
-    response.status_code = 202
-    response.headers["Retry-After"] = "1"
-    return located(response, f"/v1/batches/{view.id}", replayed=first is not None)
+    with received(service, who, files, service.settings.max_batch_items) as taken:
+        names = [shown_name(file.filename or "") or None for file in files]
+        sent = [Sent(item, name, one) for item, (name, one) in enumerate(zip(names, taken, strict=True))]
+        write = write_studies if form.group_by is Grouping.FILE else write_waiting
+        turn = Turn(service, who, form, write, sent_key(), fingerprint(form.model_dump(), taken))
+        first = turn.add_whole(sent)
+    if first is not None:
+        discard(service, taken)
+        return first, True
+    return turn.batch_id, False
 
 
-@blueprint.get("/batches/<string:batch_id>", responses={"200": BatchEnvelope})
-def get_batch(path: BatchPath) -> Response:
-    """A batch and the counts of its jobs; the jobs themselves: `GET /v1/jobs?batch_id=`."""
+def _submit_stream(service: Services, who: Principal) -> tuple[str, bool]:
+    query = BatchQuery.model_validate(single(request.args))
+    form = BatchForm.model_validate(query.model_dump(exclude={"first_item"}))
+    if request.mimetype == NDJSON:
+        _check_lines(form)
+        write = write_lines
+    else:
+        write = write_studies if form.group_by is Grouping.FILE else write_waiting
+    turn = Turn(service, who, form, write, sent_key(), fingerprint(form.model_dump() | {"body": request.mimetype}))
+    if not turn.take(query.first_item):
+        return turn.batch_id, True
+    with taking_in(turn) as intake:
+        tasks = _line_tasks if request.mimetype == NDJSON else _member_tasks
+        for task in tasks(service, who, turn, intake, query.first_item):
+            intake.put(task)
+    return turn.batch_id, False
+
+
+def _check_lines(form: BatchForm) -> None:
+    if request.content_length is None:
+        raise BadRequest("lines need a Content-Length: without it a connection that breaks looks like their end")
+    if form.group_by is not Grouping.FILE:
+        message = "a line is a study: it names all of its uploads"
+        raise InvalidRequest(message, errors=[{"field": "group_by", "message": message}])
+
+
+def _line_tasks(service: Services, _: Principal, turn: Turn, intake: Intake, first_item: int) -> Iterator[Task]:
+    most = service.settings.max_batch_items
+    for sent in lines(intake.pieces(service.settings.max_upload_bytes), first_item):
+        if sent.item >= most:
+            raise PayloadTooLarge(f"at most {most} items in one batch")
+        if sent.item >= turn.known_until:
+            yield partial(_itself, sent)
+
+
+def _itself(sent: Sent) -> Sent:
+    return sent
+
+
+def _member_tasks(service: Services, who: Principal, turn: Turn, intake: Intake, first_item: int) -> Iterator[Task]:
+    for member in Archive(intake.pieces(service.settings.max_batch_bytes), first_item, service.settings):
+        yield partial(_take_in, service, who, turn, member)
+
+
+def _take_in(service: Services, who: Principal, turn: Turn, member: Member) -> Sent | None:
+    """The member, stored; None if an earlier request has brought it in."""
+    with member.file as file:
+        if member.item < turn.known_until:
+            turn.check_known(member.item, hashlib.file_digest(file, "sha256").hexdigest())  # type: ignore[arg-type]
+            return None
+        if member.error is not None:
+            return Sent(member.item, member.name, error=member.error)
+        return Sent(member.item, member.name, receive(service, who, file))
+
+
+@blueprint.get("/batches", responses={"200": BatchList})
+def list_batches(query: BatchListQuery) -> Response:
+    """The tenant's batches, newest first, a page at a time."""
     who = principal(Scope.JOBS_READ)
+    wanted = sa.select(Batch).where(Batch.tenant_id == who.tenant_id).order_by(Batch.id.desc())
+    if query.external_id is not None:
+        wanted = wanted.where(Batch.external_id == query.external_id)
+    if query.idempotency_key is not None:
+        mine = sa.and_(IdempotencyKey.tenant_id == who.tenant_id, IdempotencyKey.key == query.idempotency_key)
+        wanted = wanted.where(Batch.id.in_(sa.select(IdempotencyKey.resource_id).where(mine)))
+    if query.cursor is not None:
+        wanted = wanted.where(Batch.id < query.cursor)
     with services().database.transaction() as session:
-        view = batch_envelope(_find(session, who, path.batch_id))
-    response = jsonify(view.model_dump(mode="json"))
-    if view.completed_at is None:
-        response.headers["Retry-After"] = "1"
-    return response
+        found = session.scalars(wanted.limit(query.limit + 1)).all()
+        data = [batch_envelope(batch) for batch in found[: query.limit]]
+    more = len(found) > query.limit
+    return jsonify(BatchList(data=data, next_cursor=data[-1].id if more else None).model_dump(mode="json"))
 
 
-def _find(session: Session, who: Principal, batch_id: str) -> Batch:
+@blueprint.get("/batches/<string:batch_id>", responses={"200": BatchEnvelope, "304": None})
+def get_batch(path: BatchPath) -> Response:
+    """A batch and the counts of its jobs: one row, however large it is. Polls cost little with `If-None-Match`."""
+    who = principal(Scope.JOBS_READ)
+    view = _view(services(), who, path.batch_id)
+    return _respond(view, 200).make_conditional(request)  # type: ignore[return-value]
+
+
+@blueprint.post("/batches/<string:batch_id>/cancel", responses={"200": BatchEnvelope})
+def cancel_batch(path: BatchPath) -> Response:
+    """Withdraw what has not ended; answers that are there stay. Cancelling it again changes nothing."""
+    who = principal(Scope.JOBS_WRITE)
+    service = services()
+    batches.cancel(service.database, who.tenant_id, path.batch_id)
+    with service.database.transaction() as session:
+        audit.record(session, who, "batch.cancel", path.batch_id)
+    ring(service.settings, DELIVER)
+    log.info("batch.cancelled", batch_id=path.batch_id)
+    return _respond(_view(service, who, path.batch_id), 200)
+
+
+def find_batch(session: Session, who: Principal, batch_id: str) -> Batch:
+    """The tenant's batch, or NotFound."""
     batch = session.scalar(sa.select(Batch).where(Batch.id == batch_id, Batch.tenant_id == who.tenant_id))
     if batch is None:
         raise NotFound("no such batch")
     return batch
 
 
-def _add_batch(
-    session: Session, who: Principal, form: BatchForm, taken: list[Received], batch_id: str
-) -> list[Received]:
-    """The rows of the batch; the files that are in none of them."""
-    rejected: list[dict[str, Any]] = []
-    batch = Batch(id=batch_id, tenant_id=who.tenant_id, external_id=form.external_id, total=len(taken))
-    session.add(batch)
-    session.flush()
-    for number, one in enumerate(taken):
-        problem = _add_item(session, who, form, one, batch_id)
-        if problem is not None:
-            rejected.append({"file": number, "problem": problem_of(problem)})
-    batch.rejected = rejected
-    if len(rejected) == len(taken):
-        raise InvalidRequest("no file of the batch can be classified", rejected=rejected)
-    session.add(AuditEntry(tenant_id=who.tenant_id, actor=who.key_id, action="batch.submit", subject=batch_id))
-    return [taken[item["file"]] for item in rejected]
+def _view(service: Services, who: Principal, batch_id: str) -> BatchEnvelope:
+    with service.database.transaction() as session:
+        return batch_envelope(find_batch(session, who, batch_id))
 
 
-def _add_item(
-    session: Session, who: Principal, form: BatchForm, one: Received, batch_id: str
-) -> ImageError | InvalidRequest | None:
-    """One study and its job, or why not."""
-    if one.error is not None:
-        return one.error
-    try:
-        modality = settle_modality([one], form.modality)
-        check_supported(form.classifier, modality)
-    except InvalidRequest as error:
-        return error
-    study = add_study(session, who, [one], modality, None, {})
-    jobs.submit(
-        session,
-        job_id=new_id("job"),
-        study=study,
-        classifier=form.classifier,
-        priority=form.priority,
-        external_id=None,
-        metadata={},
-        batch_id=batch_id,
-    )
-    metrics.JOBS_SUBMITTED.labels(form.classifier, form.priority).inc()
-    return None
+def _respond(view: BatchEnvelope, status: int) -> Response:
+    response = jsonify(view.model_dump(mode="json"))
+    response.status_code = status
+    response.set_etag(hashlib.sha256(response.get_data()).hexdigest()[:32])
+    response.headers["Cache-Control"] = "private, no-cache"
+    if view.completed_at is None:
+        response.headers["Retry-After"] = "1"
+    return response

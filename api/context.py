@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
 
 from flask import current_app, g
 
+from api.memory import Memory
 from shared.config import Settings
 from shared.db import Database
 from shared.errors import Forbidden, Unauthenticated
+from shared.finished import Listener
 from shared.keys import Scope
 from shared.storage import Storage
 
+if TYPE_CHECKING:
+    from api.answers import Answer
+
 EXTENSION = "thoraq"
-
-
-@dataclass(frozen=True)
-class Services:
-    """The process's ways to the outside."""
-
-    settings: Settings
-    database: Database
-    storage: Storage
+#: Bytes of terminal jobs' answers that a process keeps ready.
+FINISHED_BYTES = 32_000_000
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,22 @@ class Principal:
         """Forbidden unless the key has the scope; `admin` has all of its tenant."""
         if scope not in self.scopes and Scope.ADMIN not in self.scopes:
             raise Forbidden(f"this needs a key with the scope {scope.value}")
+
+
+@dataclass(frozen=True)
+class Services:
+    """The process's ways to the outside, and what it remembers of it for seconds."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    listener: Listener
+    #: by the key's digest, or by its id for a session: keys in force; refusals are not remembered
+    principals: Memory[Principal] = field(default_factory=lambda: Memory(10_000))
+    #: by tenant and job: answers that do not change any more
+    finished: Memory[Answer] = field(default_factory=lambda: Memory(FINISHED_BYTES))
+    #: by job, or by rank for jobs that are new: position and estimated wait in seconds
+    places: Memory[tuple[int, float | None]] = field(default_factory=lambda: Memory(10_000))
 
 
 def services() -> Services:

@@ -7,13 +7,19 @@ import re
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Json, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, Json, StringConstraints
 
 # U+FFFD is what bytes that are no UTF-8 were replaced with: keeping it would keep something that nobody sent.
 PLAIN = r"^[^\x00-\x1f\x7f" + "\ufffd]*$"
 ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PLAIN)]
 Description = Annotated[str, StringConstraints(max_length=200, pattern=PLAIN)]
 Id = Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z]+_[0-9a-f]+$")]
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ExpiresIn = Annotated[
+    int, Field(gt=0, le=31_536_000, description="Seconds after which it is not run any more; it fails as `expired`")
+]
+Force = Annotated[bool, Field(description="Run it even if the same bytes were answered before")]
 
 METADATA_CHARACTERS = 16_384
 NUL_IN_JSON = re.compile(r"(?<!\\)(\\\\)*\\u0000")

@@ -18,24 +18,36 @@ HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
 
 
+def sent_key() -> str | None:
+    """The request's key, if it has one; InvalidRequest for one that cannot be kept."""
+    key = request.headers.get(HEADER)
+    if key is not None and (not 1 <= len(key) <= 255 or not key.isprintable()):
+        raise InvalidRequest(f"{HEADER} takes 1 to 255 printable characters")
+    return key
+
+
 def earlier(session: Session, who: Principal, fingerprint: str, resource_id: str) -> str | None:
     """Remember `resource_id` for the request's key; the earlier resource's id if there is one.
 
     IdempotencyKeyReused when the key came with another request before.
     """
-    key = request.headers.get(HEADER)
-    if key is None:
-        return None
-    if not 1 <= len(key) <= 255 or not key.isprintable():
-        raise InvalidRequest(f"{HEADER} takes 1 to 255 printable characters")
+    key = sent_key()
+    return None if key is None else remember(session, who, key, fingerprint, resource_id)
+
+
+def remember(session: Session, who: Principal, key: str, fingerprint: str, resource_id: str) -> str | None:
+    """As `earlier`, for a key at hand."""
     row = {"tenant_id": who.tenant_id, "key": key, "fingerprint": fingerprint, "resource_id": resource_id}
     made = session.execute(insert(IdempotencyKey).values(row).on_conflict_do_nothing().returning(IdempotencyKey.key))
-    if made.first() is not None:
-        return None
-    first = session.get_one(IdempotencyKey, (who.tenant_id, key))
-    if first.fingerprint != fingerprint:
+    return None if made.first() is not None else find(session, who, key, fingerprint)
+
+
+def find(session: Session, who: Principal, key: str, fingerprint: str) -> str | None:
+    """The id of what was made with the key, if anything was; IdempotencyKeyReused if by another request."""
+    first = session.get(IdempotencyKey, (who.tenant_id, key))
+    if first is not None and first.fingerprint != fingerprint:
         raise IdempotencyKeyReused(f"this {HEADER} was used for a different request")
-    return first.resource_id
+    return None if first is None else first.resource_id
 
 
 def located(response: Response, location: str, *, replayed: bool) -> Response:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-import time
-from typing import Any
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 import structlog
@@ -13,8 +11,9 @@ from flask import Response, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session, joinedload
-from werkzeug.http import parse_dict_header
 
+from api.answers import answer_of, look, place_of_newcomer, respond, wait_for, wait_seconds
+from api.audit import record
 from api.context import Principal, Services, principal, services
 from api.idempotency import earlier, located
 from api.openapi import ERRORS, form_body
@@ -23,6 +22,7 @@ from api.schemas import JobForm, JobList, JobPath, JobQuery, JobRequest
 from api.studies import find_study
 from api.uploads import (
     add_study,
+    check_supported,
     discard,
     fingerprint,
     received,
@@ -30,14 +30,18 @@ from api.uploads import (
     sent_fields,
     sent_files,
     settle_modality,
+    uploaded,
 )
-from shared import jobs, metrics, schedule
+from shared import jobs, metrics
 from shared.envelope import JobEnvelope, job_envelope
-from shared.errors import BadRequest, InvalidRequest, NotFound, UnsupportedMediaType
+from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.ids import new_id
+from shared.jobs import NewJob
 from shared.keys import Scope
-from shared.models import TERMINAL, AuditEntry, Classifier, Job, JobState, Modality, Result, Study
+from shared.models import Job, JobState, Modality, Result
+from shared.open_studies import check_classifiable
 from shared.queue import CLASSIFY, DELIVER, ring
+from shared.studies import NewStudy
 from shared.webhooks import deliveries_scheduled
 
 blueprint = APIBlueprint("jobs", __name__, url_prefix="/v1", abp_tags=[Tag(name="jobs")], abp_responses=ERRORS)
@@ -46,86 +50,13 @@ log = structlog.get_logger(__name__)
 WHOLE = (joinedload(Job.study), joinedload(Job.result).joinedload(Result.bundle))
 
 
-def check_supported(classifier: Classifier, modality: Modality) -> None:
-    """The ensemble was trained on X-rays only."""
-    if classifier is Classifier.ENSEMBLE and modality is Modality.CT:
-        message = "the ensemble classifies X-rays only; use `binary` for CT"
-        raise InvalidRequest(message, errors=[{"field": "classifier", "message": message}])
-
-
-def enqueue(
-    session: Session, who: Principal, study: Study, asked: JobForm | JobRequest, job_id: str, metadata: dict[str, Any]
-) -> Job:
-    """The job's row and its audit entry, in the caller's transaction."""
-    check_supported(asked.classifier, study.modality)
-    job = jobs.submit(
-        session,
-        job_id=job_id,
-        study=study,
-        classifier=asked.classifier,
-        priority=asked.priority,
-        external_id=asked.external_id or study.external_id,
-        metadata=metadata,
-    )
-    session.add(AuditEntry(tenant_id=who.tenant_id, actor=who.key_id, action="job.submit", subject=job_id))
-    return job
-
-
-def read_job(service: Services, who: Principal, job_id: str) -> JobEnvelope:
-    """The tenant's job as clients see it, with its place in line while it is queued; NotFound otherwise."""
-    with service.database.transaction() as session:
-        mine = sa.select(Job).where(Job.id == job_id, Job.tenant_id == who.tenant_id).options(*WHOLE)
-        job = session.scalar(mine)
-        if job is None:
-            raise NotFound("no such job")
-        envelope = job_envelope(job)
-        if job.state is JobState.QUEUED:
-            envelope.position, envelope.estimated_wait_seconds = schedule.place_in_line(session, job)
-    return envelope
-
-
-def wait_seconds(service: Services) -> float:
-    """What `Prefer: wait=N` asks for, within the limit; 0 without it."""
-    preferences = parse_dict_header(request.headers.get("Prefer", ""))
-    value = next((value for name, value in preferences.items() if name.lower() == "wait"), None)
-    if value is None:
-        return 0
-    # Digits alone (RFC 7240, 4.3: delta-seconds): `float` would take `nan`, and waiting for that never ends.
-    if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise BadRequest("Prefer: wait takes a whole number of seconds")
-    return min(int(value), service.settings.max_wait_seconds)
-
-
-def wait_for(service: Services, who: Principal, job_id: str, seconds: float) -> JobEnvelope:
-    """The job, once it is terminal or the time is over."""
-    began = time.monotonic()
-    while True:
-        envelope = read_job(service, who, job_id)
-        waited = time.monotonic() - began
-        if envelope.status in TERMINAL or waited >= seconds:
-            return envelope
-        # At most a tenth later than it could be; for a job that takes long, half a second.
-        time.sleep(min(max(0.02, waited / 10), 0.5, seconds - waited))
-
-
-def job_response(envelope: JobEnvelope, status: int) -> Response:
-    """An envelope with its ETag, and when to look again if it is not terminal."""
-    response = jsonify(envelope.model_dump(mode="json"))
-    response.status_code = status
-    response.set_etag(hashlib.sha256(response.get_data()).hexdigest()[:32])
-    response.headers["Cache-Control"] = "private, no-cache"
-    if envelope.status not in TERMINAL:
-        response.headers["Retry-After"] = "1"
-    return response
-
-
 @blueprint.post(
     "/jobs",
     responses={"202": JobEnvelope, "200": JobEnvelope},
     openapi_extensions=form_body(JobForm, JobRequest, waits=True),
 )
 def submit_job() -> Response:
-    """Classify a study: send its files, or name one that is stored.
+    """Classify a study: send its files, or name one that is stored, or direct uploads.
 
     202 with the queued job. With `Prefer: wait=N`, 200 with the terminal one if it takes no longer.
     """
@@ -133,53 +64,124 @@ def submit_job() -> Response:
     service = services()
     seconds = wait_seconds(service)  # refused before anything is made
     if request.mimetype == MULTIPART:
-        job_id, replayed = _submit_files(service, who)
+        job_id, made = _submit_files(service, who)
     elif request.mimetype == "application/json":
-        job_id, replayed = _submit_stored(service, who)
+        job_id, made = _submit_stored(service, who)
     else:
-        raise UnsupportedMediaType("send multipart/form-data with files, or application/json with a study_id")
+        raise UnsupportedMediaType("send multipart/form-data with files, or application/json that names what is stored")
     ring(service.settings, CLASSIFY)
-    envelope = wait_for(service, who, job_id, seconds)
-    response = job_response(envelope, 200 if seconds and envelope.status in TERMINAL else 202)
-    return located(response, f"/v1/jobs/{job_id}", replayed=replayed)
+    if made is not None:
+        metrics.JOBS_SUBMITTED.labels(made.classifier, made.priority).inc()
+        log.info("job.submitted", job_id=job_id, classifier=made.classifier, priority=made.priority)
+    # Without a wait the answer is made of what was written: nothing is read back.
+    answer = wait_for(service, who, job_id, seconds) if made is None or seconds else answer_of(made)
+    response = respond(answer, 200 if seconds and answer.terminal else 202)
+    return located(response, f"/v1/jobs/{job_id}", replayed=made is None)
 
 
-def _submit_files(service: Services, who: Principal) -> tuple[str, bool]:
+def _submit_files(service: Services, who: Principal) -> tuple[str, JobEnvelope | None]:
+    """The new job's id and envelope; the id alone of the job that the same request made before."""
     files = sent_files()
     form = JobForm.model_validate(sent_fields())
     with received(service, who, files) as taken:
         refuse_if_all_bad(taken)
         modality = settle_modality(taken, form.modality)
         check_supported(form.classifier, modality)
-        job_id = new_id("job")
+        job = _asked_for(who, form, new_id("stu"))
         with service.database.transaction() as session:
-            first = earlier(session, who, fingerprint(form.model_dump(), taken), job_id)
+            first = earlier(session, who, fingerprint(form.model_dump(), taken), job.id)
             if first is None:
-                study = add_study(session, who, taken, modality, form.external_id, form.metadata)
-                enqueue(session, who, study, form, job_id, form.metadata)
+                study = add_study(session, who, taken, modality, form.external_id, form.metadata, job.study_id)
+                queued_at = enqueue(session, who, job)
         if first is not None:
             discard(service, taken)
-            return first, True
-    _note(job_id, form.classifier, form.priority)
-    return job_id, False
+            return first, None
+    return job.id, _queued(service, job, modality, len(study.images), queued_at)
 
 
-def _submit_stored(service: Services, who: Principal) -> tuple[str, bool]:
+def _submit_stored(service: Services, who: Principal) -> tuple[str, JobEnvelope | None]:
+    """As `_submit_files`, for what is in the store already."""
     asked = JobRequest.model_validate(request.get_json())
-    job_id = new_id("job")
+    _check_source(asked)
+    job = _asked_for(who, asked, asked.study_id or new_id("stu"))
     with service.database.transaction() as session:
-        study = find_study(session, who, asked.study_id)
-        first = earlier(session, who, fingerprint(asked.model_dump()), job_id)
-        if first is None:
-            enqueue(session, who, study, asked, job_id, study.extra if asked.metadata is None else asked.metadata)
-    if first is None:
-        _note(job_id, asked.classifier, asked.priority)
-    return first or job_id, first is not None
+        first = earlier(session, who, fingerprint(asked.model_dump()), job.id)
+        if first is not None:
+            return first, None
+        if asked.study_id is None:
+            study = _study_of_uploads(session, who, asked, job.study_id)
+            modality, image_count = study.modality, len(study.images)
+        else:
+            stored = find_study(session, who, asked.study_id)
+            check_classifiable(stored)
+            modality, image_count = stored.modality, stored.image_count
+            metadata = stored.extra if asked.metadata is None else asked.metadata
+            job = replace(job, external_id=job.external_id or stored.external_id, metadata=metadata)
+        check_supported(job.classifier, modality)
+        queued_at = enqueue(session, who, job)
+    return job.id, _queued(service, job, modality, image_count, queued_at)
 
 
-def _note(job_id: str, classifier: str, priority: str) -> None:
-    metrics.JOBS_SUBMITTED.labels(classifier, priority).inc()
-    log.info("job.submitted", job_id=job_id, classifier=classifier, priority=priority)
+def _check_source(asked: JobRequest) -> None:
+    if (asked.study_id is None) == (not asked.upload_ids):
+        message = "name either a study_id or upload_ids"
+        raise InvalidRequest(message, errors=[{"field": "study_id", "message": message}])
+    if asked.study_id is not None and asked.modality is not None:
+        message = "the study's own modality holds"
+        raise InvalidRequest(message, errors=[{"field": "modality", "message": message}])
+
+
+def _study_of_uploads(session: Session, who: Principal, asked: JobRequest, study_id: str) -> NewStudy:
+    taken = uploaded(session, who, asked.upload_ids)
+    modality = settle_modality(taken, asked.modality)
+    return add_study(session, who, taken, modality, asked.external_id, asked.metadata or {}, study_id)
+
+
+def _asked_for(who: Principal, asked: JobForm | JobRequest, study_id: str) -> NewJob:
+    return NewJob(
+        id=new_id("job"),
+        tenant_id=who.tenant_id,
+        study_id=study_id,
+        classifier=asked.classifier,
+        priority=asked.priority,
+        external_id=asked.external_id,
+        metadata=asked.metadata or {},
+        expires_at=None if asked.expires_in is None else datetime.now(UTC) + timedelta(seconds=asked.expires_in),
+        force=asked.force,
+    )
+
+
+def enqueue(session: Session, who: Principal, job: NewJob) -> datetime:
+    """The job's row and its audit entry, in the caller's transaction; the time that both carry."""
+    jobs.submit(session, job)
+    return record(session, who, "job.submit", job.id)
+
+
+def _queued(service: Services, job: NewJob, modality: Modality, image_count: int, queued_at: datetime) -> JobEnvelope:
+    """The job as a poll would show it now."""
+    position, wait = place_of_newcomer(service, job, queued_at)
+    return JobEnvelope(
+        id=job.id,
+        status=JobState.QUEUED,
+        study_id=job.study_id,
+        batch_id=None,
+        classifier=job.classifier,
+        modality=modality,
+        priority=job.priority,
+        external_id=job.external_id,
+        metadata=dict(job.metadata),
+        image_count=image_count,
+        attempts=0,
+        position=position,
+        estimated_wait_seconds=wait,
+        created_at=queued_at,
+        queued_at=queued_at,
+        expires_at=job.expires_at,
+        started_at=None,
+        finished_at=None,
+        error=None,
+        result=None,
+    )
 
 
 @blueprint.get("/jobs/<string:job_id>", responses={"200": JobEnvelope, "304": None})
@@ -190,8 +192,7 @@ def get_job(path: JobPath) -> Response:
     """
     who = principal(Scope.JOBS_READ)
     service = services()
-    envelope = wait_for(service, who, path.job_id, wait_seconds(service))
-    return job_response(envelope, 200).make_conditional(request)  # type: ignore[return-value]
+    return respond(wait_for(service, who, path.job_id, wait_seconds(service)))
 
 
 @blueprint.get("/jobs", responses={"200": JobList})
@@ -224,9 +225,9 @@ def cancel_job(path: JobPath) -> Response:
     service = services()
     with service.database.transaction() as session:
         jobs.cancel(session, who.tenant_id, path.job_id)
-        session.add(AuditEntry(tenant_id=who.tenant_id, actor=who.key_id, action="job.cancel", subject=path.job_id))
+        record(session, who, "job.cancel", path.job_id)
         told = deliveries_scheduled(session)
     if told:
         ring(service.settings, DELIVER)
     log.info("job.cancelled", job_id=path.job_id)
-    return job_response(read_job(service, who, path.job_id), 200)
+    return respond(look(service, who, path.job_id))

@@ -77,11 +77,16 @@ def form_body(
     }
 
 
-def completed(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with what the routes' types cannot say: problems, who needs a key, the headers of a poll."""
+def completed(document: dict[str, Any], *others: type[BaseModel]) -> dict[str, Any]:
+    """The document with what the routes' types cannot say: problems, who needs a key, the headers of a poll.
+
+    `others` are models that only answers refer to that are no JSON documents.
+    """
     schemas = document["components"]["schemas"]
-    problem = Problem.model_json_schema(ref_template=OPENAPI3_REF_TEMPLATE)
-    schemas |= {**problem.pop("$defs"), "Problem": problem}
+    models: tuple[type[BaseModel], ...] = (Problem, *others)
+    for model in models:
+        schema = model.model_json_schema(ref_template=OPENAPI3_REF_TEMPLATE)
+        schemas |= {**schema.pop("$defs", {}), model.__name__: schema}
     # What flask-openapi3 would answer to an invalid request; ours is a problem.
     del schemas["ValidationErrorModel"]
     document["security"] = [{"apiKey": []}]
@@ -89,7 +94,11 @@ def completed(document: dict[str, Any]) -> dict[str, Any]:
         if not path.startswith("/v1/"):
             for operation in operations.values():
                 operation["security"] = []
-                del operation["responses"]["422"]
+                if "application/json" in operation["responses"]["422"]["content"]:
+                    # flask-openapi3's own again, where no errors of ours are described.
+                    del operation["responses"]["422"]
     document["paths"]["/v1/jobs/{job_id}"]["get"]["parameters"] += [PREFER, IF_NONE_MATCH]
-    document["paths"]["/v1/jobs/{job_id}/artifacts/{artifact_id}"]["get"]["parameters"].append(IF_NONE_MATCH)
+    for path in ("/v1/jobs/{job_id}/artifacts/{artifact_id}", "/v1/batches/{batch_id}"):
+        document["paths"][path]["get"]["parameters"].append(IF_NONE_MATCH)
+    document["paths"]["/v1/studies/{study_id}/images"]["post"]["parameters"].append(IDEMPOTENCY_KEY)
     return document

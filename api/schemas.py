@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.fields import Description, ExternalId, FormMetadata, Id, Metadata, Url
-from shared.envelope import JobEnvelope, ProblemRef
+from api.fields import Description, ExpiresIn, ExternalId, Force, FormMetadata, Id, Metadata, Url
+from shared.envelope import JobEnvelope
 from shared.models import ArtifactKind, Classifier, DeliveryState, EventType, JobState, Modality, Priority
 
 
@@ -51,25 +51,22 @@ class JobForm(StudyForm):
 
     classifier: Classifier
     priority: Priority = Priority.ROUTINE
-
-
-class BatchForm(Strict):
-    """The fields beside `files` when each file is a study of its own."""
-
-    classifier: Classifier
-    modality: Modality | None = None
-    priority: Priority = Priority.BULK
-    external_id: ExternalId | None = None
+    expires_in: ExpiresIn | None = None
+    force: Force = False
 
 
 class JobRequest(Strict):
-    """Another classifier for a study that is here already."""
+    """A job for a study that is here already, or for a new one of direct uploads."""
 
-    study_id: Id
+    study_id: Id | None = None
+    upload_ids: list[Id] = Field(default_factory=list, max_length=2_000)
+    modality: Modality | None = Field(None, description="With `upload_ids`: what only DICOM files say themselves")
     classifier: Classifier
     priority: Priority = Priority.ROUTINE
     external_id: ExternalId | None = None
     metadata: Metadata | None = None
+    expires_in: ExpiresIn | None = None
+    force: Force = False
 
 
 class JobQuery(Strict):
@@ -159,32 +156,6 @@ class ArtifactList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ArtifactView]
-
-
-class ImageView(BaseModel):
-    """An image of a study; `problem` says why it cannot be classified."""
-
-    id: str
-    file: int
-    frame: int
-    sha256: str
-    size_bytes: int
-    media_type: str | None
-    width: int | None
-    height: int | None
-    problem: ProblemRef | None
-
-
-class StudyView(BaseModel):
-    """A study as clients see it."""
-
-    id: str
-    object: Literal["study"] = "study"
-    modality: Modality
-    external_id: str | None
-    metadata: dict[str, Any]
-    created_at: datetime
-    images: list[ImageView]
 
 
 class ModelView(BaseModel):

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import cv2
 import sqlalchemy as sa
-from flask import Response, jsonify
+from flask import Response, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session, selectinload
 
-from api.context import Principal, principal, services
+from api import audit
+from api.context import Principal, Services, principal, services
 from api.idempotency import earlier, located
 from api.openapi import ERRORS, form_body
-from api.schemas import ImagePath, ImageView, StudyForm, StudyPath, StudyView
+from api.schemas import ImagePath, StudyForm, StudyPath
+from api.study_schemas import ImageView, StudyRequest, StudyView
 from api.uploads import (
     add_study,
+    check_supported,
     discard,
     fingerprint,
+    new_images,
     received,
     refuse_if_all_bad,
     sent_fields,
     sent_files,
     settle_modality,
+    uploaded,
 )
+from shared import open_studies
 from shared.envelope import ProblemRef
-from shared.errors import Conflict, ImageError, NotFound
+from shared.errors import Conflict, ImageError, InvalidRequest, NotFound
+from shared.ids import new_id
 from shared.imaging.decode import Limits, MediaType, decode_one
 from shared.keys import Scope
-from shared.models import AuditEntry, Image, Job, JobState, Study
+from shared.models import Image, Job, JobState, Study
+from shared.queue import CLASSIFY, ring
 
 blueprint = APIBlueprint("studies", __name__, url_prefix="/v1", abp_tags=[Tag(name="studies")], abp_responses=ERRORS)
 
@@ -43,57 +51,121 @@ def find_study(session: Session, who: Principal, study_id: str) -> Study:
     return study
 
 
-def study_view(study: Study) -> StudyView:
-    """The study's rows as clients see them."""
+def study_view(session: Session, who: Principal, study_id: str) -> StudyView:
+    """The tenant's study as clients see it, or NotFound."""
+    study = find_study(session, who, study_id)
     return StudyView(
         id=study.id,
         modality=study.modality,
         external_id=study.external_id,
         metadata=study.extra,
         created_at=study.created_at,
-        images=[
-            ImageView(
-                id=image.id,
-                file=image.file_index,
-                frame=image.frame,
-                sha256=image.sha256,
-                size_bytes=image.size_bytes,
-                media_type=image.media_type,
-                width=image.width,
-                height=image.height,
-                problem=ProblemRef.model_validate(image.problem) if image.problem else None,
-            )
-            for image in study.images
-        ],
+        open=study.open,
+        expected_images=study.expected_images,
+        closes_at=study.quiet_until if study.open else None,
+        classifiable=not study.open and any(image.problem is None for image in study.images),
+        jobs=list(session.scalars(sa.select(Job.id).where(Job.study_id == study.id).order_by(Job.id))),
+        images=[_image_view(image) for image in study.images],
     )
 
 
-@blueprint.post("/studies", responses={"201": StudyView}, openapi_extensions=form_body(StudyForm))
+def _image_view(image: Image) -> ImageView:
+    return ImageView(
+        id=image.id,
+        file=image.file_index,
+        frame=image.frame,
+        sha256=image.sha256,
+        size_bytes=image.size_bytes,
+        media_type=image.media_type,
+        width=image.width,
+        height=image.height,
+        problem=ProblemRef.model_validate(image.problem) if image.problem else None,
+    )
+
+
+@blueprint.post("/studies", responses={"201": StudyView}, openapi_extensions=form_body(StudyForm, StudyRequest))
 def create_study() -> Response:
-    """Store a study without classifying it yet."""
+    """Store a study without classifying it yet: files, or direct uploads; or open one whose images come in pieces."""
     who = principal(Scope.JOBS_WRITE)
+    service = services()
+    if request.mimetype == "application/json":
+        study_id, replayed = _create_from_json(service, who)
+    else:
+        study_id, replayed = _create_from_files(service, who)
+    with service.database.transaction() as session:
+        view = study_view(session, who, study_id)
+    if view.jobs:
+        ring(service.settings, CLASSIFY)
+    response = jsonify(view.model_dump(mode="json"))
+    response.status_code = 201
+    return located(response, f"/v1/studies/{view.id}", replayed=replayed)
+
+
+def _create_from_files(service: Services, who: Principal) -> tuple[str, bool]:
     files = sent_files()
     form = StudyForm.model_validate(sent_fields())
-    service = services()
     with received(service, who, files) as taken:
         refuse_if_all_bad(taken)
         modality = settle_modality(taken, form.modality)
+        study_id = new_id("stu")
         with service.database.transaction() as session:
-            study = add_study(session, who, taken, modality, form.external_id, form.metadata)
-            first = earlier(session, who, fingerprint(form.model_dump(), taken), study.id)
-            if first is not None:
-                session.rollback()
-            else:
-                session.add(
-                    AuditEntry(tenant_id=who.tenant_id, actor=who.key_id, action="study.create", subject=study.id)
-                )
+            first = earlier(session, who, fingerprint(form.model_dump(), taken), study_id)
+            if first is None:
+                add_study(session, who, taken, modality, form.external_id, form.metadata, study_id)
+                audit.record(session, who, "study.create", study_id)
         if first is not None:
             discard(service, taken)
+    return first or study_id, first is not None
+
+
+def _create_from_json(service: Services, who: Principal) -> tuple[str, bool]:
+    asked = StudyRequest.model_validate(request.get_json())
+    _check_fields(asked)
+    study_id = new_id("stu")
     with service.database.transaction() as session:
-        view = study_view(find_study(session, who, first or study.id))
-    response = jsonify(view.model_dump(mode="json"))
-    response.status_code = 201
-    return located(response, f"/v1/studies/{view.id}", replayed=first is not None)
+        first = earlier(session, who, fingerprint(asked.model_dump()), study_id)
+        if first is None:
+            _create(session, service, who, asked, study_id)
+            audit.record(session, who, "study.create", study_id)
+    return first or study_id, first is not None
+
+
+def _create(session: Session, service: Services, who: Principal, asked: StudyRequest, study_id: str) -> None:
+    taken = uploaded(session, who, asked.upload_ids) if asked.upload_ids else []
+    modality = settle_modality(taken, asked.modality)
+    if not asked.open:
+        add_study(session, who, taken, modality, asked.external_id, asked.metadata, study_id)
+        return
+    for classifier in asked.classifiers:
+        check_supported(classifier, modality)
+    study = open_studies.open_study(
+        session,
+        study_id=study_id,
+        tenant_id=who.tenant_id,
+        modality=modality,
+        external_id=asked.external_id,
+        metadata=asked.metadata,
+        expected_images=asked.expected_images,
+        quiet_seconds=asked.quiet_seconds or service.settings.study_quiet_seconds,
+        wanted=[(classifier, asked.priority) for classifier in asked.classifiers],
+    )
+    files = [new_images(number, one) for number, one in enumerate(taken)]
+    open_studies.add_images(session, study, files, service.settings.max_files)
+    open_studies.close_if_expected(session, study, who.key_id)
+
+
+def _check_fields(asked: StudyRequest) -> None:
+    """A field that would be ignored is an error, and so is a closed study of nothing."""
+    wrong = []
+    if not asked.open:
+        given = sorted(asked.model_fields_set & {"expected_images", "quiet_seconds", "classifiers", "priority"})
+        wrong = [{"field": field, "message": "only for a study that is opened"} for field in given]
+        if not asked.upload_ids:
+            wrong.append({"field": "upload_ids", "message": "missing; only a study that is opened may be empty"})
+    if len(set(asked.classifiers)) < len(asked.classifiers):
+        wrong.append({"field": "classifiers", "message": "named twice"})
+    if wrong:
+        raise InvalidRequest("some fields do not fit together", errors=wrong)
 
 
 @blueprint.get("/studies/<string:study_id>", responses={"200": StudyView})
@@ -101,7 +173,7 @@ def get_study(path: StudyPath) -> Response:
     """A study and its images."""
     who = principal(Scope.JOBS_READ)
     with services().database.transaction() as session:
-        view = study_view(find_study(session, who, path.study_id))
+        view = study_view(session, who, path.study_id)
     return jsonify(view.model_dump(mode="json"))
 
 

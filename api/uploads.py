@@ -12,17 +12,18 @@ from typing import Any, BinaryIO, cast
 import structlog
 from flask import request
 from sqlalchemy.orm import Session
-from werkzeug.datastructures import FileStorage
+from werkzeug.datastructures import FileStorage, MultiDict
 
 from api.context import Principal, Services
 from api.requests import MULTIPART
-from shared import metrics
+from shared import metrics, uploads
 from shared.errors import ImageError, InvalidRequest, StorageError, ThoraqError, UnsupportedMediaType
 from shared.ids import new_id
 from shared.imaging.decode import ImageInfo, Limits, probe
 from shared.jobs import problem_of
-from shared.models import Image, Modality, Study
+from shared.models import Classifier, Modality, Upload
 from shared.storage import object_key
+from shared.studies import NewImage, NewStudy, add_studies, images_of
 
 log = structlog.get_logger(__name__)
 
@@ -52,23 +53,34 @@ def sent_files() -> Sequence[FileStorage]:
 
 
 def sent_fields() -> dict[str, str]:
-    """The request's other parts; InvalidRequest when one comes twice, as only one of the two could be obeyed."""
-    twice = [name[:100] for name, values in request.form.lists() if len(values) > 1]
+    """The request's other parts, each once."""
+    return single(request.form)
+
+
+def single(fields: MultiDict[str, str]) -> dict[str, str]:
+    """The fields; InvalidRequest when one comes twice, as only one of the two could be obeyed."""
+    twice = [name[:100] for name, values in fields.lists() if len(values) > 1]
     if twice:
         errors = [{"field": name, "message": "given more than once"} for name in twice]
         raise InvalidRequest("some fields are given more than once", errors=errors)
-    return request.form.to_dict()
+    return fields.to_dict()
 
 
 @contextmanager
-def received(services: Services, who: Principal, files: Sequence[FileStorage]) -> Iterator[list[Received]]:
-    """Take every file in; if what follows refuses the request, what was stored is removed again."""
-    if len(files) > services.settings.max_files:
-        raise InvalidRequest(f"at most {services.settings.max_files} files in one request")
+def received(
+    services: Services, who: Principal, files: Sequence[FileStorage], most: int | None = None
+) -> Iterator[list[Received]]:
+    """Take every file in; if what follows refuses the request, what was stored is removed again.
+
+    InvalidRequest for more files than `most`; a study's most unless told otherwise.
+    """
+    most = most or services.settings.max_files
+    if len(files) > most:
+        raise InvalidRequest(f"at most {most} files in one request")
     taken: list[Received] = []
     try:
         # One by one, not as a list when all are in: those before a failure must be known to be removed.
-        taken.extend(_receive(services, who, file) for file in files)
+        taken.extend(receive(services, who, cast(BinaryIO, file.stream)) for file in files)
     except BaseException:
         discard(services, taken)
         raise
@@ -92,9 +104,9 @@ def discard(services: Services, taken: Iterable[Received]) -> None:
         log.warning("objects.orphaned", error=error.type)
 
 
-def _receive(services: Services, who: Principal, file: FileStorage) -> Received:
+def receive(services: Services, who: Principal, stream: BinaryIO) -> Received:
+    """One file, from its beginning to its end: looked at, then stored, or refused as it is. StorageError."""
     limits = Limits(max_pixels=services.settings.max_pixels, max_frames=services.settings.max_frames)
-    stream = cast(BinaryIO, file.stream)
     try:
         info = probe(stream, limits)
     except ImageError as error:
@@ -133,6 +145,23 @@ def _modality_error(message: str) -> InvalidRequest:
     return InvalidRequest(message, errors=[{"field": "modality", "message": message}])
 
 
+def check_supported(classifier: Classifier, modality: Modality) -> None:
+    """The ensemble was trained on X-rays only."""
+    if classifier is Classifier.ENSEMBLE and modality is Modality.CT:
+        message = "the ensemble classifies X-rays only; use `binary` for CT"
+        raise InvalidRequest(message, errors=[{"field": "classifier", "message": message}])
+
+
+def uploaded(session: Session, who: Principal, upload_ids: Sequence[str]) -> list[Received]:
+    """The tenant's direct uploads as files of a study, which has them from now on; NotFound or Conflict."""
+    return [of_upload(upload) for upload in uploads.use(session, who.tenant_id, upload_ids)]
+
+
+def of_upload(upload: Upload) -> Received:
+    """A complete direct upload as a file that was taken in."""
+    return Received(upload.sha256, upload.size_bytes, upload.object_key, uploads.info_of(upload), None)
+
+
 def add_study(
     session: Session,
     who: Principal,
@@ -140,41 +169,23 @@ def add_study(
     modality: Modality,
     external_id: str | None,
     metadata: dict[str, Any],
-) -> Study:
+    study_id: str | None = None,
+) -> NewStudy:
     """The study's row and one image row per picture or frame, in the order of the files."""
-    images = [
-        (number, frame, one)
-        for number, one in enumerate(taken)
-        for frame in range(one.info.frames if one.info is not None else 1)
-    ]
-    study = Study(
-        id=new_id("stu"),
-        tenant_id=who.tenant_id,
-        modality=modality,
-        external_id=external_id,
-        extra=metadata,
-        image_count=len(images),
-    )
-    session.add(study)
-    session.flush()
-    session.add_all(_image(study, position, *image) for position, image in enumerate(images))
+    images = [image for number, one in enumerate(taken) for image in new_images(number, one)]
+    study = NewStudy(study_id or new_id("stu"), who.tenant_id, modality, images, external_id, metadata)
+    add_studies(session, [study])
     return study
 
 
-def _image(study: Study, position: int, number: int, frame: int, one: Received) -> Image:
-    return Image(
-        id=new_id("img"),
-        tenant_id=study.tenant_id,
-        study_id=study.id,
-        position=position,
-        file_index=number,
-        frame=frame,
-        object_key=one.key,
+def new_images(file_index: int, one: Received) -> list[NewImage]:
+    """The images of one file, ready for their rows."""
+    return images_of(
+        file_index,
         sha256=one.sha256,
         size_bytes=one.size,
-        media_type=one.info.media_type.value if one.info else None,
-        width=one.info.width if one.info else None,
-        height=one.info.height if one.info else None,
+        object_key=one.key,
+        info=one.info,
         problem=problem_of(one.error) if one.error else None,
     )
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from shared.errors import ConfigError
 
 PREFIX = "THORAQ_"
+ORIGIN = r"^(https?://[^/?#@\s]+)?$"
 
 
 def _split(value: object) -> object:
@@ -36,7 +37,12 @@ class Settings(BaseModel):
 
     database_url: SecretStr = Field(description="PostgreSQL, as SQLAlchemy writes it: postgresql+psycopg://...")
     redis_url: SecretStr = Field(description="Redis, the doorbell: redis://...")
-    secret_key: SecretStr = Field(min_length=32, description="Signs the page's sessions; 32 or more random characters")
+    secret_key: SecretStr = Field(
+        min_length=32, description="Signs the page's sessions and upload addresses; 32 or more random characters"
+    )
+    public_url: str = Field(
+        "", pattern=ORIGIN, description="https://host[:port] at which clients reach the API; empty: as they ask for it"
+    )
 
     storage: Literal["folder", "minio"] = Field("folder", description="Where the bytes of studies are kept")
     storage_dir: Path = Field(Path(".thoraq/objects"), description="The folder, when storage is `folder`")
@@ -46,19 +52,45 @@ class Settings(BaseModel):
     minio_bucket: str = Field("thoraq", description="Bucket; made at `thoraq-admin migrate` when it is missing")
     minio_secure: bool = Field(True, description="TLS to MinIO")
     minio_region: str = Field("us-east-1", description="Region that requests are signed for")
-
-    model_dir: Path = Field(Path("models/thoraq-1"), description="The model bundle served while none is activated")
-    model_cache: Path = Field(Path(".thoraq/models"), description="Where workers keep activated bundles they fetched")
-    engine: Literal["auto", "tensorflow", "openvino-bf16", "openvino-int8"] = Field(
-        "auto", description="What runs the trunks; auto: TensorFlow on a GPU, else the fastest that passes its check"
+    minio_public_url: str = Field(
+        "", pattern=ORIGIN, description="https://host[:port] at which clients reach MinIO; empty: minio_endpoint"
     )
+
+    model_dir: Path = Field(Path("models/thoraq-2"), description="The model bundle served while none is activated")
+    model_cache: Path = Field(Path(".thoraq/models"), description="Where workers keep activated bundles they fetched")
+    engine: Literal["auto", "tensorflow", "openvino-bf16", "openvino-int8", "null", "stand-in"] = Field(
+        "auto",
+        description="What runs the trunks; auto: TensorFlow on a GPU, else the fastest that passes its check. "
+        "null and stand-in run none: they are for measurements and drills",
+    )
+    stand_in_rate: float = Field(0, ge=0, description="Images/s of the engine `stand-in`; 0: it takes no time")
     heatmaps: bool = Field(True, description="Keep a heatmap (Grad-CAM) with every answered image")
 
     max_upload_bytes: int = Field(2_000_000_000, gt=0, description="Largest request body, bytes")
     max_files: int = Field(2_000, gt=0, description="Most files in one study")
+    max_batch_items: int = Field(10_000, gt=0, description="Most items in one batch")
+    max_batch_bytes: int = Field(
+        100_000_000_000, gt=0, description="Largest batch in one request, bytes, as sent and as unpacked"
+    )
+    batch_receive_minutes: float = Field(
+        60, gt=0, description="After so long without progress, a batch that is not all in is cancelled"
+    )
     max_pixels: int = Field(64_000_000, gt=0, description="Most pixels in one image, from its header")
     max_frames: int = Field(2_000, gt=0, description="Most frames in one DICOM or TIFF file")
     max_wait_seconds: float = Field(60, ge=0, description="Upper bound of `Prefer: wait=N`")
+    upload_url_seconds: float = Field(
+        3600, ge=1, le=604_800, description="How long the address of a direct upload takes the file"
+    )
+    upload_hours: float = Field(
+        24, gt=0, description="Age at which a complete direct upload that no study uses is removed"
+    )
+    study_quiet_seconds: float = Field(
+        60, gt=0, description="After so long without another image, a study that was left open is closed"
+    )
+    key_seconds: float = Field(
+        2, ge=0, description="How long a key in force is taken without another look: a revoked one works so much longer"
+    )
+    finished_seconds: float = Field(5, ge=0, description="How long each process keeps a finished job's answer ready")
     idempotency_hours: float = Field(72, gt=0, description="How long an Idempotency-Key is remembered")
     session_hours: float = Field(12, gt=0, description="How long a sign-in on the page lasts")
     session_secure: bool = Field(True, description="Session cookie over https only; off for plain http on localhost")

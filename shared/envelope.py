@@ -10,9 +10,19 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, Field
-from sqlalchemy.orm import Session
 
-from shared.models import Batch, Classifier, EventType, Job, JobState, Modality, Priority, Result, ResultOutcome
+from shared.models import (
+    Batch,
+    Classifier,
+    EventType,
+    Grouping,
+    Job,
+    JobState,
+    Modality,
+    Priority,
+    Result,
+    ResultOutcome,
+)
 
 RESEARCH_USE = "Decision support for research; not a medical device. A radiologist decides."
 
@@ -92,6 +102,7 @@ class JobResult(BaseModel):
     aggregate: str = Field(description="How images were combined: `single`, `mean`, or `none` of a rejected input")
     images: list[ImagePrediction]
     model: BundleRef
+    reused_from: str | None = Field(description="The job whose answer this is, to the same bytes; null: its own")
     timings: dict[str, float] = Field(description="Seconds: queued, load, infer, total")
     notice: str = RESEARCH_USE
 
@@ -111,10 +122,15 @@ class JobEnvelope(BaseModel):
     metadata: dict[str, Any] | None = None
     image_count: int
     attempts: int = Field(description="Transient errors and worker deaths so far")
-    position: int | None = Field(None, description="While queued: how many jobs go first")
-    estimated_wait_seconds: float | None = Field(None, description="While queued: from what finished lately")
+    position: int | None = Field(
+        None, description="While queued: how many jobs go first; of more than 5,000, the least that it can be"
+    )
+    estimated_wait_seconds: float | None = Field(
+        None, description="While queued: for `position` jobs, at the pace of those that ended lately"
+    )
     created_at: datetime
     queued_at: datetime
+    expires_at: datetime | None = Field(description="Not run any more after this")
     started_at: datetime | None
     finished_at: datetime | None
     error: ProblemRef | None
@@ -122,7 +138,7 @@ class JobEnvelope(BaseModel):
 
 
 class BatchCounts(BaseModel):
-    """Jobs of a batch by state; `rejected` files never became a job."""
+    """Items of a batch by the states of their jobs; `rejected` ones never became a job."""
 
     total: int
     queued: int
@@ -134,24 +150,40 @@ class BatchCounts(BaseModel):
     rejected: int
 
 
-class RejectedItem(BaseModel):
-    """A file of a batch that could not be accepted."""
+class BatchStatus(StrEnum):
+    """Where a batch is."""
 
-    file: int = Field(description="Index of the file in the request, from 0")
-    problem: ProblemRef
+    RECEIVING = "receiving"  #: its items still arrive; those that are in may run
+    RUNNING = "running"  #: all items are in, some have not ended
+    COMPLETED = "completed"  #: every item has an answer
+    COMPLETED_WITH_ERRORS = "completed_with_errors"  #: every item has ended, some without an answer
+    CANCELLED = "cancelled"  #: withdrawn; nothing of it runs any more
+    EXPIRED = "expired"  #: some of it had not run when its time was over
 
 
 class BatchEnvelope(BaseModel):
-    """A batch as clients see it."""
+    """A batch as clients see it. Its items are elsewhere, so that it costs the same however many there are."""
 
     id: str
     object: str = "batch"
-    status: str = Field(description="running, completed or completed_with_errors")
+    status: BatchStatus
     external_id: str | None = None
+    classifier: Classifier | None = Field(None, description="As asked for; a line of NDJSON may have named another one")
+    modality: Modality | None = None
+    priority: Priority | None = None
+    group_by: Grouping | None = None
+    force: bool = False
     counts: BatchCounts
-    rejected: list[RejectedItem] = []
+    next_item: int = Field(description="Items that are in, without a gap from 0: where a broken upload goes on")
     created_at: datetime
+    received_at: datetime | None
+    started_at: datetime | None
+    cancelled_at: datetime | None
+    expires_at: datetime | None
     completed_at: datetime | None
+    results_url: str
+    errors_url: str
+    events_url: str
 
 
 class WebhookPayload(BaseModel):
@@ -179,6 +211,7 @@ def result_of(result: Result, sent_as: Modality) -> JobResult:
         aggregate={0: "none", 1: "single"}.get(answered, "mean"),
         images=[_image(result.job_id, image) for image in result.images],
         model=BundleRef(name=result.bundle.name, version=result.bundle.version, sha256=result.bundle.sha256),
+        reused_from=result.reused_from,
         timings=result.timings,
     )
 
@@ -210,6 +243,7 @@ def job_envelope(job: Job) -> JobEnvelope:
         attempts=job.error_attempts + job.crash_attempts,
         created_at=job.created_at,
         queued_at=job.queued_at,
+        expires_at=job.expires_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
         error=ProblemRef.model_validate(job.error) if job.error else None,
@@ -219,38 +253,46 @@ def job_envelope(job: Job) -> JobEnvelope:
 
 def batch_envelope(batch: Batch) -> BatchEnvelope:
     """The batch row as clients see it: one row, however large the batch."""
-    counts = BatchCounts(
-        total=batch.total,
-        queued=batch.queued,
-        running=batch.running,
-        succeeded=batch.succeeded,
-        failed=batch.failed,
-        cancelled=batch.cancelled,
-        quarantined=batch.quarantined,
-        rejected=len(batch.rejected),
-    )
-    clean = counts.succeeded == counts.total
+    path = f"/v1/batches/{batch.id}"
     return BatchEnvelope(
         id=batch.id,
-        status="running" if batch.completed_at is None else "completed" if clean else "completed_with_errors",
+        status=_batch_status(batch),
         external_id=batch.external_id,
-        counts=counts,
-        rejected=[RejectedItem.model_validate(item) for item in batch.rejected],
+        **batch.options,
+        counts=BatchCounts.model_validate(batch, from_attributes=True),
+        next_item=batch.next_item,
         created_at=batch.created_at,
+        received_at=batch.received_at,
+        started_at=batch.started_at,
+        cancelled_at=batch.cancelled_at,
+        expires_at=batch.expires_at,
         completed_at=batch.completed_at,
+        results_url=f"{path}/results",
+        errors_url=f"{path}/errors",
+        events_url=f"{path}/events",
     )
+
+
+def _batch_status(batch: Batch) -> BatchStatus:
+    if batch.received_at is None:
+        return BatchStatus.RECEIVING
+    if batch.completed_at is None:
+        return BatchStatus.RUNNING
+    if batch.cancelled_at is not None:
+        return BatchStatus.CANCELLED
+    if batch.expired:
+        return BatchStatus.EXPIRED
+    return BatchStatus.COMPLETED if batch.succeeded == batch.total else BatchStatus.COMPLETED_WITH_ERRORS
 
 
 PRIVATE = {"external_id", "metadata"}
 
 
-def job_event(session: Session, job: Job) -> dict[str, Any]:
+def job_event(job: Job) -> dict[str, Any]:
     """The data of a job's webhook."""
-    session.refresh(job)
     return job_envelope(job).model_dump(mode="json", exclude=PRIVATE)
 
 
-def batch_event(session: Session, batch: Batch) -> dict[str, Any]:
+def batch_event(batch: Batch) -> dict[str, Any]:
     """The data of a batch's webhook."""
-    session.refresh(batch)
     return batch_envelope(batch).model_dump(mode="json", exclude=PRIVATE)

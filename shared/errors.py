@@ -72,6 +72,13 @@ class ForeignRequest(Forbidden):
     remedy = "Load the page again, or send an API key instead of the session."
 
 
+class AddressRefused(Forbidden):
+    """An upload's address that is not the one that was given out, or whose time is over."""
+
+    type, title = "address-refused", "Upload address not in force"
+    remedy = "Use the address as it was given, headers included; ask for another one when its time is over."
+
+
 class NotFound(ThoraqError):
     """No such thing for this tenant; another tenant's thing looks exactly the same."""
 
@@ -93,11 +100,39 @@ class Conflict(ThoraqError):
     remedy = "Read the resource again; it has moved on."
 
 
+class StudyOpen(Conflict):
+    """A study that images are still added to cannot be classified yet."""
+
+    type, title = "study-open", "Study still open"
+    remedy = "Complete the study, or name its classifiers when it is opened: its jobs are made when it closes."
+
+
+class UploadMismatch(ThoraqError):
+    """The bytes are not the ones that were announced."""
+
+    type, title, status, permanent = "upload-mismatch", "Not the announced bytes", 422, True
+    remedy = "Send the file again to the same address, whole, with the size and SHA-256 that were announced."
+
+
 class IdempotencyKeyReused(ThoraqError):
     """An Idempotency-Key came back with a different request."""
 
     type, title, status, permanent = "idempotency-key-reused", "Idempotency-Key reused", 422, True
     remedy = "Use a fresh key for a different request."
+
+
+class IdempotencyInProgress(ThoraqError):
+    """A request with the same Idempotency-Key is still coming in."""
+
+    type, title, status = "idempotency-in-progress", "The same request is under way", 409
+    remedy = "Wait for the other request's answer; when its connection broke, try again after half a minute."
+
+
+class UnreadableArchive(ThoraqError):
+    """A ZIP that cannot be read as it comes in: encrypted, damaged, or made in a way that needs its end first."""
+
+    type, title, status, permanent = "unreadable-archive", "Archive cannot be read", 422, True
+    remedy = "Make the archive again, not encrypted, with the members deflated or with their sizes before them."
 
 
 class PayloadTooLarge(ThoraqError):
@@ -207,6 +242,13 @@ class WorkerCrashed(ThoraqError):
 
     type, title, permanent = "worker-crashed", "Workers died of it", True
     remedy = "Check the files, and send them once more at the most; tell the operator."
+
+
+class Expired(ThoraqError):
+    """The job's time was over before a worker came to it."""
+
+    type, title, permanent = "expired", "Not run before its time was over", True
+    remedy = "Submit it again, with a later `expires_at` or none."
 
 
 class QueueError(ThoraqError):

@@ -1,48 +1,39 @@
 """The only writer of job states.
 
     queued -> running -> succeeded | failed | cancelled | quarantined
+    queued -> failed        its time was over before it ran
     queued -> cancelled
     running -> queued       transient error (with `not_before`), release, expired lease
 
 The database is the truth: a worker may do what a claim here allows, for as long as its lease lasts, by the
 database's clock. Every write of a worker is guarded by its lease token (a fencing token), so a worker that was
-thought dead cannot overwrite the one that took over. A trigger (migration 0002) holds the same rules.
+thought dead cannot overwrite the one that took over. Triggers (migration 0005) hold the same rules.
 
 Every function takes the caller's transaction; what a terminal state brings with it (result, events, the batch's
-completion) happens in that same transaction.
+completion) happens in that same transaction, by a handful of statements however many jobs there are. Nobody waits for
+each other in a circle: jobs are locked in the order of their ids and before batches, and one statement moves them all.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from datetime import timedelta
-from functools import partial
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from shared.envelope import batch_event, job_event
-from shared.errors import Conflict, NotFound, ThoraqError, WorkerCrashed
-from shared.models import (
-    TERMINAL,
-    Artifact,
-    ArtifactKind,
-    Batch,
-    Classifier,
-    EventType,
-    Image,
-    Job,
-    JobState,
-    Modality,
-    Priority,
-    Result,
-    ResultOutcome,
-    Study,
-)
-from shared.schedule import next_in_line
-from shared.webhooks import emit
+from shared import results
+from shared.claims import Claim, Outcome, RetryPolicy, claims_of
+from shared.errors import Conflict, Expired, NotFound, ThoraqError, WorkerCrashed
+from shared.finished import announce
+from shared.models import TERMINAL, Batch, BatchFile, Classifier, EventType, Job, JobState, Priority
+from shared.rows import insert_rows
+from shared.schedule import Candidate, lock_next
+from shared.webhooks import Happening, emit
 
 EVENT_OF = {
     JobState.SUCCEEDED: EventType.JOB_SUCCEEDED,
@@ -50,88 +41,57 @@ EVENT_OF = {
     JobState.CANCELLED: EventType.JOB_CANCELLED,
     JobState.QUARANTINED: EventType.JOB_QUARANTINED,
 }
+Rows = Sequence[sa.Row[*tuple[Any, ...]]]
 NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_until": None, "worker": None}
+#: Jobs that one statement ends when a whole batch is cancelled: it stays far below the statement timeout.
+CHUNK = 5_000
+
+# The disk is not waited for: a claim that a crash of the server loses leaves its job queued.
+CLAIM = sa.text("""
+    UPDATE jobs j SET state = 'running', started_at = now(), worker = :worker,
+        lease_token = gen_random_uuid(), lease_until = now() + CAST(:lease AS interval)
+    FROM studies s, set_config('synchronous_commit', 'off', true) WHERE j.id = ANY (:ids) AND s.id = j.study_id
+    RETURNING j.id, j.lease_token AS token, j.tenant_id, j.classifier, j.force, j.alone, j.rank = 0 AS stat, j.study_id,
+        s.modality, s.content_sha256, CAST(extract(epoch FROM now() - j.queued_at) AS float) AS waited
+""")
+# Row by row: one whose lease was lost is not among those that end, and the others are not the worse for it.
+FINISH = sa.text("""
+    WITH ends AS (
+        SELECT j.id, e.error, e.transient, e.transient AND j.error_attempts + 1 < :max_attempts AS again
+        FROM json_to_recordset(:ends) AS e(id text, token text, error jsonb, transient boolean)
+        JOIN jobs j ON j.id = e.id AND j.lease_token = e.token AND j.state = 'running'
+        ORDER BY j.id FOR UPDATE OF j
+    )
+    UPDATE jobs j SET
+        state = CASE WHEN again THEN 'queued' WHEN ends.error IS NULL THEN 'succeeded' ELSE 'failed' END,
+        error = CASE WHEN NOT again THEN ends.error END,
+        finished_at = CASE WHEN NOT again THEN now() END,
+        error_attempts = error_attempts + CAST(transient AS int),
+        not_before = CASE WHEN again THEN
+            now() + make_interval(secs => :base_seconds * power(2, error_attempts) * (0.8 + 0.4 * random()))
+            ELSE not_before END,
+        lease_token = NULL, lease_until = NULL, worker = NULL
+    FROM ends WHERE j.id = ends.id RETURNING j.id, j.tenant_id, j.batch_id, j.state
+""").bindparams(sa.bindparam("ends", type_=JSON))
 
 
 @dataclass(frozen=True)
-class ImageRef:
-    """What a worker needs to load one image."""
+class NewJob:
+    """A job that is to be queued, for a study that is stored; `item`, `member` and `custom_id` are a batch's."""
 
     id: str
-    file: int
-    frame: int
-    object_key: str | None
-    sha256: str
-    problem: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A job that this worker may run until its lease ends; `token` proves it."""
-
-    job_id: str
-    token: str
     tenant_id: str
+    study_id: str
     classifier: Classifier
-    modality: Modality
-    waited_seconds: float
-    images: tuple[ImageRef, ...]
-
-
-@dataclass(frozen=True)
-class Heatmap:
-    """Where the network looked for the class it predicted for one image; `png` is the trunk's grid in 8-bit grey."""
-
-    id: str
-    image_id: str
-    class_name: str
-    png: bytes
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The result of a claim, ready to be written: its fields are the columns of `results`."""
-
-    bundle_sha256: str
-    images: list[dict[str, Any]]
-    timings: dict[str, float]
-    outcome: ResultOutcome = ResultOutcome.ANSWERED
-    reason: str | None = None
-    detail: str | None = None
-    prediction: str | None = None
-    probabilities: dict[str, float] | None = None
-    corrected_modality: Modality | None = None
-    review_reasons: list[str] = field(default_factory=list)
-    second_opinion: dict[str, Any] | None = None
-    #: not columns: rows of `artifacts`, which the entries of `images` name
-    heatmaps: list[Heatmap] = field(default_factory=list)
-
-
-ANSWER_COLUMNS = tuple(column.name for column in fields(Answer) if column.name != "heatmaps")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a claim ended: an answer, or an error."""
-
-    claim: Claim
-    answer: Answer | None = None
-    error: ThoraqError | None = None
-
-    @property
-    def word(self) -> str:
-        """What becomes of the job, for logs and metrics, if the lease still holds."""
-        if self.answer is not None:
-            return "succeeded" if self.answer.outcome is ResultOutcome.ANSWERED else self.answer.outcome.value
-        return "failed" if self.error is None or self.error.permanent else "retried"
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """When a transient error is tried again, and when it is enough."""
-
-    max_attempts: int
-    base_seconds: float
+    priority: Priority
+    external_id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    batch_id: str | None = None
+    item: int | None = None
+    member: str | None = None
+    custom_id: str | None = None
+    expires_at: datetime | None = None
+    force: bool = False
 
 
 def problem_of(error: ThoraqError) -> dict[str, Any]:
@@ -141,202 +101,93 @@ def problem_of(error: ThoraqError) -> dict[str, Any]:
     return {"type": error.type, "title": error.title, "detail": error.detail}
 
 
-def submit(
-    session: Session,
-    *,
-    job_id: str,
-    study: Study,
-    classifier: Classifier,
-    priority: Priority,
-    external_id: str | None,
-    metadata: dict[str, Any],
-    batch_id: str | None = None,
-) -> Job:
-    """A queued job for a study that is stored. The caller commits, and rings after that."""
-    job = Job(
-        id=job_id,
-        tenant_id=study.tenant_id,
-        study_id=study.id,
-        batch_id=batch_id,
-        classifier=classifier,
-        priority=priority,
-        rank=priority.rank,
-        external_id=external_id,
-        extra=metadata,
-        state=JobState.QUEUED,
-    )
-    session.add(job)
-    return job
+def submit(session: Session, job: NewJob) -> None:
+    """Queue a job. The caller commits, and rings after that."""
+    submit_many(session, [job])
 
 
-def claim(session: Session, *, worker: str, max_images: int, lease: timedelta) -> list[Claim]:
+def submit_many(session: Session, jobs: Sequence[NewJob]) -> None:
+    """Queue jobs by one statement. The caller commits, and rings after that."""
+    insert_rows(session, Job, [_row(job) for job in jobs])
+
+
+def _row(job: NewJob) -> dict[str, Any]:
+    expires_at = job.expires_at and job.expires_at.isoformat()
+    return {**vars(job), "rank": job.priority.rank, "state": JobState.QUEUED, "expires_at": expires_at}
+
+
+def claim(session: Session, *, worker: str, max_images: int, lease: timedelta, ageing: timedelta) -> list[Claim]:
     """Take the next jobs, at least one if there is one, and otherwise up to `max_images` images' worth.
 
-    A job that runs alone (its last batch died) comes alone.
+    A job that runs alone (its last batch died) comes alone, and stat jobs come without others, which would make them
+    slower. A bulk job that waited for `ageing` counts as routine.
     """
-    candidates = next_in_line(session, max_images * 4)
-    if not candidates:
-        return []
-    locked = session.execute(
-        sa.select(Job.id, Job.alone, Study.image_count)
-        .join(Study, Study.id == Job.study_id)
-        .where(Job.id.in_(candidates), Job.state == JobState.QUEUED)
-        .order_by(sa.func.array_position(sa.literal(list(candidates), sa.ARRAY(sa.Text)), Job.id))
-        .limit(max_images)
-        .with_for_update(of=Job, skip_locked=True)
-    ).all()
-    chosen = _fill([(row.id, row.alone, row.image_count) for row in locked], max_images)
+    chosen = _fill(lock_next(session, max_images, ageing), max_images)
     if not chosen:
         return []
-    claimed = session.execute(
-        sa.update(Job)
-        .where(Job.id.in_(chosen))
-        .values(
-            state=JobState.RUNNING,
-            lease_token=sa.cast(sa.func.gen_random_uuid(), sa.Text),
-            lease_until=sa.func.now() + lease,
-            worker=worker,
-            started_at=sa.func.now(),
-        )
-        .returning(Job.id, Job.lease_token, sa.extract("epoch", sa.func.now() - Job.queued_at).label("waited"))
-        .execution_options(synchronize_session=False)
-    ).all()
-    leases = {row.id: (row.lease_token or "", float(row.waited)) for row in claimed}
-    return _claims(session, {job_id: leases[job_id] for job_id in candidates if job_id in leases})
+    values = {"ids": chosen, "worker": worker, "lease": lease}
+    claimed = {row.id: row for row in session.execute(CLAIM, values).all()}
+    return claims_of(session, [claimed[job_id] for job_id in chosen])
 
 
-def _fill(rows: Sequence[tuple[str, bool, int]], max_images: int) -> list[str]:
-    if rows and rows[0][1]:
-        return [rows[0][0]]
+def _fill(candidates: Sequence[Candidate], max_images: int) -> list[str]:
+    if candidates and candidates[0].alone:
+        return [candidates[0].id]
     chosen: list[str] = []
     images = 0
-    for job_id, alone, count in rows:
-        if alone or (chosen and images + count > max_images):
+    for candidate in candidates:
+        if (
+            candidate.alone
+            or candidate.stat != candidates[0].stat
+            or (chosen and images + candidate.image_count > max_images)
+        ):
             continue
-        chosen.append(job_id)
-        images += count
+        chosen.append(candidate.id)
+        images += candidate.image_count
     return chosen
 
 
-def _claims(session: Session, leases: Mapping[str, tuple[str, float]]) -> list[Claim]:
-    rows = sa.select(Job).where(Job.id.in_(leases)).options(joinedload(Job.study).selectinload(Study.images))
-    jobs = {job.id: job for job in session.scalars(rows.execution_options(populate_existing=True))}
-    return [
-        Claim(
-            job_id=job_id,
-            token=token,
-            tenant_id=jobs[job_id].tenant_id,
-            classifier=jobs[job_id].classifier,
-            modality=jobs[job_id].study.modality,
-            waited_seconds=waited,
-            images=tuple(_image_ref(image) for image in jobs[job_id].study.images),
-        )
-        for job_id, (token, waited) in leases.items()
-    ]
-
-
-def _image_ref(image: Image) -> ImageRef:
-    return ImageRef(image.id, image.file_index, image.frame, image.object_key, image.sha256, image.problem)
-
-
-def _held(claim: Claim) -> sa.ColumnElement[bool]:
-    return sa.and_(Job.id == claim.job_id, Job.lease_token == claim.token, Job.state == JobState.RUNNING)
-
-
 def heartbeat(session: Session, claims: Collection[Claim], lease: timedelta) -> set[str]:
-    """Extend the leases; the ids of the jobs that are still held."""
+    """Extend the leases; the ids of the jobs that are still held.
+
+    A row whose end is being written is locked, and passed over: nobody else can take it meanwhile, and the others'
+    leases must not wait for it.
+    """
+    _update(session, _lock(session, _held(claims), wait=False), lease_until=sa.func.now() + lease)
+    return set(session.scalars(sa.select(Job.id).where(_held(claims))))
+
+
+def release(session: Session, claims: Collection[Claim]) -> None:
+    """Give back what was not run: the worker stops. No attempt is counted."""
+    _update(session, _lock(session, _held(claims)), state=JobState.QUEUED, **NO_LEASE)
+
+
+def _held(claims: Collection[Claim]) -> sa.ColumnElement[bool]:
     tokens = [claim.token for claim in claims]
-    return set(
-        session.scalars(
-            sa.update(Job)
-            .where(Job.lease_token.in_(tokens), Job.state == JobState.RUNNING)
-            .values(lease_until=sa.func.now() + lease)
-            .returning(Job.id)
-            .execution_options(synchronize_session=False)
-        )
+    return sa.and_(
+        Job.id.in_([claim.job_id for claim in claims]), Job.lease_token.in_(tokens), Job.state == JobState.RUNNING
     )
 
 
 def finish(session: Session, outcomes: Sequence[Outcome], policy: RetryPolicy) -> list[str]:
     """Write how a batch ended, row by row; the ids of the jobs whose lease was lost, which are left as they are."""
-    lost = []
-    # In the order of ids, as every other writer of several rows: no two of them wait for each other.
-    for outcome in sorted(outcomes, key=lambda o: o.claim.job_id):
-        if outcome.answer is not None:
-            held = _succeed(session, outcome.claim, outcome.answer)
-        elif outcome.error is not None and not outcome.error.permanent:
-            held = _retry(session, outcome.claim, outcome.error, policy)
-        else:
-            held = _fail(session, outcome.claim, outcome.error or ThoraqError())
-        if not held:
-            lost.append(outcome.claim.job_id)
-    _keep_heatmaps(session, [outcome for outcome in outcomes if outcome.claim.job_id not in lost])
-    _complete_batches(session, [outcome.claim.job_id for outcome in outcomes])
-    return lost
+    limits = {"max_attempts": policy.max_attempts, "base_seconds": policy.base_seconds}
+    rows = session.execute(FINISH, {"ends": [_end_of(outcome) for outcome in outcomes], **limits}).all()
+    ended = {row.id for row in rows if row.state != JobState.QUEUED}
+    results.keep(session, [(o.claim, o.answer) for o in outcomes if o.answer is not None and o.claim.job_id in ended])
+    _settle(session, [row for row in rows if row.id in ended])
+    held = {row.id for row in rows}
+    return [outcome.claim.job_id for outcome in outcomes if outcome.claim.job_id not in held]
 
 
-def _succeed(session: Session, claim: Claim, answer: Answer) -> bool:
-    if not _end(session, _held(claim), JobState.SUCCEEDED):
-        return False
-    columns = {column: getattr(answer, column) for column in ANSWER_COLUMNS}
-    session.add(Result(job_id=claim.job_id, tenant_id=claim.tenant_id, **columns))
-    session.flush()
-    _tell(session, claim.job_id, JobState.SUCCEEDED)
-    return True
-
-
-def _keep_heatmaps(session: Session, outcomes: Sequence[Outcome]) -> None:
-    rows = [
-        {
-            "id": heatmap.id,
-            "tenant_id": outcome.claim.tenant_id,
-            "job_id": outcome.claim.job_id,
-            "image_id": heatmap.image_id,
-            "kind": ArtifactKind.HEATMAP,
-            "class_name": heatmap.class_name,
-            "content": heatmap.png,
-            "media_type": "image/png",
-        }
-        for outcome in outcomes
-        if outcome.answer is not None
-        for heatmap in outcome.answer.heatmaps
-    ]
-    if rows:
-        session.execute(sa.insert(Artifact), rows)
-
-
-def _fail(session: Session, claim: Claim, error: ThoraqError) -> bool:
-    if not _end(session, _held(claim), JobState.FAILED, error=problem_of(error)):
-        return False
-    _tell(session, claim.job_id, JobState.FAILED)
-    return True
-
-
-def _retry(session: Session, claim: Claim, error: ThoraqError, policy: RetryPolicy) -> bool:
-    delay = policy.base_seconds * sa.func.power(2, Job.error_attempts) * (0.8 + 0.4 * sa.func.random())
-    requeued = session.execute(
-        sa.update(Job)
-        .where(_held(claim), Job.error_attempts + 1 < policy.max_attempts)
-        .values(
-            state=JobState.QUEUED,
-            error_attempts=Job.error_attempts + 1,
-            not_before=sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, delay),
-            **NO_LEASE,
-        )
-        .returning(Job.id)
-        .execution_options(synchronize_session=False)
-    ).first()
-    return requeued is not None or _fail(session, claim, error)
-
-
-def release(session: Session, claims: Collection[Claim]) -> None:
-    """Give back what was not run: the worker stops. No attempt is counted."""
-    session.execute(
-        sa.update(Job)
-        .where(Job.lease_token.in_([claim.token for claim in claims]), Job.state == JobState.RUNNING)
-        .values(state=JobState.QUEUED, **NO_LEASE)
-        .execution_options(synchronize_session=False)
-    )
+def _end_of(outcome: Outcome) -> dict[str, Any]:
+    error = None if outcome.answer is not None else outcome.error or ThoraqError()
+    return {
+        "id": outcome.claim.job_id,
+        "token": outcome.claim.token,
+        "error": error and problem_of(error),
+        "transient": outcome.answer is None and outcome.error is not None and not outcome.error.permanent,
+    }
 
 
 def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
@@ -345,9 +196,7 @@ def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
     Cancelling a cancelled job changes nothing; NotFound for another tenant's; Conflict for other terminal ones.
     """
     mine = sa.and_(Job.id == job_id, Job.tenant_id == tenant_id)
-    if _end(session, sa.and_(mine, Job.state.notin_(TERMINAL)), JobState.CANCELLED):
-        _tell(session, job_id, JobState.CANCELLED)
-        _complete_batches(session, [job_id])
+    _end(session, _lock(session, mine, Job.state.notin_(TERMINAL)), JobState.CANCELLED)
     job = session.scalar(sa.select(Job).where(mine).execution_options(populate_existing=True))
     if job is None:
         raise NotFound("no such job")
@@ -356,42 +205,70 @@ def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
     return job
 
 
-def _end(session: Session, which: sa.ColumnElement[bool], state: JobState, **values: object) -> bool:
-    ended = session.execute(
-        sa.update(Job)
-        .where(which)
-        .values(state=state, finished_at=sa.func.now(), **NO_LEASE, **values)
-        .returning(Job.id)
+def cancel_batch(session: Session, tenant_id: str, batch_id: str) -> None:
+    """Withdraw every queued or running job of a batch; whoever still takes its items in finds `cancelled_at` set.
+
+    Cancelling a cancelled batch again withdraws what came in meanwhile; NotFound for another tenant's; Conflict for a
+    complete one.
+    """
+    mine = sa.and_(Batch.id == batch_id, Batch.tenant_id == tenant_id)
+    if session.scalar(sa.select(Batch.id).where(mine)) is None:
+        raise NotFound("no such batch")
+    live = _lock(session, Job.batch_id == batch_id, Job.state.notin_(TERMINAL))
+    cancelled_at = sa.func.coalesce(Batch.cancelled_at, sa.func.now())
+    withdrawn = session.execute(
+        sa.update(Batch)
+        .where(mine, sa.or_(Batch.completed_at.is_(None), Batch.cancelled_at.is_not(None)))
+        .values(cancelled_at=cancelled_at)
+        .returning(Batch.id)
+        .execution_options(synchronize_session=False)
+    ).first()
+    if withdrawn is None:
+        raise Conflict("the batch is complete")
+    for start in range(0, len(live), CHUNK):
+        _end(session, live[start : start + CHUNK], JobState.CANCELLED)
+    _complete_batches(session, [batch_id])
+
+
+def close_batch(session: Session, batch_id: str) -> None:
+    """The whole batch is in: it is complete as soon as nothing of it is left to do, which may be now."""
+    # Of a batch that was given up: files whose study never came to be.
+    session.execute(sa.delete(BatchFile).where(BatchFile.batch_id == batch_id))
+    session.execute(
+        sa.update(Batch)
+        .where(Batch.id == batch_id, Batch.received_at.is_(None))
+        .values(received_at=sa.func.now())
         .execution_options(synchronize_session=False)
     )
-    return ended.first() is not None
+    _complete_batches(session, [batch_id])
 
 
-def _tell(session: Session, job_id: str, state: JobState) -> None:
-    job = session.get_one(Job, job_id, populate_existing=True)
-    emit(session, job.tenant_id, EVENT_OF[state], partial(job_event, session, job), job_id=job_id)
-
-
-def _complete_batches(session: Session, job_ids: Collection[str]) -> None:
-    completed = session.scalars(
-        sa.update(Batch)
-        .where(
-            Batch.id.in_(sa.select(Job.batch_id).where(Job.id.in_(job_ids), Job.batch_id.is_not(None))),
-            Batch.completed_at.is_(None),
-            Batch.queued + Batch.running == 0,
+def expire(session: Session, limit: int) -> list[str]:
+    """The sweeper's part: fail queued jobs whose time is over, at most so many; their ids."""
+    late = _lock_overdue(session, JobState.QUEUED, Job.expires_at, limit)
+    ended = _end(session, late, JobState.FAILED, problem_of(Expired()))
+    for batch_id, count in sorted(Counter(row.batch_id for row in ended if row.batch_id is not None).items()):
+        session.execute(
+            sa.update(Batch)
+            .where(Batch.id == batch_id)
+            .values(expired=Batch.expired + count)
+            .execution_options(synchronize_session=False)
         )
-        .values(completed_at=sa.func.now())
-        .returning(Batch)
-        .execution_options(populate_existing=True, synchronize_session=False)
-    ).all()
-    for batch in completed:
-        emit(
-            session,
-            batch.tenant_id,
-            EventType.BATCH_COMPLETED,
-            partial(batch_event, session, batch),
-            batch_id=batch.id,
-        )
+    return [row.id for row in ended]
+
+
+def close_stalled(session: Session, quiet: timedelta) -> str | None:
+    """The sweeper's part: cancel and close a batch whose client went away in the middle; its id, None without one.
+
+    One in a transaction: those of several batches would not be locked in the order that all others keep.
+    """
+    silent = sa.and_(Batch.received_at.is_(None), Batch.progress_at < sa.func.now() - quiet)
+    stalled = session.scalar(sa.select(Batch).where(silent).limit(1))
+    if stalled is None:
+        return None
+    cancel_batch(session, stalled.tenant_id, stalled.id)
+    close_batch(session, stalled.id)
+    return stalled.id
 
 
 def rescue(session: Session, max_crashes: int, limit: int = 500) -> tuple[list[str], list[str]]:
@@ -399,39 +276,71 @@ def rescue(session: Session, max_crashes: int, limit: int = 500) -> tuple[list[s
 
     A job that was alone when its worker died has a crash counted; `max_crashes` of them quarantine it.
     """
-    expired = sa.select(Job.id).where(Job.state == JobState.RUNNING, Job.lease_until < sa.func.now()).order_by(Job.id)
-    ids = session.scalars(expired.limit(limit).with_for_update(skip_locked=True)).all()
-    if not ids:
-        return [], []
+    hopeless = sa.and_(Job.alone, Job.crash_attempts + 1 >= max_crashes)
     error = problem_of(WorkerCrashed(f"{max_crashes} workers died of it"))
-    hopeless = sa.and_(Job.id.in_(ids), Job.alone, Job.crash_attempts + 1 >= max_crashes)
-    quarantined = session.scalars(
-        sa.update(Job)
-        .where(hopeless)
-        .values(
-            state=JobState.QUARANTINED,
-            crash_attempts=Job.crash_attempts + 1,
-            finished_at=sa.func.now(),
-            error=error,
-            **NO_LEASE,
+    rows = _update(
+        session,
+        _lock_overdue(session, JobState.RUNNING, Job.lease_until, limit),
+        state=sa.case((hopeless, JobState.QUARANTINED), else_=JobState.QUEUED),
+        finished_at=sa.case((hopeless, sa.func.now())),
+        error=sa.case((hopeless, sa.cast(error, Job.error.type))),
+        crash_attempts=Job.crash_attempts + sa.cast(Job.alone, sa.Integer),
+        alone=True,
+        rank=Priority.STAT.rank,  # next: it has waited its turn once, and for a lease
+        **NO_LEASE,
+    )
+    quarantined = [row for row in rows if row.state is JobState.QUARANTINED]
+    _settle(session, quarantined)
+    return [row.id for row in rows if row.state is JobState.QUEUED], [row.id for row in quarantined]
+
+
+def _lock(session: Session, *which: sa.ColumnElement[bool], wait: bool = True) -> Sequence[str]:
+    rows = sa.select(Job.id).where(*which).order_by(Job.id).with_for_update(skip_locked=not wait)
+    return session.scalars(rows).all()
+
+
+def _lock_overdue(
+    session: Session, state: JobState, due: InstrumentedAttribute[datetime | None], limit: int
+) -> Sequence[str]:
+    """Those whose time has passed, the earliest first. What others hold is passed over, so no order is to be kept."""
+    overdue = sa.select(Job.id).where(Job.state == state, due < sa.func.now()).order_by(due)
+    return session.scalars(overdue.limit(limit).with_for_update(skip_locked=True)).all()
+
+
+def _update(session: Session, ids: Sequence[str], **values: Any) -> Rows:
+    if not ids:
+        return []
+    chosen = Job.id == sa.any_(sa.literal(list(ids), sa.ARRAY(sa.Text)))
+    moved = sa.update(Job).where(chosen).values(**values).returning(Job.id, Job.tenant_id, Job.batch_id, Job.state)
+    return session.execute(moved, execution_options={"synchronize_session": False}).all()
+
+
+def _end(session: Session, ids: Sequence[str], state: JobState, error: dict[str, Any] | None = None) -> Rows:
+    ended = _update(session, ids, state=state, error=error, finished_at=sa.func.now(), **NO_LEASE)
+    _settle(session, ended)
+    return ended
+
+
+def _settle(session: Session, ended: Rows) -> None:
+    """What the end of jobs brings with it."""
+    announce(session, [row.id for row in ended])
+    emit(session, [Happening(row.tenant_id, EVENT_OF[row.state], job_id=row.id) for row in ended])
+    _complete_batches(session, {row.batch_id for row in ended if row.batch_id is not None})
+
+
+def _complete_batches(session: Session, batch_ids: Collection[str]) -> None:
+    if not batch_ids:
+        return
+    completed = session.execute(
+        sa.update(Batch)
+        .where(
+            Batch.id.in_(batch_ids),
+            Batch.completed_at.is_(None),
+            Batch.received_at.is_not(None),
+            Batch.queued + Batch.running == 0,
         )
-        .returning(Job.id)
+        .values(completed_at=sa.func.now())
+        .returning(Batch.id, Batch.tenant_id)
         .execution_options(synchronize_session=False)
     ).all()
-    requeued = session.scalars(
-        sa.update(Job)
-        .where(Job.id.in_(ids), Job.state == JobState.RUNNING)
-        .values(
-            state=JobState.QUEUED,
-            crash_attempts=Job.crash_attempts + sa.cast(Job.alone, sa.Integer),
-            alone=True,
-            rank=Priority.STAT.rank,  # next: it has waited its turn once, and for a lease
-            **NO_LEASE,
-        )
-        .returning(Job.id)
-        .execution_options(synchronize_session=False)
-    ).all()
-    for job_id in quarantined:
-        _tell(session, job_id, JobState.QUARANTINED)
-    _complete_batches(session, quarantined)
-    return list(requeued), list(quarantined)
+    emit(session, [Happening(batch.tenant_id, EventType.BATCH_COMPLETED, batch_id=batch.id) for batch in completed])

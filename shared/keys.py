@@ -72,12 +72,16 @@ def create(
 
 def find(session: Session, key: str) -> ApiKey | None:
     """The key's row if it is in force. The lookup is by hash, so its timing tells nothing about stored keys."""
-    now = sa.func.now()
+    return in_force(session, ApiKey.hash == digest(key))
+
+
+def in_force(session: Session, which: sa.ColumnElement[bool]) -> ApiKey | None:
+    """The row of a key that is neither revoked nor expired, by the database's clock."""
     return session.scalar(
         sa.select(ApiKey).where(
-            ApiKey.hash == digest(key),
+            which,
             ApiKey.revoked_at.is_(None),
-            sa.or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now),
+            sa.or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > sa.func.now()),
         )
     )
 

@@ -79,6 +79,23 @@ class DeliveryState(StrEnum):
     FAILED = "failed"  #: every attempt of the schedule failed, or the endpoint is gone
 
 
+class Grouping(StrEnum):
+    """What makes a study of a batch's files."""
+
+    FILE = "file"  #: each file is a study
+    FOLDER = "folder"  #: the files of one folder are a study
+    STUDY = "study"  #: the DICOM files of one Study Instance UID are a study (PS3.3, C.7.2.1)
+    SERIES = "series"  #: the DICOM files of one Series Instance UID are a study (PS3.3, C.7.3.1)
+
+
+class UploadState(StrEnum):
+    """Where a direct upload is."""
+
+    PENDING = "pending"  #: its URL was given out; the bytes are not verified yet
+    COMPLETE = "complete"  #: the bytes are there, with the size and the SHA-256 that the client said
+    USED = "used"  #: a study owns its object now
+
+
 class EventType(StrEnum):
     """What an endpoint can subscribe to."""
 
@@ -165,8 +182,23 @@ class Study(Base):
     external_id: Mapped[str | None]
     extra: Mapped[Json] = mapped_column("metadata", server_default=sa.text("'{}'"))
     image_count: Mapped[int]
+    #: SHA-256 over the files' SHA-256 and frames, in their order: the same for the same pictures
+    content_sha256: Mapped[str | None]
+    #: images may still be added, until it is closed or, after `quiet_until`, closed by the sweeper
+    open: Mapped[bool] = mapped_column(server_default=sa.false())
+    expected_images: Mapped[int | None]
+    quiet_seconds: Mapped[float | None]
+    quiet_until: Mapped[datetime | None]
+    #: the jobs that are to be submitted when it is closed
+    wanted: Mapped[list[Json]] = mapped_column(server_default=sa.text("'[]'"))
     created_at: Mapped[datetime] = _created()
     images: Mapped[list[Image]] = relationship(order_by="Image.position", viewonly=True)
+    __table_args__ = (
+        # The same bytes, answered before.
+        sa.Index("ix_studies_tenant_id_content_sha256", "tenant_id", "content_sha256"),
+        # The sweeper: studies that nobody closed.
+        sa.Index("ix_studies_quiet", "quiet_until", postgresql_where=sa.text("open")),
+    )
 
 
 class Image(Base):
@@ -190,23 +222,99 @@ class Image(Base):
 
 
 class Batch(Base):
-    """Many jobs sent together. A trigger on jobs keeps the counts, so reading them costs one row."""
+    """Many jobs sent together. A trigger on jobs keeps the counts, so reading them costs one row.
+
+    Until `received_at` its items still arrive: those that are in may run, and it cannot be complete yet.
+    """
 
     __tablename__ = "batches"
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = _tenant()
     external_id: Mapped[str | None]
-    total: Mapped[int]
+    #: how the client asked for it: classifier, modality, priority, grouping
+    options: Mapped[Json] = mapped_column(server_default=sa.text("'{}'"))
+    #: jobs and rejected items
+    total: Mapped[int] = mapped_column(server_default="0")
     queued: Mapped[int] = mapped_column(server_default="0")
     running: Mapped[int] = mapped_column(server_default="0")
     succeeded: Mapped[int] = mapped_column(server_default="0")
     failed: Mapped[int] = mapped_column(server_default="0")
     cancelled: Mapped[int] = mapped_column(server_default="0")
     quarantined: Mapped[int] = mapped_column(server_default="0")
-    rejected: Mapped[list[Json]] = mapped_column(server_default=sa.text("'[]'"))
+    rejected: Mapped[int] = mapped_column(server_default="0")
+    #: of `failed`: those that had not run when their time was over
+    expired: Mapped[int] = mapped_column(server_default="0")
+    #: items that are in, without a gap from 0
+    next_item: Mapped[int] = mapped_column(server_default="0")
+    #: the request that takes items in; None between two of them
+    receiver: Mapped[str | None]
+    #: when bytes of its items came in last
+    progress_at: Mapped[datetime] = _created()
     created_at: Mapped[datetime] = _created()
+    received_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    cancelled_at: Mapped[datetime | None]
+    #: what has not run by then is not run
+    expires_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
-    __table_args__ = (sa.Index("ix_batches_tenant_id_id", "tenant_id", "id"),)
+    __table_args__ = (
+        sa.Index("ix_batches_tenant_id_id", "tenant_id", "id"),
+        # The sweeper: batches whose client went away in the middle.
+        sa.Index("ix_batches_receiving", "created_at", postgresql_where=sa.text("received_at IS NULL")),
+    )
+
+
+class BatchFile(Base):
+    """A file of a batch that waits for the others of its study: they are grouped when the last one is in."""
+
+    __tablename__ = "batch_files"
+    batch_id: Mapped[str] = mapped_column(sa.ForeignKey("batches.id"), primary_key=True)
+    item: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    tenant_id: Mapped[str] = _tenant()
+    member: Mapped[str | None]
+    #: the same for the files of one study; a hash, for DICOM UIDs lead back to the patient
+    group_key: Mapped[str]
+    object_key: Mapped[str | None] = mapped_column(unique=True)
+    sha256: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    info: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
+    problem: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
+
+
+class BatchRejection(Base):
+    """An item of a batch that never became a job, and why."""
+
+    __tablename__ = "batch_rejections"
+    batch_id: Mapped[str] = mapped_column(sa.ForeignKey("batches.id"), primary_key=True)
+    item: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    tenant_id: Mapped[str] = _tenant()
+    member: Mapped[str | None]
+    custom_id: Mapped[str | None]
+    problem: Mapped[Json]
+    created_at: Mapped[datetime] = _created()
+
+
+class Upload(Base):
+    """A file that a client puts into the store itself. It becomes an image of a study, or is swept."""
+
+    __tablename__ = "uploads"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = _tenant()
+    object_key: Mapped[str] = mapped_column(unique=True)
+    state: Mapped[UploadState] = mapped_column(_enum(UploadState))
+    #: as the client said it, verified when the upload is completed
+    size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    sha256: Mapped[str]
+    #: what the header says, once complete: the fields of shared/imaging's ImageInfo
+    info: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
+    created_at: Mapped[datetime] = _created()
+    expires_at: Mapped[datetime]
+    completed_at: Mapped[datetime | None]
+    __table_args__ = (
+        sa.Index("ix_uploads_tenant_id_id", "tenant_id", "id"),
+        # The sweeper: what was never used.
+        sa.Index("ix_uploads_unused", "expires_at", postgresql_where=sa.text("state <> 'used'")),
+    )
 
 
 class Job(Base):
@@ -221,7 +329,15 @@ class Job(Base):
     priority: Mapped[Priority] = mapped_column(_enum(Priority))
     rank: Mapped[int] = mapped_column(sa.SmallInteger)
     external_id: Mapped[str | None]
+    #: of a batch's item: its number (line or member, from 0), its name in the archive, and the client's name for it
+    item: Mapped[int | None]
+    member: Mapped[str | None]
+    custom_id: Mapped[str | None]
     extra: Mapped[Json] = mapped_column("metadata", server_default=sa.text("'{}'"))
+    #: run it even if the same bytes were answered before
+    force: Mapped[bool] = mapped_column(server_default=sa.false())
+    #: after this it is not run any more
+    expires_at: Mapped[datetime | None]
     state: Mapped[JobState] = mapped_column(_enum(JobState))
     error: Mapped[Json | None]
     not_before: Mapped[datetime | None]
@@ -236,19 +352,39 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     study: Mapped[Study] = relationship(viewonly=True)
-    result: Mapped[Result | None] = relationship(viewonly=True)
+    result: Mapped[Result | None] = relationship(foreign_keys="Result.job_id", viewonly=True)
 
     __table_args__ = (
         # The claim: the oldest of the highest rank, tenant by tenant.
         sa.Index(
-            "ix_jobs_queued", "tenant_id", "rank", "queued_at", "id", postgresql_where=sa.text("state = 'queued'")
+            "ix_jobs_queued",
+            "tenant_id",
+            "rank",
+            "queued_at",
+            "id",
+            postgresql_where=sa.text("state = 'queued' AND not_before IS NULL"),
+        ),
+        # The claim: what waited for a later time that has come.
+        sa.Index(
+            "ix_jobs_delayed",
+            "not_before",
+            postgresql_where=sa.text("state = 'queued' AND not_before IS NOT NULL"),
         ),
         # The sweeper: leases that ran out.
         sa.Index("ix_jobs_running", "lease_until", postgresql_where=sa.text("state = 'running'")),
         # Lists: a tenant's jobs, newest first; ids sort by time.
         sa.Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
         sa.Index("ix_jobs_study_id", "study_id"),
-        sa.Index("ix_jobs_batch_id", "batch_id", postgresql_where=sa.text("batch_id IS NOT NULL")),
+        # A batch's items in their order; none twice, however often it is sent.
+        sa.Index(
+            "uq_jobs_batch_id_item", "batch_id", "item", unique=True, postgresql_where=sa.text("batch_id IS NOT NULL")
+        ),
+        # The sweeper: deadlines that have passed.
+        sa.Index(
+            "ix_jobs_expires_at",
+            "expires_at",
+            postgresql_where=sa.text("state = 'queued' AND expires_at IS NOT NULL"),
+        ),
         # The estimate of waiting times: what finished lately.
         sa.Index("ix_jobs_finished_at", "finished_at", postgresql_where=sa.text("finished_at IS NOT NULL")),
         sa.CheckConstraint(
@@ -296,6 +432,8 @@ class Result(Base):
     corrected_modality: Mapped[Modality | None] = mapped_column(_enum(Modality))
     review_reasons: Mapped[list[str]] = mapped_column(server_default=sa.text("'{}'"))
     second_opinion: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
+    #: the tenant's job whose answer this is: the same bytes, bundle and classifier
+    reused_from: Mapped[str | None] = mapped_column(sa.ForeignKey("jobs.id"))
     images: Mapped[list[Json]]
     timings: Mapped[Json]
     created_at: Mapped[datetime] = _created()
@@ -350,7 +488,10 @@ class WebhookEndpoint(Base):
 
 
 class Event(Base):
-    """Something that happened, as it is told to endpoints; its id is the `webhook-id` header of every attempt."""
+    """Something that happened and that endpoints are told of; its id is the `webhook-id` header of every attempt.
+
+    `payload` is what they are told when the event is about no job and no batch; else it is made of that one's rows.
+    """
 
     __tablename__ = "events"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -358,8 +499,9 @@ class Event(Base):
     type: Mapped[EventType] = mapped_column(_enum(EventType))
     job_id: Mapped[str | None] = mapped_column(sa.ForeignKey("jobs.id"), index=True)
     batch_id: Mapped[str | None] = mapped_column(sa.ForeignKey("batches.id"), index=True)
-    payload: Mapped[Json]
+    payload: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
     created_at: Mapped[datetime] = _created()
+    __table_args__ = (sa.CheckConstraint("num_nonnulls(payload, job_id, batch_id) > 0", name="told_of_something"),)
 
 
 class Delivery(Base):
@@ -374,7 +516,7 @@ class Delivery(Base):
     attempt_count: Mapped[int] = mapped_column(server_default="0")
     #: attempts of earlier rounds; a redelivery starts the schedule again from here
     round_start: Mapped[int] = mapped_column(server_default="0")
-    next_attempt_at: Mapped[datetime | None]
+    next_attempt_at: Mapped[datetime | None] = mapped_column(server_default=sa.func.now())
     lease_token: Mapped[str | None]
     created_at: Mapped[datetime] = _created()
     finished_at: Mapped[datetime | None]

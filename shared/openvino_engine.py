@@ -1,4 +1,7 @@
-"""A bundle's trunks on OpenVINO: int8 from the bundle's engine files, bfloat16 and float32 from the trunks' weights."""
+"""A bundle's trunks on OpenVINO: int8 from the bundle's engine files, bfloat16 and float32 from the trunks' weights.
+
+A bundle may have int8 files for some of its trunks only; the int8 engine runs the others in bfloat16.
+"""
 
 from __future__ import annotations
 
@@ -62,11 +65,11 @@ class OpenVinoEngine:
         return lambda images: np.array(compiled(images)[0])
 
     def _graph(self, name: str) -> Any:
-        if self.name != INT8:
-            trunk = self._bundle.card.trunks[name]
-            description = self._bundle.load_architecture(trunk.architecture)
-            return build_trunk(description, self._bundle.load_weights(trunk.weights), self._bundle.input)
-        files = self._bundle.card.engines.get(INT8, {}).get(name)
-        if files is None:
-            raise ModelError(f"model bundle {self._bundle.name} has no int8 files for the trunk {name}")
-        return self._core.read_model(self._bundle.read(files.model), self._bundle.read(files.weights))
+        files = self._bundle.card.engines.get(INT8, {}) if self.name == INT8 else {}
+        if self.name == INT8 and not files:
+            raise ModelError(f"model bundle {self._bundle.name} has no int8 files")
+        if name in files:
+            return self._core.read_model(self._bundle.read(files[name].model), self._bundle.read(files[name].weights))
+        trunk = self._bundle.card.trunks[name]
+        description = self._bundle.load_architecture(trunk.architecture)
+        return build_trunk(description, self._bundle.load_weights(trunk.weights), self._bundle.input)

@@ -1,4 +1,4 @@
-"""Objects that no row names: of requests that stored their files and never committed, and of unknown model bundles."""
+"""Objects that no row names: of requests that stored their files and never committed, of lost uploads and bundles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from shared.db import Database
 from shared.model_store import bundle_of
-from shared.models import Image, ModelBundle
+from shared.models import BatchFile, Image, ModelBundle, Upload, UploadState
 from shared.storage import Storage
 
 CHUNK = 500
@@ -24,5 +24,9 @@ def orphans(database: Database, storage: Storage, older_than: timedelta) -> Iter
         bundles = {bundle for key in keys if (bundle := bundle_of(key)) is not None}
         with database.transaction() as session:
             known = set(session.scalars(sa.select(Image.object_key).where(Image.object_key.in_(keys))))
+            known |= set(session.scalars(sa.select(BatchFile.object_key).where(BatchFile.object_key.in_(keys))))
+            # A used upload's object is an image's, or of no use: the study had the same bytes already.
+            unused = sa.select(Upload.object_key).where(Upload.state != UploadState.USED)
+            known |= set(session.scalars(unused.where(Upload.object_key.in_(keys))))
             known |= set(session.scalars(sa.select(ModelBundle.sha256).where(ModelBundle.sha256.in_(bundles))))
         yield [key for key in keys if key not in known and bundle_of(key) not in known]

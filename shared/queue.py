@@ -6,13 +6,20 @@ itself. That is why every setting below prefers a fast failure to a safe message
 
 from __future__ import annotations
 
+import atexit
 import functools
+import os
+import threading
 import time
 from typing import Any
 
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from shared.config import Settings
 
@@ -65,12 +72,14 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-# After a failed ring, this many seconds of silence: a Redis that is away must not slow every request by its timeout.
+#: What asks for a ring within this time of another one shares the next.
+GAP_SECONDS = 0.005
+# After a failed ring, this many seconds of silence: nobody answers, and workers look by themselves meanwhile.
 PAUSE_SECONDS = 2
 
 
 class Bell:
-    """A process's way to ring. Best effort and quick."""
+    """A process's way to ring: best effort, and off the callers' threads. Its own thread starts with the first ring."""
 
     def __init__(self, redis_url: str) -> None:
         self._app = Celery("thoraq", set_as_current=False)
@@ -79,17 +88,39 @@ class Bell:
             task_ignore_result=True,
             broker_transport_options={"socket_timeout": 1, "socket_connect_timeout": 1, "retry_on_timeout": False},
         )
-        self._silent_until = 0.0
+        self._redis = Redis.from_url(redis_url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))
+        self._asked: set[str] = set()
+        self._change = threading.Condition()
+        self._thread: threading.Thread | None = None
 
-    def ring(self, queue: str) -> bool:
-        """Tell some worker of a queue that there is work; False when Redis did not take it."""
-        if time.monotonic() < self._silent_until:
-            return False
+    def ring(self, queue: str) -> None:
+        """Tell some worker of a queue that there is work. Rings that come close together are one ring."""
+        with self._change:
+            self._asked.add(queue)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="bell", daemon=True)
+                self._thread.start()
+            self._change.notify()
+
+    def flush(self) -> bool:
+        """Ring now for what was asked and is not rung yet; False when Redis did not take it."""
+        with self._change:
+            asked, self._asked = self._asked, set()
+        return all(self._send(queue) for queue in sorted(asked))
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._asked)
+            time.sleep(GAP_SECONDS if self.flush() else PAUSE_SECONDS)
+
+    def _send(self, queue: str) -> bool:
         try:
-            self._app.send_task(f"thoraq.{queue}", queue=queue, retry=False, expires=60)
-        except OperationalError as error:
+            # Whoever takes a message that lies there looks for work after that, and then finds ours too.
+            if not self._redis.llen(queue):
+                self._app.send_task(f"thoraq.{queue}", queue=queue, retry=False, expires=60)
+        except (OperationalError, RedisError) as error:
             # Workers look by themselves within poll_seconds, so this delays work and loses none.
-            self._silent_until = time.monotonic() + PAUSE_SECONDS
             log.warning("doorbell.lost", queue=queue, error=type(error).__name__)
             return False
         return True
@@ -97,9 +128,15 @@ class Bell:
 
 @functools.cache
 def _bell(redis_url: str) -> Bell:
-    return Bell(redis_url)
+    bell = Bell(redis_url)
+    atexit.register(bell.flush)
+    return bell
 
 
-def ring(settings: Settings, queue: str) -> bool:
+# Threads do not survive a fork: the child makes its own bell.
+os.register_at_fork(after_in_child=_bell.cache_clear)
+
+
+def ring(settings: Settings, queue: str) -> None:
     """Ring with the process's one bell."""
-    return _bell(settings.redis_url.get_secret_value()).ring(queue)
+    _bell(settings.redis_url.get_secret_value()).ring(queue)

@@ -10,22 +10,38 @@ import base64
 import ipaddress
 import secrets
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.orm import Session, joinedload
 from standardwebhooks.webhooks import Webhook
 
 from shared.config import Networks
-from shared.envelope import WebhookPayload
+from shared.envelope import WebhookPayload, batch_event, job_event
 from shared.errors import WebhookDestinationRefused
 from shared.ids import new_id
-from shared.models import Delivery, DeliveryState, Event, EventType, WebhookEndpoint
+from shared.models import Batch, Delivery, DeliveryState, Event, EventType, Job, Result, WebhookEndpoint
 
 SCHEDULED = "deliveries_scheduled"
+# A delivery's id begins with its event's time, as all ids do, and goes on with a hash of what it is.
+EMIT = sa.text("""
+    WITH told AS (
+        INSERT INTO events (id, tenant_id, type, job_id, batch_id)
+        SELECT id, tenant_id, type, job_id, batch_id FROM json_populate_recordset(NULL::events, :happenings)
+        WHERE tenant_id IN (SELECT tenant_id FROM webhook_endpoints) RETURNING id, tenant_id, type
+    ), sent AS (
+        INSERT INTO deliveries (id, tenant_id, event_id, endpoint_id, state)
+        SELECT 'dlv_' || substr(t.id, 5, 12) || left(md5(t.id || w.id), 20), t.tenant_id, t.id, w.id, 'pending'
+        FROM told t JOIN webhook_endpoints w ON w.tenant_id = t.tenant_id
+        WHERE w.enabled AND (t.type = ANY (w.events) OR '*' = ANY (w.events)) RETURNING id
+    )
+    SELECT count(*) FROM sent
+""").bindparams(sa.bindparam("happenings", type_=JSON))
+JOB_PARTS = (joinedload(Job.study), joinedload(Job.result).joinedload(Result.bundle))
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # `is_global` alone is not enough: it is true for addresses that embed or relay to private ones.
@@ -90,43 +106,52 @@ def resolve(url: str, *, allow_http: bool, allowed: Networks) -> list[Address]:
     return addresses
 
 
-def emit(
-    session: Session,
-    tenant_id: str,
-    kind: EventType,
-    data: Callable[[], dict[str, Any]],
-    *,
-    job_id: str | None = None,
-    batch_id: str | None = None,
-) -> None:
-    """Record an event and one delivery per subscribed endpoint, in the transaction of what happened.
+class Happening(NamedTuple):
+    """What a tenant's endpoints are told of: a job that ended, or a batch that is complete."""
 
-    A tenant without endpoints has no events: `data` is then never made.
+    tenant_id: str
+    type: EventType
+    job_id: str | None = None
+    batch_id: str | None = None
+
+
+def emit(session: Session, happenings: Sequence[Happening]) -> None:
+    """Record an event and one delivery per subscribed endpoint for each, in the transaction of what happened.
+
+    One statement, however many they are. A tenant without endpoints has no events.
     """
-    endpoints = session.scalars(sa.select(WebhookEndpoint).where(WebhookEndpoint.tenant_id == tenant_id)).all()
-    if not endpoints:
+    if not happenings:
         return
-    event = record_event(session, tenant_id, kind, data(), job_id=job_id, batch_id=batch_id)
-    for endpoint in endpoints:
-        if endpoint.enabled and ("*" in endpoint.events or kind.value in endpoint.events):
-            schedule(session, event, endpoint)
+    told = [{"id": new_id("msg"), **happening._asdict()} for happening in happenings]
+    if session.scalar(EMIT, {"happenings": told}):
+        session.info[SCHEDULED] = True
 
 
-def record_event(
-    session: Session,
-    tenant_id: str,
-    kind: EventType,
-    data: dict[str, Any],
-    *,
-    job_id: str | None = None,
-    batch_id: str | None = None,
-) -> Event:
-    """The event row; its id becomes the `webhook-id` of every delivery."""
+def record_event(session: Session, tenant_id: str, kind: EventType, data: dict[str, Any]) -> Event:
+    """The row of an event that is about no job and no batch; its id becomes the `webhook-id` of every delivery."""
     payload = WebhookPayload(type=kind, timestamp=datetime.now(UTC), data=data).model_dump(mode="json")
-    event = Event(id=new_id("msg"), tenant_id=tenant_id, type=kind, job_id=job_id, batch_id=batch_id, payload=payload)
+    event = Event(id=new_id("msg"), tenant_id=tenant_id, type=kind, payload=payload)
     session.add(event)
     session.flush()
     return event
+
+
+def payloads(session: Session, events: Collection[Event]) -> dict[str, dict[str, Any]]:
+    """The bodies of events by the events' ids.
+
+    That of a job or a batch is made when it is sent, not when it happens: what ended never changes, and its body
+    would be most of what the end of a job costs.
+    """
+    job_ids = [event.job_id for event in events if event.job_id]
+    batch_ids = [event.batch_id for event in events if event.batch_id]
+    jobs = session.scalars(sa.select(Job).where(Job.id.in_(job_ids)).options(*JOB_PARTS)).all() if job_ids else []
+    batches = session.scalars(sa.select(Batch).where(Batch.id.in_(batch_ids))).all() if batch_ids else []
+    data = {job.id: job_event(job) for job in jobs} | {batch.id: batch_event(batch) for batch in batches}
+    return {event.id: event.payload or _payload(event, data[event.job_id or event.batch_id or ""]) for event in events}
+
+
+def _payload(event: Event, data: dict[str, Any]) -> dict[str, Any]:
+    return WebhookPayload(type=event.type, timestamp=event.created_at, data=data).model_dump(mode="json")
 
 
 def schedule(session: Session, event: Event, endpoint: WebhookEndpoint) -> Delivery:
@@ -137,7 +162,6 @@ def schedule(session: Session, event: Event, endpoint: WebhookEndpoint) -> Deliv
         event_id=event.id,
         endpoint_id=endpoint.id,
         state=DeliveryState.PENDING,
-        next_attempt_at=sa.func.now(),
     )
     session.add(delivery)
     session.flush()

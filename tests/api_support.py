@@ -21,9 +21,9 @@ from werkzeug.test import TestResponse
 
 from api.context import EXTENSION
 from shared import jobs, keys
+from shared.claims import Claim, Outcome
 from shared.db import Database
 from shared.errors import ThoraqError
-from shared.jobs import Claim, Outcome
 from shared.keys import Scope
 from tests.queue_support import POLICY, add_bundle, answer, take
 
@@ -132,8 +132,11 @@ def fields_of(response: TestResponse) -> list[str]:
 
 def claim_all(database: Database) -> list[Claim]:
     """As a worker: every job that waits."""
+    claims: list[Claim] = []
     with database.transaction() as session:
-        return take(session, max_images=100)
+        while more := take(session, max_images=100):
+            claims += more
+    return claims
 
 
 def finish(database: Database, *outcomes: Outcome) -> list[str]:

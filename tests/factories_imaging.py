@@ -157,3 +157,10 @@ def _through_gdcm(data: Dataset, syntax: int) -> Dataset:
         writer.SetImage(change.GetOutput())
         assert writer.Write()
         return dcmread(BytesIO(changed.read_bytes()))
+
+
+def grey(level: int, size: int = 56) -> NDArray[np.uint8]:
+    """A picture of one brightness, with a darker left half so that it has something to look at."""
+    picture = np.full((size, size), level, np.uint8)
+    picture[:, : size // 2] = level // 2
+    return picture

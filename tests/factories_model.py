@@ -83,13 +83,6 @@ def tiny_model(path: Path, **options: Any) -> Model:
     return Model(bundle, Watched(TensorFlowEngine(bundle, max_batch=4)))
 
 
-def grey(level: int) -> Pixels:
-    """A picture of one brightness, with a darker left half so that it has something to look at."""
-    picture = np.full((SIZE, SIZE), level, np.uint8)
-    picture[:, : SIZE // 2] = level // 2
-    return picture
-
-
 def _trunk(name: str, size: int) -> Any:
     pixels = keras.Input((None, None, 3), name="pixels")
     x = keras.layers.Rescaling(1 / 255, name="scale")(pixels)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared import jobs, keys
+from shared.claims import Answer, Claim, Outcome, RetryPolicy
+from shared.db import Database
 from shared.envelope import Rejection
 from shared.ids import new_id
-from shared.jobs import Answer, Claim, Outcome, RetryPolicy
+from shared.jobs import NewJob
 from shared.models import (
     Batch,
     Classifier,
+    Event,
     EventType,
     Image,
     Job,
@@ -25,10 +29,11 @@ from shared.models import (
     Tenant,
     WebhookEndpoint,
 )
-from shared.webhooks import new_secret
+from shared.webhooks import new_secret, payloads
 
 BUNDLE = "b" * 64
 LEASE = timedelta(seconds=30)
+AGEING = timedelta(minutes=30)
 POLICY = RetryPolicy(max_attempts=3, base_seconds=0.001)
 
 
@@ -44,19 +49,10 @@ def add_bundle(session: Session) -> None:
 
 
 def add_job(
-    session: Session,
-    tenant: Tenant,
-    *,
-    priority: Priority = Priority.ROUTINE,
-    images: int = 1,
-    batch: Batch | None = None,
-    modality: Modality = Modality.XRAY,
-    classifier: Classifier = Classifier.BINARY,
-    metadata: dict[str, Any] | None = None,
+    session: Session, tenant: Tenant, *, images: int = 1, modality: Modality = Modality.XRAY, **asked: Any
 ) -> Job:
-    """A queued job for a study of so many images, whose objects do not exist."""
-    study = add_study(session, tenant, modality, images)
-    return ask_about(session, study, priority=priority, classifier=classifier, batch=batch, metadata=metadata)
+    """A queued job for a study of so many images, whose objects do not exist; `asked` as for `ask_about`."""
+    return ask_about(session, add_study(session, tenant, modality, images), **asked)
 
 
 def add_study(session: Session, tenant: Tenant, modality: Modality, images: int) -> Study:
@@ -90,26 +86,20 @@ def ask_about(
     priority: Priority = Priority.ROUTINE,
     classifier: Classifier = Classifier.BINARY,
     batch: Batch | None = None,
-    metadata: dict[str, Any] | None = None,
+    **fields: Any,
 ) -> Job:
-    """A queued job for a study."""
-    job = jobs.submit(
-        session,
-        job_id=new_id("job"),
-        study=study,
-        classifier=classifier,
-        priority=priority,
-        external_id=None,
-        metadata=metadata or {},
-        batch_id=batch.id if batch else None,
-    )
-    session.flush()
-    return job
+    """A queued job for a study; `fields` are fields of NewJob."""
+    batch_id = batch.id if batch else None
+    job = NewJob(new_id("job"), study.tenant_id, study.id, classifier, priority, batch_id=batch_id, **fields)
+    jobs.submit(session, job)
+    return session.get_one(Job, job.id)
 
 
-def add_batch(session: Session, tenant: Tenant, total: int) -> Batch:
-    """A batch that expects so many jobs."""
+def add_batch(session: Session, tenant: Tenant, total: int, *, received: bool = True) -> Batch:
+    """A batch of so many jobs; it is still being received unless they are all in."""
     batch = Batch(id=new_id("bat"), tenant_id=tenant.id, total=total)
+    if received:
+        batch.received_at = sa.func.now()
     session.add(batch)
     session.flush()
     return batch
@@ -125,9 +115,17 @@ def add_endpoint(session: Session, tenant: Tenant, url: str, events: list[str] |
     return endpoint
 
 
+def told(database: Database) -> dict[EventType, dict[str, Any]]:
+    """The bodies of the events, the last of each type."""
+    with database.transaction() as session:
+        events = session.scalars(sa.select(Event).order_by(Event.id)).all()
+        bodies = payloads(session, events)
+    return {event.type: bodies[event.id] for event in events}
+
+
 def take(session: Session, worker: str = "w1", max_images: int = 16, lease: timedelta = LEASE) -> list[Claim]:
     """A worker's claim."""
-    return jobs.claim(session, worker=worker, max_images=max_images, lease=lease)
+    return jobs.claim(session, worker=worker, max_images=max_images, lease=lease, ageing=AGEING)
 
 
 def answer(claim: Claim, **changes: Any) -> Outcome:

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.claims import Answer, Claim, Heatmap, Outcome
 from shared.envelope import Rejection
 from shared.ids import new_id
-from shared.jobs import Answer, Claim, Heatmap, Outcome
 from shared.models import Classifier, ResultOutcome
 from tests.queue_support import BUNDLE
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections import defaultdict
@@ -26,11 +25,17 @@ class Request:
 
 @dataclass
 class Reply:
-    """What goes back; status 0 hangs up without a word."""
+    """What goes back; status 0 hangs up without a word.
+
+    With `cut`, only that many bytes of the request's body are read; with `hold`, the answer waits for `Server.go`.
+    A Content-Length among the headers is sent as it is: with a larger one, the answer breaks off.
+    """
 
     status: int = 200
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
+    cut: int | None = None
+    hold: bool = False
 
 
 class Server(ThreadingHTTPServer):
@@ -43,6 +48,7 @@ class Server(ThreadingHTTPServer):
         self.replies: dict[str, list[Reply]] = {}
         self.requests: dict[str, list[Request]] = defaultdict(list)
         self.changed = threading.Condition()
+        self.go = threading.Event()
 
     @property
     def url(self) -> str:
@@ -51,12 +57,15 @@ class Server(ThreadingHTTPServer):
     def on(self, route: str, *replies: Reply) -> None:
         self.replies[route] = list(replies)
 
-    def next_reply(self, route: str, request: Request) -> Reply:
+    def next_reply(self, route: str) -> Reply:
+        with self.changed:
+            replies = self.replies.get(route) or [problem(404, "not-found")]
+            return replies.pop(0) if len(replies) > 1 else replies[0]
+
+    def arrived(self, route: str, request: Request) -> None:
         with self.changed:
             self.requests[route].append(request)
             self.changed.notify_all()
-            replies = self.replies.get(route) or [problem(404, "not-found")]
-            return replies.pop(0) if len(replies) > 1 else replies[0]
 
     def wait_for(self, route: str) -> None:
         """Until such a request has arrived."""
@@ -65,31 +74,56 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection; bodies over a megabyte are hashed and forgotten."""
+    """One connection; of a body, about a megabyte is kept."""
 
     server: Server
     protocol_version = "HTTP/1.1"
 
     def answer(self) -> None:
-        left, digest, body = int(self.headers.get("Content-Length", 0)), hashlib.sha256(), b""
-        while left:
-            chunk = self.rfile.read(min(left, 65536))
-            left -= len(chunk)
-            digest.update(chunk)
-            body = body + chunk if len(body) < 2**20 else body
         route = f"{self.command} {self.path.partition('?')[0]}"
-        reply = self.server.next_reply(route, Request(dict(self.headers), self.path, body))
-        if reply.status == 0:
+        reply = self.server.next_reply(route)
+        body = self.read_body(reply.cut)
+        self.server.arrived(route, Request(dict(self.headers), self.path, body))
+        if reply.hold:
+            self.server.go.wait(60)
+        if reply.status == 0 or reply.cut is not None:
             self.close_connection = True
+        if reply.status == 0:
             return
         content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+        size = {"Content-Length": str(0 if reply.status in {204, 304} else len(content))}
         self.send_response(reply.status)
-        for name, value in ({"Content-Type": "application/json"} | reply.headers).items():
+        for name, value in ({"Content-Type": "application/json"} | size | reply.headers).items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(0 if reply.status in {204, 304} else len(content)))
         self.end_headers()
         if reply.status not in {204, 304}:
             self.wfile.write(content)
+        if "Content-Length" in reply.headers:
+            self.close_connection = True
+
+    def read_body(self, cut: int | None) -> bytes:
+        body, read = b"", 0
+        for data in self.pieces():
+            read += len(data)
+            body = body + data if len(body) < 2**20 else body
+            if cut is not None and read >= cut:
+                return body[:cut]
+        return body
+
+    def pieces(self) -> Iterator[bytes]:
+        """The request's body, sized or chunked (RFC 9112, 7.1), as far as the client sends it."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            yield from self.sized(int(self.headers.get("Content-Length", 0)))
+            return
+        while size := int(self.rfile.readline() or b"0", 16):
+            yield from self.sized(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
+    def sized(self, left: int) -> Iterator[bytes]:
+        while left and (data := self.rfile.read(min(left, 65536))):
+            left -= len(data)
+            yield data
 
     do_GET = do_POST = do_DELETE = answer  # noqa: N815 - http.server looks for these names
 
@@ -131,6 +165,15 @@ def succeeded(job_id: str = "j1", images: int = 1) -> dict[str, Any]:
 def failed(job_id: str = "j1") -> dict[str, Any]:
     error = {"type": "empty-file", "title": "Empty file", "detail": "the file holds no bytes"}
     return job("failed", job_id, error=error)
+
+
+def batch(status: str = "running", batch_id: str = "b1", next_item: int | None = None, **counts: int) -> dict[str, Any]:
+    moment = "2026-01-02T03:04:05Z"
+    names = ("total", "queued", "running", "succeeded", "failed", "cancelled", "quarantined", "rejected")
+    times = {"created_at": moment, "received_at": None if status == "receiving" else moment}
+    base: dict[str, Any] = {"id": batch_id, "object": "batch", "status": status}
+    base |= {"next_item": counts.get("total", 0) if next_item is None else next_item}
+    return base | times | {"counts": dict.fromkeys(names, 0) | counts}
 
 
 def problem(status: int, slug: str, **headers: str) -> Reply:

@@ -123,11 +123,17 @@ def _station(queue: str, name: str, database: Database) -> Station:
 def _classify_station(name: str, database: Database, storage: Storage) -> Station:
     # Imported here: the other roles never load TensorFlow.
     from shared.engines import open_engine
+    from worker import stand_in
     from worker.bundles import BundleKeeper
     from worker.classify import Classify
     from worker.model import Model
     from worker.model_cache import ModelCache
 
+    if SETTINGS.engine in {"null", "stand-in"}:
+        reader = stand_in.null() if SETTINGS.engine == "null" else stand_in.stand_in(SETTINGS.stand_in_rate)
+        log.warning("worker.measures", engine=SETTINGS.engine, notice=stand_in.NOTICE)
+        drill = _patiently(lambda: Classify(name, SETTINGS, database, storage, reader))
+        return Station(name, CLASSIFY, drill, database, SETTINGS)
     cache = ModelCache(SETTINGS.model_cache, storage)
     keeper = BundleKeeper(
         SETTINGS.model_dir, database, cache, lambda bundle: Model(bundle, open_engine(bundle, SETTINGS))

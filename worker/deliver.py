@@ -27,7 +27,7 @@ from shared.config import Settings
 from shared.db import Database
 from shared.errors import WebhookDestinationRefused
 from shared.models import Delivery, DeliveryAttempt, DeliveryState, WebhookEndpoint
-from shared.webhooks import resolve, sign
+from shared.webhooks import payloads, resolve, sign
 
 log = structlog.get_logger(__name__)
 
@@ -144,7 +144,9 @@ class Deliver:
             .where(Delivery.id.in_(ids))
             .options(joinedload(Delivery.event), joinedload(Delivery.endpoint))
         )
-        for delivery in session.scalars(rows.execution_options(populate_existing=True)):
+        deliveries = session.scalars(rows.execution_options(populate_existing=True)).all()
+        bodies = payloads(session, [delivery.event for delivery in deliveries])
+        for delivery in deliveries:
             yield Parcel(
                 delivery_id=delivery.id,
                 token=delivery.lease_token or "",
@@ -152,7 +154,7 @@ class Deliver:
                 url=delivery.endpoint.url,
                 secrets=tuple(_secrets(delivery.endpoint)),
                 message_id=delivery.event_id,
-                payload=delivery.event.payload,
+                payload=bodies[delivery.event_id],
                 attempt=delivery.attempt_count + 1,
                 attempt_of_round=delivery.attempt_count - delivery.round_start + 1,
             )

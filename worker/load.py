@@ -13,15 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.claims import Claim, ImageRef, Outcome
 from shared.errors import CorruptImage, ImageError, ObjectCorrupt, ObjectNotFound, ThoraqError
 from shared.imaging.decode import Limits, frames
 from shared.imaging.preprocess import InputSpec, prepare
-from shared.jobs import Claim, ImageRef, Outcome, problem_of
+from shared.jobs import problem_of
 from shared.storage import Storage
 
 Pixels = NDArray[np.uint8]
 #: What one image came to: pixels (size, size), or the problem that it has.
 Loaded = Pixels | dict[str, Any]
+#: An image as it goes to whoever needs no pixels.
+UNSEEN: Pixels = np.zeros((1, 1), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Loader:
                 wanted[key][ref.id] = ref
         refs = [list(group.values()) for group in wanted.values()]
         files = dict(zip(wanted, self._pool.map(partial(self._fetch, spec), wanted, refs), strict=True))
-        return [_study(claim, files) for claim in claims]
+        return [_loaded(claim, files) for claim in claims]
 
     def _fetch(self, spec: InputSpec, key: str, refs: Sequence[ImageRef]) -> _Fetched:
         fetched = _Fetched(began=time.perf_counter())
@@ -107,14 +110,24 @@ def _readable(claim: Claim) -> Iterator[tuple[ImageRef, str]]:
             yield ref, ref.object_key
 
 
-def _study(claim: Claim, files: Mapping[str, _Fetched]) -> Study | Outcome:
+def unseen(claims: Sequence[Claim]) -> list[Study | Outcome]:
+    """As `Loader.load`, for a reader that needs no pixels: nothing is fetched."""
+    return [_study(claim, [UNSEEN if ref.problem is None else ref.problem for ref in claim.images]) for claim in claims]
+
+
+def _loaded(claim: Claim, files: Mapping[str, _Fetched]) -> Study | Outcome:
     mine = [files[key] for key in {key for _, key in _readable(claim)}]
     failed = next((file.error for file in mine if file.error is not None), None)
     if failed is not None:
         return Outcome(claim, error=failed)
     found = {image_id: image for file in mine for image_id, image in file.images.items()}
     images = [found[ref.id] if ref.problem is None else ref.problem for ref in claim.images]
+    seconds = max(file.ended for file in mine) - min(file.began for file in mine) if mine else 0.0
+    return _study(claim, images, seconds)
+
+
+def _study(claim: Claim, images: list[Loaded], seconds: float = 0.0) -> Study | Outcome:
     problems = [image for image in images if isinstance(image, dict)]
     if len(problems) == len(images):
         return Outcome(claim, error=UnreadableStudy(problems[0]))
-    return Study(claim, images, max(file.ended for file in mine) - min(file.began for file in mine))
+    return Study(claim, images, seconds)

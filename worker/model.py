@@ -1,7 +1,8 @@
 """A loaded bundle: prepared pixels to what gate and heads say of each image, and where the network looked.
 
 Numbers only; worker/answer.py makes answers of them. Each trunk sees an image once, however many classifiers were
-asked about it, and VGG16 only X-rays that the ensemble was asked about: the gate has spoken by then.
+asked about it, and VGG16 only X-rays that the ensemble was asked about: the gate has spoken by then. A look needs the
+engine; the readings of it do not, so that the heads speak while the engine has its next look.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,8 +77,35 @@ class _Plan:
     second: Key | None
 
 
+class Sight(Protocol):
+    """What was seen at a look."""
+
+    def readings(self, *, heatmaps: bool) -> list[Reading | Refusal]:
+        """What the asked classifiers say, in the order of the asks. Needs no engine; once, in any thread."""
+
+
+class Reader(Protocol):
+    """Whatever answers for a bundle."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """What its answers name."""
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether images are to be fetched and decoded for it; otherwise they may be of any shape."""
+
+    def look(self, images: Pixels, asks: Sequence[Ask]) -> Sight:
+        """Show prepared images (N, size, size) of uint8 to the engine. Not re-entrant: one look at a time.
+
+        Raises EngineError when the device fails, ValueError for images of another shape.
+        """
+
+
 class Model:
-    """A bundle on an engine. Not re-entrant: one read at a time."""
+    """A bundle on an engine."""
+
+    needs_pixels = True
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         """Raises ModelError when a file is unusable, or a head is missing that jobs may ask for."""
@@ -85,21 +114,13 @@ class Model:
         self._heads = {name: HeadNetwork.load(bundle, head) for name, head in bundle.heads.items()}
         self._gate = Gate.load(bundle) if bundle.card.gate else None
 
-    def read(self, images: Pixels, asks: Sequence[Ask], *, heatmaps: bool = True) -> list[Reading | Refusal]:
-        """What the asked classifiers say, in the order of `asks`, to prepared images (N, size, size) of uint8.
-
-        Without a gate in the bundle every image is what it was sent as. Raises EngineError when the device fails,
-        ValueError for images of another shape.
-        """
+    def look(self, images: Pixels, asks: Sequence[Ask]) -> Sight:
+        """As `Reader` says. Without a gate in the bundle every image is what it was sent as."""
         maps = _Maps(self.engine, images)
         verdicts = self._judge(maps, len(images))
         plans = [self._plan(ask, verdicts[ask.row]) for ask in asks]
-        asked = {plan.asked for plan in plans if isinstance(plan, _Plan)}
-        heard = asked | {plan.second for plan in plans if isinstance(plan, _Plan) and plan.second}
-        maps.run(self._wanted(heard))
-        opinions = self._opinions(maps, heard)
-        grids = self._grids(maps, asked, opinions) if heatmaps else {}
-        return [plan if isinstance(plan, Refusal) else _reading(plan, opinions, grids) for plan in plans]
+        maps.run(self._wanted(_heard(plans)))
+        return _Seen(self.bundle, self._heads, maps, plans)
 
     def _judge(self, maps: _Maps, count: int) -> Sequence[Verdict | None]:
         if self._gate is None or self.bundle.card.gate is None:
@@ -117,36 +138,52 @@ class Model:
         asked, binary = ((self.bundle.head_for(c, modality).name, ask.row) for c in (ask.classifier, Classifier.BINARY))
         return _Plan(modality, asked, None if asked == binary else binary)
 
-    def _wanted(self, heard: Iterable[Key]) -> dict[str, set[int]]:
+    def _wanted(self, heads: Iterable[Key]) -> dict[str, set[int]]:
         """The rows that each trunk has to see."""
         rows: dict[str, set[int]] = defaultdict(set)
-        for name, row in heard:
+        for name, row in heads:
             for trunk in self.bundle.heads[name].trunks:
                 rows[trunk].add(row)
         return rows
 
-    def _opinions(self, maps: _Maps, heard: Iterable[Key]) -> dict[Key, Opinion]:
+
+@dataclass(frozen=True)
+class _Seen:
+    """The trunks' maps of a look, and what they are there for."""
+
+    bundle: Bundle
+    heads: Mapping[str, HeadNetwork]
+    maps: _Maps
+    plans: Sequence[_Plan | Refusal]
+
+    def readings(self, *, heatmaps: bool) -> list[Reading | Refusal]:
+        opinions = self._opinions()
+        grids = self._grids(opinions) if heatmaps else {}
+        return [plan if isinstance(plan, Refusal) else _reading(plan, opinions, grids) for plan in self.plans]
+
+    def _opinions(self) -> dict[Key, Opinion]:
         """Each head runs once, for all of its rows."""
         opinions: dict[Key, Opinion] = {}
-        for name, rows in _by_head(heard).items():
+        for name, rows in _by_head(_heard(self.plans)).items():
             head = self.bundle.heads[name]
-            found = self._heads[name].predict(maps.of_all(head.trunks, rows))
+            found = self.heads[name].predict(self.maps.of_all(head.trunks, rows))
             opinions |= {(name, row): Opinion(head, values) for row, values in zip(rows, found, strict=True)}
         return opinions
 
-    def _grids(self, maps: _Maps, asked: Iterable[Key], opinions: Mapping[Key, Opinion]) -> dict[Key, Grid]:
+    def _grids(self, opinions: Mapping[Key, Opinion]) -> dict[Key, Grid]:
         """Heatmaps of what each image was taken for."""
         grids: dict[Key, Grid] = {}
+        asked = {plan.asked for plan in self.plans if isinstance(plan, _Plan)}
         for name, rows in _by_head(asked).items():
             classes = np.array([opinions[name, row].probabilities.argmax() for row in rows])
-            found = self._heads[name].explain(maps.of_all(self.bundle.heads[name].trunks, rows), classes)
+            found = self.heads[name].explain(self.maps.of_all(self.bundle.heads[name].trunks, rows), classes)
             levels = np.rint(found * 255).astype(np.uint8)
             grids |= {(name, row): grid for row, grid in zip(rows, levels, strict=True)}
         return grids
 
 
 class _Maps:
-    """The maps of one read: no trunk sees an image twice."""
+    """The maps of one look: no trunk sees an image twice."""
 
     def __init__(self, engine: Engine, images: Pixels) -> None:
         self._engine, self._images = engine, images
@@ -172,6 +209,12 @@ class _Maps:
     def of_all(self, trunks: Iterable[str], rows: Sequence[int]) -> dict[str, Maps]:
         """The same of several trunks."""
         return {trunk: self.of(trunk, rows) for trunk in trunks}
+
+
+def _heard(plans: Iterable[_Plan | Refusal]) -> set[Key]:
+    """The heads that have to speak, for which rows."""
+    made = [plan for plan in plans if isinstance(plan, _Plan)]
+    return {plan.asked for plan in made} | {plan.second for plan in made if plan.second is not None}
 
 
 def _by_head(keys: Iterable[Key]) -> dict[str, list[int]]:

@@ -9,7 +9,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 import structlog
 
-from shared import jobs, metrics, schedule
+from shared import jobs, metrics, open_studies, schedule, uploads
 from shared.config import Settings
 from shared.db import Database
 from shared.models import Delivery, DeliveryState, IdempotencyKey, Worker
@@ -20,6 +20,8 @@ from shared.storage import Storage
 log = structlog.get_logger(__name__)
 
 ORPHANS_EVERY_SECONDS = 3600
+#: Rows that one transaction moves: nobody waits long for what it locks.
+AT_ONCE = 1_000
 
 
 class Sweep:
@@ -38,7 +40,10 @@ class Sweep:
             return
         self._next = time.monotonic() + self._settings.sweep_seconds / 2
         self._rescue()
-        self._expire()
+        for part in (self._expire_jobs, self._close_batch, self._close_studies, self._remove_uploads):
+            while not stopping.is_set() and part() >= AT_ONCE:
+                self.progress = time.monotonic()
+        self._forget()
         self._ring()
         if time.monotonic() >= self._next_orphans:
             # The whole store is listed for it, so it is rare.
@@ -51,7 +56,6 @@ class Sweep:
     def _rescue(self) -> None:
         with self._database.transaction() as session:
             requeued, quarantined = jobs.rescue(session, self._settings.max_crash_attempts)
-            schedule.age(session, timedelta(seconds=self._settings.ageing_seconds))
         metrics.JOBS_RESCUED.labels("requeued").inc(len(requeued))
         metrics.JOBS_RESCUED.labels("quarantined").inc(len(quarantined))
         for job_id in requeued:
@@ -59,7 +63,37 @@ class Sweep:
         for job_id in quarantined:
             log.error("job.quarantined", job_id=job_id)
 
-    def _expire(self) -> None:
+    def _expire_jobs(self) -> int:
+        with self._database.transaction() as session:
+            ids = jobs.expire(session, AT_ONCE)
+        for job_id in ids:
+            log.warning("job.expired", job_id=job_id)
+        return len(ids)
+
+    def _close_batch(self) -> int:
+        """One that nobody sends any more: what came in of it is withdrawn."""
+        with self._database.transaction() as session:
+            batch_id = jobs.close_stalled(session, timedelta(minutes=self._settings.batch_receive_minutes))
+        if batch_id is not None:
+            log.warning("batch.abandoned", batch_id=batch_id)
+        return 0 if batch_id is None else AT_ONCE
+
+    def _close_studies(self) -> int:
+        with self._database.transaction() as session:
+            closed = open_studies.close_quiet(session, AT_ONCE)
+        for study_id, job_ids in closed.items():
+            log.info("study.closed", study_id=study_id, jobs=len(job_ids))
+        return len(closed)
+
+    def _remove_uploads(self) -> int:
+        # The rows first: an object without a row is harmless, and is found as an orphan if this stops in between.
+        with self._database.transaction() as session:
+            keys = uploads.sweep_unused(session, AT_ONCE)
+        for key in keys:
+            self._storage.delete(key)
+        return len(keys)
+
+    def _forget(self) -> None:
         remembered = timedelta(hours=self._settings.idempotency_hours)
         with self._database.transaction() as session:
             session.execute(sa.delete(IdempotencyKey).where(IdempotencyKey.created_at < sa.func.now() - remembered))

@@ -8,9 +8,10 @@ import sqlalchemy as sa
 from flask import Response, make_response, render_template, request
 from sqlalchemy.orm import Session
 
+from api.answers import read_job
 from api.auth import authenticate
 from api.context import Principal, principal, services
-from api.jobs import WHOLE, read_job
+from api.jobs import WHOLE
 from api.pages.words import TERMINAL_WORDS
 from api.problems import problem_types
 from api.studies import PREVIEW_PIXELS, find_study

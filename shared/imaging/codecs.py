@@ -1,4 +1,4 @@
-"""Two decoders for pydicom: grey JPEG of 8 bits through OpenCV, and JPEG 2000 through OpenJPEG.
+"""Two decoders for pydicom: grey JPEG of 8 bits through OpenCV, and JPEG 2000 through OpenCV or OpenJPEG.
 
 pydicom would give both to GDCM, which corrupts the process's memory over some damaged codestreams; these two raise.
 The names `is_available` and `DECODER_DEPENDENCIES` are those of pydicom's plugin interface.
@@ -29,21 +29,33 @@ def is_available(uid: str) -> bool:
 
 def decode_jpeg(src: bytes, runner: DecodeRunner) -> bytearray:
     """Decode a grey frame of 8 bits; raises ValueError when it is damaged."""
-    # An orientation in an EXIF segment is none of the frame's: DICOM has its own elements for it.
-    picture = cv2.imdecode(np.frombuffer(src, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
-    if picture is None:
-        raise ValueError("OpenCV cannot decode the frame.")
-    runner.set_option("bits_allocated", 8)
-    return bytearray(picture.tobytes())
+    return _through_opencv(src, runner, cv2.IMREAD_GRAYSCALE)
 
 
 def decode_jpeg2000(src: bytes, runner: DecodeRunner) -> bytearray:
-    """Decode a frame; OpenJPEG undoes the colour transform and chooses 8 or 16 bits by the codestream's precision."""
+    """Decode a frame; OpenJPEG undoes the colour transform and chooses 8 or 16 bits by the codestream's precision.
+
+    Raises ValueError or RuntimeError when it is damaged.
+    """
+    precision = runner.get_option("j2k_precision", runner.bits_stored)
+    if runner.samples_per_pixel == 1 and precision >= 8 and not runner.get_option("j2k_is_signed", False):
+        # OpenCV has the same OpenJPEG inside, and lets go of the interpreter: a frame takes a hundred milliseconds,
+        # in which no other thread of a worker would move. It reads neither signed nor shallower samples.
+        return _through_opencv(src, runner, cv2.IMREAD_UNCHANGED)
     frame = decode_pixel_data(src, version=2)
-    runner.set_option("bits_allocated", 8 if runner.get_option("j2k_precision", runner.bits_stored) <= 8 else 16)
+    runner.set_option("bits_allocated", 8 if precision <= 8 else 16)
     if runner.photometric_interpretation in (PhotometricInterpretation.YBR_ICT, PhotometricInterpretation.YBR_RCT):
         runner.set_option("photometric_interpretation", PhotometricInterpretation.RGB)
     return bytearray(frame)
+
+
+def _through_opencv(src: bytes, runner: DecodeRunner, flags: int) -> bytearray:
+    # An orientation in an EXIF segment is none of the frame's: DICOM has its own elements for it.
+    picture = cv2.imdecode(np.frombuffer(src, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    if picture is None or picture.ndim != 2:
+        raise ValueError("OpenCV cannot decode the frame.")
+    runner.set_option("bits_allocated", 8 * picture.itemsize)
+    return bytearray(picture.tobytes())
 
 
 for _syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import logging
 import struct
-import threading
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from io import SEEK_CUR, SEEK_END, BytesIO
 from typing import Any, BinaryIO, Literal
 
@@ -41,11 +38,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from shared.errors import CorruptImage, ImageError, NoPixelData, UnsupportedDicom
+from shared.errors import CorruptImage, NoPixelData, UnsupportedDicom
 from shared.imaging.codecs import JPEG2000_PLUGIN, JPEG_PLUGIN
 from shared.imaging.display import DISPLAY_KEYWORDS, Display
 from shared.imaging.headers import jpeg_header
 from shared.imaging.info import ImageInfo, Limits, MediaType
+from shared.imaging.vendor import vendor_errors
 
 SIGNATURE = b"DICM"
 _PREAMBLE_BYTES = 128
@@ -75,13 +73,16 @@ _GREYS = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _PIXEL_DATA = 0x7FE00010
 _PIXEL_TAGS = frozenset({_PIXEL_DATA, 0x7FE00009, 0x7FE00008})  # the others are of floating point
 _ITEM, _SEQUENCE_END, _UNDEFINED_LENGTH = 0xFFFEE000, 0xFFFEE0DD, 0xFFFFFFFF
-_HEADER_KEYWORDS = (
+_HEADER_TAGS: tuple[BaseTag, ...] = tuple(Tag(keyword) for keyword in (
     "Modality", "StudyInstanceUID", "SeriesInstanceUID", "SamplesPerPixel", "PhotometricInterpretation",
     "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation",
-)  # fmt: skip
+))  # fmt: skip
 _JPEG2000_START = b"\xff\x4f\xff\x51"  # SOC, SIZ
-_OFFSET_KEYWORDS = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+_PIXEL_HEADER_TAGS = (
+    *_HEADER_TAGS,
+    *(Tag(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths", *DISPLAY_KEYWORDS)),
+)
 _DEFER_BYTES = 16 << 20  # an element beyond this is no header; it is skipped instead of read
 
 # These libraries report what becomes a CorruptImage anyway, and pydicom would quote values of the object.
@@ -91,42 +92,19 @@ gdcm.Trace.WarningOff()
 gdcm.Trace.ErrorOff()
 gdcm.Trace.DebugOff()
 
-_warnings_lock = threading.Lock()
-
-
-@contextmanager
-def _vendor_errors() -> Iterator[None]:
-    """Silence pydicom's warnings and make whatever it raises over a damaged object a CorruptImage.
-
-    Its parsers raise ValueError, KeyError, struct.error, AttributeError and more, depending on which byte is wrong,
-    so all are caught. A fault of the machine is none of the image and passes: MemoryError, and an OSError with a
-    number, for pydicom raises those without one over damaged sequences.
-    Filters of `warnings` belong to the process: the lock keeps our own threads from restoring each other's.
-    """
-    with _warnings_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except (ImageError, MemoryError):
-            raise
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise CorruptImage("The DICOM object is truncated or damaged.") from error
-
 
 def probe(file: BinaryIO, limits: Limits) -> ImageInfo:
     """As `decode.probe`, for a DICOM object."""
-    with _vendor_errors():
-        dataset, _ = _read_header(file, _HEADER_KEYWORDS)
+    with vendor_errors():
+        dataset, _ = _read_header(file, _HEADER_TAGS)
         return _inspect(dataset, limits)
 
 
 def frames(data: bytes, limits: Limits, first: int = 0) -> Iterator[NDArray[np.uint8]]:
     """As `decode.frames`, for a DICOM object, from the frame of index `first`; IndexError when there is none."""
     file = BytesIO(data)
-    with _vendor_errors():
-        dataset, syntax = _read_header(file, (*_HEADER_KEYWORDS, *_OFFSET_KEYWORDS, *DISPLAY_KEYWORDS))
+    with vendor_errors():
+        dataset, syntax = _read_header(file, _PIXEL_HEADER_TAGS)
         info = _inspect(dataset, limits)
         options = _pixel_options(file, dataset, syntax, len(data))
         _check_codestreams(file, info, options)
@@ -135,13 +113,13 @@ def frames(data: bytes, limits: Limits, first: int = 0) -> Iterator[NDArray[np.u
     display = Display(dataset, hounsfield=info.modality == "ct")
     stored = _stored_frames(file, options, range(first, info.frames))
     for index in range(first, info.frames):
-        with _vendor_errors():
+        with vendor_errors():
             frame = next(stored)
             grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) if frame.ndim == 3 else display.grey(frame, index)
         yield np.asarray(grey, dtype=np.uint8)
 
 
-def _read_header(file: BinaryIO, keywords: tuple[str, ...]) -> tuple[Dataset, UID]:
+def _read_header(file: BinaryIO, tags: tuple[BaseTag, ...]) -> tuple[Dataset, UID]:
     """Read the named elements and stop at the pixel data, where `file` is left; its tag has not been read.
 
     Raises NoPixelData, and UnsupportedDicom for a transfer syntax that is not in the list.
@@ -152,10 +130,9 @@ def _read_header(file: BinaryIO, keywords: tuple[str, ...]) -> tuple[Dataset, UI
     syntax = UID(str(meta.get("TransferSyntaxUID", "")))
     if syntax not in _PLUGINS:
         raise UnsupportedDicom("Transfer syntax unknown.")
-    tags: list[BaseTag | int] = [Tag(keyword) for keyword in keywords]
     dataset = read_dataset(
         file, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=_at_pixels, defer_size=_DEFER_BYTES,
-        specific_tags=tags,
+        specific_tags=list(tags),
     )  # fmt: skip
     if file.tell() > size:  # the last element was skipped over, beyond the end
         raise CorruptImage("The DICOM object is truncated.")

@@ -8,6 +8,8 @@ grow with the picture. Sections (PS3.x) are those of the DICOM standard.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -51,7 +53,7 @@ class Display:
         """
         view = self._view_of(index)
         if view != self._view:
-            self._view, self._table = view, _windowed_table(view, frame.dtype)
+            self._view, self._table = view, _known_table(view, frame.dtype)
         table = _stretched_table(view, frame) if self._table is None else self._table
         if view.PhotometricInterpretation == "MONOCHROME1":
             table = 255 - table
@@ -77,6 +79,27 @@ class Display:
 
 def _unsigned(dtype: np.dtype[np.integer]) -> np.dtype[np.unsignedinteger]:
     return np.dtype(f"u{dtype.itemsize}")
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A view without look-up tables, equal to another when every element has the same value."""
+
+    elements: tuple[tuple[int, str], ...]
+    dtype: np.dtype[np.integer]
+    view: Dataset = field(compare=False)
+
+
+def _known_table(view: Dataset, dtype: np.dtype[np.integer]) -> NDArray[np.uint8] | None:
+    """`_windowed_table`, remembered: the slices of a series share one view, and the table takes longer than its use."""
+    if _has_lut(view) or "ModalityLUTSequence" in view:
+        return _windowed_table(view, dtype)
+    return _remembered_table(_Look(tuple((element.tag, str(element.value)) for element in view), dtype, view))
+
+
+@lru_cache(maxsize=32)
+def _remembered_table(look: _Look) -> NDArray[np.uint8] | None:
+    return _windowed_table(look.view, look.dtype)
 
 
 def _windowed_table(view: Dataset, dtype: np.dtype[np.integer]) -> NDArray[np.uint8] | None:

@@ -8,10 +8,22 @@ from __future__ import annotations
 
 from shared.config import Settings
 from shared.storage.folder import FolderStorage
-from shared.storage.interface import ObjectInfo, Storage, Stored, is_whole, object_key
+from shared.storage.interface import ObjectInfo, SignedPut, Storage, Stored, is_whole, object_key
 from shared.storage.s3 import MinioStorage
+from shared.storage.streams import SeekableObject
 
-__all__ = ["FolderStorage", "MinioStorage", "ObjectInfo", "Storage", "Stored", "is_whole", "object_key", "open_storage"]
+__all__ = [
+    "FolderStorage",
+    "MinioStorage",
+    "ObjectInfo",
+    "SeekableObject",
+    "SignedPut",
+    "Storage",
+    "Stored",
+    "is_whole",
+    "object_key",
+    "open_storage",
+]
 
 
 def open_storage(settings: Settings) -> Storage:

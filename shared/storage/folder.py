@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shared.errors import ObjectNotFound, StorageError
-from shared.storage.interface import ObjectInfo, Stored, checked, split_prefix
+from shared.storage.interface import ObjectInfo, SignedPut, Stored, checked, split_prefix
 from shared.storage.streams import CHUNK, Body, HashingReader, verified
 
 _ABANDONED_SECONDS = 24 * 3600  # no request body takes a day; MinIO drops unfinished uploads after the same time
@@ -44,27 +44,43 @@ class FolderStorage:
         return reader.stored(key)
 
     def _publish(self, part: Path, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.rename(path)
-        for directory in (path.parent, *path.parent.parents):
-            # The object's own directory has a new name in it. Those above it need syncing once in each process:
-            # another process may have made them and not have synced them yet.
-            if directory == path.parent or (directory.is_relative_to(self._root) and directory not in self._durable):
-                _sync(directory)
-                self._durable.add(directory)
+        try:
+            part.rename(path)
+        except FileNotFoundError:  # the first object of its directory
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.rename(path)
+        # The object's own directory has a new name in it. Those above it need syncing once in each process: another
+        # process may have made them and not have synced them yet.
+        fresh, above = [path.parent], path.parent
+        while above != self._root and (above := above.parent) not in self._durable:
+            fresh.append(above)
+        for directory in fresh:
+            _sync(directory)
+        # Only now: another thread takes what is noted here, and all above it, for synced.
+        self._durable.update(fresh[1:])
 
     def get(self, key: str, expect_sha256: str | None = None) -> bytes:
         with self.open(key) as body:
             return verified(body.read(), expect_sha256)
 
     def open(self, key: str) -> BinaryIO:
-        path = self._path(key)
         with _disk_errors():
-            try:
-                return io.BufferedReader(Body(io.FileIO(path), _disk_errors), CHUNK)
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-                self.check()  # a volume that is not mounted is an outage, not ten thousand missing objects
-                raise ObjectNotFound from None
+            return io.BufferedReader(Body(self._file(key), _disk_errors), CHUNK)
+
+    def _file(self, key: str) -> io.FileIO:
+        try:
+            return io.FileIO(self._path(key))
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            self.check()  # a volume that is not mounted is an outage, not ten thousand missing objects
+            raise ObjectNotFound from None
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        with _disk_errors(), self._file(key) as file:
+            return os.pread(file.fileno(), length, offset)
+
+    def stat(self, key: str) -> ObjectInfo:
+        with _disk_errors(), self._file(key) as file:
+            return self._described(self._path(key), os.fstat(file.fileno()))
 
     def delete(self, key: str) -> None:
         """Empty directories stay: removing them would race with a put."""
@@ -92,13 +108,20 @@ class FolderStorage:
                 yield info
 
     def _info(self, path: Path) -> ObjectInfo | None:
-        if not (status := _status(path)):
-            return None
+        status = _status(path)
+        return self._described(path, status) if status else None
+
+    def _described(self, path: Path, status: os.stat_result) -> ObjectInfo:
         modified = datetime.fromtimestamp(status.st_mtime, UTC)
         return ObjectInfo(path.relative_to(self._root).as_posix(), status.st_size, modified)
 
     def presigned_get(self, key: str, expires: timedelta) -> str | None:  # noqa: ARG002 - the interface has it
         """None: nobody serves the folder."""
+        self._path(key)
+        return None
+
+    def presigned_put(self, key: str, size: int, sha256: str, expires: timedelta) -> SignedPut | None:  # noqa: ARG002
+        """None: whoever opened the store takes the bytes, and puts them."""
         self._path(key)
         return None
 

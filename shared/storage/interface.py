@@ -28,11 +28,23 @@ class Stored:
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One entry of a list: size in bytes, time of the last write in UTC."""
+    """An object as the store describes it: size in bytes, time of the last write in UTC.
+
+    `sha256`, hexadecimal, is there when the store itself compared the bytes with it as they came in.
+    """
 
     key: str
     size: int
     modified: datetime
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class SignedPut:
+    """An address that takes one object without credentials, from a PUT with these headers."""
+
+    url: str
+    headers: dict[str, str]
 
 
 class Storage(Protocol):
@@ -47,6 +59,12 @@ class Storage(Protocol):
     def open(self, key: str) -> BinaryIO:
         """The object as a stream, to be closed (`with`); ObjectNotFound already here, not at the first read."""
 
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        """At most `length` (1 or more) bytes of the object from `offset`, which lies in it; ObjectNotFound."""
+
+    def stat(self, key: str) -> ObjectInfo:
+        """What the store knows of the object without reading it; ObjectNotFound."""
+
     def delete(self, key: str) -> None:
         """Remove the object; a missing one is fine."""
 
@@ -55,6 +73,9 @@ class Storage(Protocol):
 
     def presigned_get(self, key: str, expires: timedelta) -> str | None:
         """An address that gives the object without credentials (1 s to 7 days), or None when the store has none."""
+
+    def presigned_put(self, key: str, size: int, sha256: str, expires: timedelta) -> SignedPut | None:
+        """An address that takes an object of this size and SHA-256 (1 s to 7 days), or None when the store has none."""
 
     def prepare(self) -> None:
         """Make the folder or bucket; doing it again is fine. Nothing else makes it."""

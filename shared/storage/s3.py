@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import BinaryIO
+from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
 import urllib3
@@ -17,7 +19,8 @@ from urllib3.exceptions import HTTPError
 
 from shared.config import Settings
 from shared.errors import ObjectNotFound, StorageError
-from shared.storage.interface import ObjectInfo, Stored, checked, split_prefix
+from shared.storage.interface import ObjectInfo, SignedPut, Stored, checked, split_prefix
+from shared.storage.presign import CHECKSUM, checksum, signed_put
 from shared.storage.streams import CHUNK, Body, HashingReader, verified
 
 _LEAST_PART, _MOST_PARTS = 5 * 1024 * 1024, 10_000  # Amazon S3 user guide, "multipart upload limits"
@@ -33,6 +36,7 @@ class MinioStorage:
         self._part_size = max(_LEAST_PART, math.ceil(settings.max_upload_bytes / _MOST_PARTS))
         self._client = _client(settings, connect=5, read=30, retries=2)
         self._probe = _client(settings, connect=2, read=3, retries=0)
+        self._settings, self._public = settings, _public_client(settings)
 
     def put(self, key: str, source: BinaryIO) -> Stored:
         """One request up to 5 MiB, a multipart upload above, which is aborted when it fails."""
@@ -57,6 +61,21 @@ class MinioStorage:
             response = self._client.get_object(self._bucket, checked(key))
         return io.BufferedReader(Body(response, _s3_errors), CHUNK)
 
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        with _s3_errors():
+            response = self._client.get_object(self._bucket, checked(key), offset, length)
+        with Body(response, _s3_errors) as body:
+            return body.readall()
+
+    def stat(self, key: str) -> ObjectInfo:
+        with _s3_errors():
+            found = self._client.stat_object(
+                self._bucket, checked(key), extra_headers={"x-amz-checksum-mode": "ENABLED"}
+            )
+        if found.size is None or found.last_modified is None:
+            raise StorageError("the object store described an object without size or time")
+        return ObjectInfo(key, found.size, found.last_modified, _compared(found.metadata or {}))
+
     def delete(self, key: str) -> None:
         with _s3_errors():
             self._client.remove_object(self._bucket, checked(key))
@@ -72,6 +91,22 @@ class MinioStorage:
     def presigned_get(self, key: str, expires: timedelta) -> str | None:
         """Signed here, without asking the store whether the object is there."""
         return self._client.presigned_get_object(self._bucket, checked(key), expires)
+
+    def presigned_put(self, key: str, size: int, sha256: str, expires: timedelta) -> SignedPut | None:
+        """Signed here too, for the address at which clients reach the store."""
+        headers = {CHECKSUM: checksum(sha256)}
+        # Signed once more with the headers: the client is asked for the address, which each kind of S3 writes its way.
+        address = urlsplit(self._public.get_presigned_url("PUT", self._bucket, checked(key)))
+        url = signed_put(
+            address._replace(query=""),
+            headers | {"content-length": str(size)},
+            access_key=self._settings.minio_access_key.get_secret_value(),
+            secret_key=self._settings.minio_secret_key.get_secret_value(),
+            region=self._settings.minio_region,
+            now=datetime.now(UTC),
+            expires=expires,
+        )
+        return SignedPut(url, headers)
 
     def prepare(self) -> None:
         """Looks first: a key that may use the bucket need not be allowed to make one."""
@@ -100,14 +135,32 @@ def _client(settings: Settings, connect: float, read: float, retries: int) -> Mi
             retries, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504), respect_retry_after_header=False
         ),
     )
+    return _minio(settings, settings.minio_endpoint, settings.minio_secure, pool)
+
+
+def _public_client(settings: Settings) -> Minio:
+    """For signing only: it is never connected."""
+    if not settings.minio_public_url:
+        return _minio(settings, settings.minio_endpoint, settings.minio_secure)
+    address = urlsplit(settings.minio_public_url)
+    return _minio(settings, address.netloc, address.scheme == "https")
+
+
+def _minio(settings: Settings, endpoint: str, secure: bool, pool: urllib3.PoolManager | None = None) -> Minio:
     return Minio(
-        settings.minio_endpoint,
+        endpoint,
         access_key=settings.minio_access_key.get_secret_value(),
         secret_key=settings.minio_secret_key.get_secret_value(),
-        secure=settings.minio_secure,
+        secure=secure,
         region=settings.minio_region,
         http_client=pool,
     )
+
+
+def _compared(headers: Mapping[str, str]) -> str | None:
+    """The SHA-256 that the store says it has compared the whole object with; a multipart upload has one per part."""
+    value = headers.get(CHECKSUM, "")
+    return None if not value or "-" in value else base64.b64decode(value).hex()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The two streams between a driver and its caller: bytes on their way in, hashed, and bytes on their way out."""
+"""The streams between a driver and its caller: bytes on their way in, hashed; on their way out; and picked out."""
 
 from __future__ import annotations
 
@@ -68,6 +68,38 @@ class Body(io.RawIOBase):
         """Close the file, or the connection that has unread bytes on it; one read to its end is in its pool again."""
         self._raw.close()
         super().close()
+
+
+class SeekableObject(io.RawIOBase):
+    """An object of which only what is looked at is fetched: one request a read, so read it through a buffer."""
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        self._read, self._size, self._position = read, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """The object's bytes at the position; 0 at its end."""
+        view = memoryview(buffer)
+        length = min(len(view), self._size - self._position)
+        if length <= 0:
+            return 0
+        chunk = self._read(self._position, length)
+        view[: len(chunk)] = chunk
+        self._position += len(chunk)
+        return len(chunk)
 
 
 def verified(content: bytes, expect_sha256: str | None) -> bytes:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 
+from shared.config import parse
+from shared.db import Database
+from shared.keys import Scope
+from shared.storage import open_storage
 from standalone.services import free_port
 from standalone.stack import Stack
+from tests.api_support import new_key
+from tests.server_support import Server
 
 # What takes a minute in production takes seconds here; tests wait for states, never for a time.
 QUICK = {
@@ -42,3 +50,30 @@ def whole_stack(stack: Stack) -> Stack:
         child.start()
     stack.wait_ready()
     return stack
+
+
+@pytest.fixture(scope="session")
+def stand_in_stack(tmp_path_factory: pytest.TempPathFactory, plain_environ: dict[str, str]) -> Iterator[Stack]:
+    """Every process, with a stand-in for the model: its answers are a known function of the pixels, at no cost."""
+    engine = {"THORAQ_ENGINE": "stand-in", "THORAQ_STAND_IN_RATE": "0"}
+    with Stack(tmp_path_factory.mktemp("stand-in"), port=free_port(), environ=plain_environ | QUICK | engine) as stack:
+        yield stack
+
+
+@pytest.fixture
+def server(settings_env: dict[str, str], plain_environ: dict[str, str], tmp_path: Path) -> Iterator[Server]:
+    """The server, warm: what its first request loads is no growth."""
+    open_storage(parse(settings_env)).prepare()
+    # The parser spools to the temporary folder; this one is on disk, whatever /tmp is.
+    server = Server(plain_environ | settings_env | {"TMPDIR": str(tmp_path)}, tmp_path / "api.log")
+    server.start()
+    server.wait_ready()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(server: Server, clean_database: Database) -> Iterator[httpx.Client]:
+    key = new_key(clean_database, Scope.JOBS_WRITE, Scope.JOBS_READ)
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=120) as client:
+        yield client

@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwri
 from shared import jobs, keys
 from shared.db import Database
 from shared.ids import new_id
-from shared.models import Classifier, Modality, Priority, Study, Tenant
+from shared.models import Classifier, Job, Modality, Priority, Study, Tenant
 from standalone.process import ROOT
 from standalone.stack import Stack
 
@@ -132,13 +132,14 @@ def queue_for_later(database: Database, stack: Stack) -> str:
         study = Study(id=new_id("stu"), tenant_id=key.tenant_id, modality=Modality.XRAY, extra={}, image_count=1)
         session.add(study)
         session.flush()
-        job = jobs.submit(
-            session, job_id=new_id("job"), study=study, classifier=Classifier.BINARY, priority=Priority.BULK,
-            external_id="<b>4711</b>", metadata={},
-        )  # fmt: skip
-        session.flush()
-        job.not_before = session.scalars(sa.select(sa.func.now() + timedelta(hours=1))).one()
-        return job.id
+        job_id = new_id("job")
+        jobs.submit(
+            session,
+            jobs.NewJob(job_id, key.tenant_id, study.id, Classifier.BINARY, Priority.BULK, external_id="<b>4711</b>"),
+        )
+        later = sa.update(Job).where(Job.id == job_id).values(not_before=sa.func.now() + timedelta(hours=1))
+        session.execute(later)
+        return job_id
 
 
 def test_a_wrong_key_is_refused_in_words_and_a_right_one_opens_the_page(page: Page, stack: Stack) -> None:

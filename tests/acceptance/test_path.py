@@ -172,7 +172,8 @@ def test_good_images_of_a_batch_are_answered_beside_bad_ones(client: Client, tmp
     assert batch.status == "completed_with_errors"
     assert (batch.counts.total, batch.counts.rejected) == (7, 4)
     assert (batch.counts.succeeded, batch.counts.failed) == (2, 1)
-    assert [item.problem.type for item in batch.rejected] == list(REFUSED)
+    refused = [error for error in client.batch_errors(batch) if error.status == "rejected"]
+    assert [error.problem and error.problem.type for error in refused] == list(REFUSED)
 
 
 def test_what_names_a_patient_is_in_no_log_and_not_in_redis(whole_stack: Stack, client: Client, tmp_path: Path) -> None:
@@ -192,5 +193,5 @@ def test_what_names_a_patient_is_in_no_log_and_not_in_redis(whole_stack: Stack, 
     assert canary not in str(caught.value)
     places = [*whole_stack.folder.logs.iterdir(), *(whole_stack.folder.path / "redis").rglob("*")]
     searched = [place for place in places if place.is_file()]
-    assert any(b"job.finished" in place.read_bytes() for place in searched)
+    assert any(b"jobs.finished" in place.read_bytes() for place in searched)
     assert [place.name for place in searched if canary.encode() in place.read_bytes()] == []

@@ -72,13 +72,16 @@ def test_the_commands_do_what_they_say(whole_stack: Stack, hospital: Hospital) -
         before += "".join(
             line + "\n" for line in script.splitlines() if line.startswith("export ") and line not in before
         )
-    _, sent, polled, endpoint, commands, models = printed
+    _, sent, polled, endpoint, commands, batch, zipped, uploaded, models = printed
     assert json.loads(sent)["status"] == "succeeded"
     assert json.loads(polled)["result"]["prediction"] in {"covid19", "not_covid19"}
     assert json.loads(endpoint)["secret"].startswith("whsec_")
     assert "succeeded" in commands
-    assert "thoraq-1" in commands
-    assert "activated thoraq-1" in models
+    assert "completed" in batch
+    assert len(zipped.splitlines()) == 2 + len(list((ROOT / "samples").glob("xray-*.jpg")))  # the event, and a heading
+    assert json.loads(uploaded)["result"]["outcome"] == "answered"
+    assert "thoraq-2" in commands
+    assert "activated thoraq-2" in models
     with whole_stack.client() as client:
         client.delete_endpoint(json.loads(endpoint)["id"])
 

@@ -5,91 +5,23 @@ from __future__ import annotations
 import hashlib
 import socket
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 from pydicom import dcmread
 
-from shared.config import parse
-from shared.db import Database
-from shared.keys import Scope
-from shared.storage import open_storage
-from standalone.programs import Program
-from standalone.services import HOST, free_port
-from tests.api_support import new_key
 from tests.factories_imaging import dicom_bytes, make_dicom, png_header
+from tests.server_support import Server, peak_memory
 
 SIZE = 500_000_000
 ALLOWED_GROWTH = 50_000_000
 SIDE = 2000
-
-
-class Server(Program):
-    """The API alone, as production starts it, but with one process, so that there is one memory to look at."""
-
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
-        self.url = f"http://{HOST}:{free_port()}"
-        bind = ["--host", HOST, "--port", self.url.rpartition(":")[2]]
-        size = ["--workers", "1", "--blocking-threads", "4"]
-        super().__init__(
-            "api", ["granian", "--interface", "wsgi", *bind, *size, "--factory", "api:create_app"], environment, log
-        )
-
-    def ready(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/healthz").is_success
-        except httpx.TransportError:
-            return False
-
-    def memory(self) -> int:
-        """Resident bytes of the server's processes."""
-        main = psutil.Process(self.pid)
-        return sum(process.memory_info().rss for process in (main, *main.children(recursive=True)))
-
-
-@contextmanager
-def peak_memory(server: Server) -> Iterator[list[int]]:
-    """A list that grows by one sample of the server's memory after the other."""
-    samples, done = [server.memory()], threading.Event()
-
-    def sample() -> None:
-        while not done.wait(0.02):
-            samples.append(server.memory())
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        done.set()
-        thread.join()
-
-
-@pytest.fixture
-def server(settings_env: dict[str, str], plain_environ: dict[str, str], tmp_path: Path) -> Iterator[Server]:
-    """The server, warm: what its first request loads is no growth."""
-    open_storage(parse(settings_env)).prepare()
-    # The parser spools to the temporary folder; this one is on disk, whatever /tmp is.
-    server = Server(plain_environ | settings_env | {"TMPDIR": str(tmp_path)}, tmp_path / "api.log")
-    server.start()
-    server.wait_ready()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def client(server: Server, clean_database: Database) -> Iterator[httpx.Client]:
-    key = new_key(clean_database, Scope.JOBS_WRITE, Scope.JOBS_READ)
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=120) as client:
-        yield client
 
 
 def large_png(path: Path) -> None:
@@ -159,3 +91,27 @@ def test_memory_stays_flat_while_500_megabytes_come_in(
     with path.open("rb") as file:
         assert image["sha256"] == hashlib.file_digest(file, "sha256").hexdigest()
     assert image["size_bytes"] == path.stat().st_size > SIZE * 0.99
+
+
+def upload(client: httpx.Client, path: Path) -> dict[str, Any]:
+    """The file as a complete direct upload, put where the API says."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        announced = {"size_bytes": path.stat().st_size, "sha256": digest}
+        (address,) = client.post("/v1/uploads", json={"files": [announced]}).json()["data"]
+        file.seek(0)
+        answer = httpx.put(address["url"], content=file, headers=address["headers"], timeout=120)
+    assert answer.status_code == 204, answer.text
+    made: dict[str, Any] = client.post(f"/v1/uploads/{address['id']}/complete").json()
+    return made
+
+
+def test_memory_stays_flat_while_a_direct_upload_comes_in(server: Server, client: httpx.Client, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(png_header(SIDE, SIDE))
+    assert upload(client, path)["state"] == "complete"
+    large_png(path)
+    with peak_memory(server) as samples:
+        made = upload(client, path)
+    assert (made["state"], made["size_bytes"]) == ("complete", SIZE)
+    assert max(samples) - samples[0] < ALLOWED_GROWTH

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
+from shared.db import Database
+from shared.models import ModelBundle, Result
 from standalone.services import free_port
+from tests.queue_support import add_job, add_tenant
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,6 +64,43 @@ def test_a_deliverer_serves_metrics_loads_no_model_and_stops_when_asked(
     assert "tensorflow" not in loaded
     worker.terminate()
     assert worker.wait(timeout=60) == 0
+
+
+@pytest.mark.usefixtures("clean_redis")
+def test_a_worker_that_only_measures_answers_without_engine_bundle_or_store(
+    environment: dict[str, str], clean_database: Database, tmp_path: Path
+) -> None:
+    with clean_database.transaction() as session:
+        tenant = add_tenant(session)
+        ids = [add_job(session, tenant).id for _ in range(20)]
+    drill = {"THORAQ_ENGINE": "null", "THORAQ_MODEL_DIR": "/nonexistent", "THORAQ_STORAGE_DIR": "/nonexistent"}
+    with (tmp_path / "log").open("wb") as log:
+        worker = subprocess.Popen(
+            command("classify", "solo"), cwd=ROOT, env=environment | drill, stdout=log, stderr=log
+        )
+        try:
+            answered = wait_for_results(clean_database, len(ids), worker)
+            loaded = Path(f"/proc/{worker.pid}/maps").read_text(encoding="utf-8")
+        finally:
+            worker.kill()
+            worker.wait()
+    assert answered == dict.fromkeys(ids, "stand-in")
+    assert "tensorflow" not in loaded
+    assert "openvino" not in loaded
+
+
+def wait_for_results(database: Database, count: int, worker: subprocess.Popen[bytes]) -> dict[str, str]:
+    """The names of the bundles that answered, by job, once there are so many."""
+    named = sa.select(Result.job_id, ModelBundle.name).join(ModelBundle, ModelBundle.sha256 == Result.bundle_sha256)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert worker.poll() is None
+        with database.transaction() as session:
+            found = {row.job_id: row.name for row in session.execute(named)}
+        if len(found) >= count:
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"{len(found)} of {count} answered")
 
 
 @pytest.mark.usefixtures("clean_redis", "clean_database")

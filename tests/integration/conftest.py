@@ -16,6 +16,7 @@ from api.context import EXTENSION
 from shared.config import Settings
 from shared.db import Database
 from tests.api_support import Caller, MakeApp, new_key, record_log
+from tests.worker_support import Counting
 
 
 @pytest.fixture
@@ -60,3 +61,11 @@ def north(app: Flask, clean_database: Database) -> Caller:
 def south(app: Flask, clean_database: Database) -> Caller:
     """Another hospital with every scope."""
     return Caller(app.test_client(), new_key(clean_database, tenant="south"))
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Counting:
+    """A folder store for the tests of workers, ready; it notes what is fetched."""
+    storage = Counting(settings.storage_dir)
+    storage.prepare()
+    return storage

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from shared.claims import Outcome
 from shared.db import Database
 from shared.errors import CorruptImage
-from shared.jobs import Outcome
 from shared.models import Event, EventType
+from shared.webhooks import payloads
 from tests.api_support import CT_DICOM, PNG, TEXT, Caller, claim_all, finish, json_of, objects, problem_of, work
+from tests.batch_support import counts, errors
 from tests.queue_support import answer
 
 
@@ -20,15 +22,11 @@ def send(caller: Caller, *files: bytes, **fields: Any) -> dict[str, Any]:
     return batch
 
 
-def counts(**given: int) -> dict[str, int]:
-    states = ("total", "queued", "running", "succeeded", "failed", "cancelled", "quarantined", "rejected")
-    return dict.fromkeys(states, 0) | given
-
-
 def completed(database: Database) -> list[dict[str, Any]]:
     """The payloads of the events that say that a batch is complete."""
     with database.transaction() as session:
-        return list(session.scalars(sa.select(Event.payload).where(Event.type == EventType.BATCH_COMPLETED)))
+        events = session.scalars(sa.select(Event).where(Event.type == EventType.BATCH_COMPLETED)).all()
+        return list(payloads(session, events).values())
 
 
 def subscribe(caller: Caller) -> None:
@@ -38,8 +36,10 @@ def subscribe(caller: Caller) -> None:
 def test_each_file_becomes_a_job(north: Caller) -> None:
     response = north.send(PNG, PNG, CT_DICOM, path="/v1/batches", external_id="night", modality=None)
     assert response.headers["Retry-After"] == "1"
-    problem = json_of(response, 202)["rejected"][0]["problem"]
-    assert problem["type"] == "invalid-request"
+    assert errors(north, json_of(response, 202)["id"]) == [
+        (0, "0.png", "rejected", "invalid-request"),
+        (1, "1.png", "rejected", "invalid-request"),
+    ]
     batch = send(north, PNG, PNG, external_id="night")
     assert (batch["object"], batch["status"], batch["external_id"]) == ("batch", "running", "night")
     assert batch["counts"] == counts(total=2, queued=2)
@@ -98,10 +98,10 @@ def test_the_last_job_may_be_cancelled(north: Caller, clean_database: Database) 
 
 def test_bad_files_are_listed_and_the_rest_is_done(north: Caller, clean_database: Database) -> None:
     batch = send(north, TEXT, PNG, b"", CT_DICOM)
-    assert [(item["file"], item["problem"]["type"]) for item in batch["rejected"]] == [
-        (0, "unsupported-image"),
-        (2, "empty-file"),
-        (3, "invalid-request"),
+    assert errors(north, batch["id"]) == [
+        (0, "0.png", "rejected", "unsupported-image"),
+        (2, "2.png", "rejected", "empty-file"),
+        (3, "3.png", "rejected", "invalid-request"),
     ]
     assert batch["counts"] == counts(total=4, queued=1, rejected=3)
     assert len(objects(north.client)) == 1

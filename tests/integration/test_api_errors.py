@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_an_unknown_path_is_not_found(app: Flask, north: Caller) -> None:
     "job_id", ["job_%00", "%00", "job_" + "0" * 10_000, "%ff", "'--", "..%2f..", "job_%ed%a0%80", "0", "%20"]
 )
 def test_any_id_that_is_none_is_not_found(job_id: str, north: Caller) -> None:
-    for kind in ("jobs", "studies", "batches", "webhook-endpoints"):
+    for kind in ("jobs", "studies", "batches", "uploads", "webhook-endpoints"):
         problem_of(north.get(f"/v1/{kind}/{job_id}"), 404, "not-found")
     problem_of(north.post(f"/v1/jobs/{job_id}/cancel"), 404, "not-found")
 
@@ -89,11 +90,45 @@ def test_without_a_key_nothing_is_answered(authorization: str, method: str, app:
     assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-def test_a_revoked_key_opens_nothing(app: Flask, clean_database: Database) -> None:
-    caller = Caller(app.test_client(), new_key(clean_database))
-    json_of(caller.get("/v1/jobs"))
-    with clean_database.transaction() as session:
+def revoke_all(database: Database) -> None:
+    with database.transaction() as session:
         assert keys.revoke(session, session.scalars(sa.select(ApiKey.id)).one(), actor="test")
+
+
+def test_a_revoked_key_opens_nothing(make_app: MakeApp, clean_database: Database) -> None:
+    caller = Caller(make_app(key_seconds=0).test_client(), new_key(clean_database))
+    json_of(caller.get("/v1/jobs"))
+    revoke_all(clean_database)
+    problem_of(caller.get("/v1/jobs"), 401, "unauthenticated")
+
+
+def test_a_revoked_key_opens_nothing_once_it_is_forgotten(make_app: MakeApp, clean_database: Database) -> None:
+    caller = Caller(make_app(key_seconds=1).test_client(), new_key(clean_database))
+    json_of(caller.get("/v1/jobs"))
+    revoke_all(clean_database)
+    deadline = time.monotonic() + 20
+    while caller.get("/v1/jobs").status_code == 200 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    problem_of(caller.get("/v1/jobs"), 401, "unauthenticated")
+
+
+def test_a_key_that_was_refused_opens_as_soon_as_it_exists(app: Flask, clean_database: Database) -> None:
+    caller = Caller(app.test_client(), new_key(clean_database))
+    with clean_database.transaction() as session:
+        known = session.scalars(sa.select(ApiKey)).one()
+        known.hash, kept = keys.digest("another"), known.hash
+    problem_of(caller.get("/v1/jobs"), 401, "unauthenticated")
+    with clean_database.transaction() as session:
+        session.scalars(sa.select(ApiKey)).one().hash = kept
+    json_of(caller.get("/v1/jobs"))
+
+
+def test_a_remembered_key_ends_when_it_expires(make_app: MakeApp, clean_database: Database) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=3)
+    caller = Caller(make_app(key_seconds=3600).test_client(), new_key(clean_database, expires_at=soon))
+    json_of(caller.get("/v1/jobs"))
+    while datetime.now(UTC) < soon:
+        time.sleep(0.1)
     problem_of(caller.get("/v1/jobs"), 401, "unauthenticated")
 
 
@@ -117,6 +152,12 @@ GUARDED = [
     ("GET", f"/v1/jobs/job_{ID}/artifacts/art_{ID}", Scope.JOBS_READ),
     ("GET", f"/v1/studies/stu_{ID}", Scope.JOBS_READ),
     ("GET", f"/v1/studies/stu_{ID}/images/img_{ID}/preview", Scope.JOBS_READ),
+    ("POST", f"/v1/studies/stu_{ID}/images", Scope.JOBS_WRITE),
+    ("POST", f"/v1/studies/stu_{ID}/complete", Scope.JOBS_WRITE),
+    ("POST", "/v1/uploads", Scope.JOBS_WRITE),
+    ("GET", f"/v1/uploads/upl_{ID}", Scope.JOBS_READ),
+    ("DELETE", f"/v1/uploads/upl_{ID}", Scope.JOBS_WRITE),
+    ("POST", f"/v1/uploads/upl_{ID}/complete", Scope.JOBS_WRITE),
     ("GET", f"/v1/batches/bat_{ID}", Scope.JOBS_READ),
     ("GET", "/v1/models", Scope.MODELS_READ),
     ("POST", "/v1/webhook-endpoints", Scope.WEBHOOKS_MANAGE),
@@ -130,6 +171,7 @@ GUARDED = [
     ("POST", f"/v1/deliveries/dlv_{ID}/redeliver", Scope.WEBHOOKS_MANAGE),
 ]
 BODIES: dict[str, dict[str, Any]] = {
+    "/v1/uploads": {"json": {"files": [{"size_bytes": 1, "sha256": "0" * 64}]}},
     "/v1/webhook-endpoints": {"json": {"url": "http://127.0.0.1/", "events": ["*"]}},
     f"/v1/webhook-endpoints/whe_{ID}": {"json": {}},
 }

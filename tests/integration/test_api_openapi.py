@@ -69,7 +69,13 @@ def test_every_route_is_described(app: Flask, document: dict[str, Any]) -> None:
     }
     described = {(method, path) for method, path, _ in operations(document)}
     assert routes <= described
-    assert described - routes == {("get", "/healthz"), ("get", "/readyz"), ("get", "/metrics")}
+    without_key = {
+        ("get", "/healthz"),
+        ("get", "/readyz"),
+        ("get", "/metrics"),
+        ("put", "/uploads/{upload_id}/content"),
+    }
+    assert described - routes == without_key
 
 
 def test_every_route_with_a_key_describes_its_errors(document: dict[str, Any]) -> None:
@@ -105,7 +111,13 @@ def test_headers_are_described(document: dict[str, Any]) -> None:
     assert headers_of(document, "post", "/v1/jobs") == {"Idempotency-Key", "Prefer"}
     assert headers_of(document, "get", "/v1/jobs/{job_id}") == {"Prefer", "If-None-Match"}
     assert headers_of(document, "get", "/v1/jobs/{job_id}/artifacts/{artifact_id}") == {"If-None-Match"}
-    for path in ("/v1/studies", "/v1/batches", "/v1/webhook-endpoints"):
+    for path in (
+        "/v1/studies",
+        "/v1/studies/{study_id}/images",
+        "/v1/uploads",
+        "/v1/batches",
+        "/v1/webhook-endpoints",
+    ):
         assert headers_of(document, "post", path) == {"Idempotency-Key"}
 
 
@@ -118,9 +130,22 @@ def test_artifacts_are_described_as_they_are_sent(document: dict[str, Any]) -> N
     assert "304" in answers
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/studies", "/v1/batches"])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/studies", "/v1/studies/{study_id}/images", "/v1/batches"])
 def test_uploads_describe_their_files(path: str, document: dict[str, Any]) -> None:
     schema = document["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert schema["properties"]["files"]["items"] == {"type": "string", "format": "binary"}
     assert "files" in schema["required"]
     assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/studies", "/v1/studies/{study_id}/images"])
+def test_direct_uploads_are_an_alternative_to_files(path: str, document: dict[str, Any]) -> None:
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "upload_ids" in schema["properties"]
+
+
+def test_an_address_describes_what_it_takes(document: dict[str, Any]) -> None:
+    operation = document["paths"]["/uploads/{upload_id}/content"]["put"]
+    assert set(operation["requestBody"]["content"]) == {"application/octet-stream"}
+    assert {parameter["name"] for parameter in operation["parameters"]} == {"upload_id", "expires", "signature"}
+    assert set(operation["responses"]["422"]["content"]) == {"application/problem+json"}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import threading
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -22,9 +20,9 @@ from shared.envelope import job_envelope
 from shared.errors import EngineError
 from shared.gate import REASON
 from shared.models import Artifact, Classifier, Image, Job, JobState, Modality, Result
-from shared.storage import FolderStorage, Storage, object_key
-from tests.factories_model import BLACK, CT_GREY, DENSENET, SIZE, VGG, Watched, grey, tiny_bundle, tiny_model
+from tests.factories_model import BLACK, CT_GREY, DENSENET, SIZE, VGG, Watched, tiny_bundle, tiny_model
 from tests.queue_support import add_job, add_study, add_tenant, ask_about
+from tests.worker_support import Counting, drain, every_job, put, queue
 from worker.classify import Classify
 from worker.model import Model
 
@@ -42,18 +40,6 @@ class Faulty:
 
     def warm_up(self) -> None:
         """Nothing to do."""
-
-
-class Counting(FolderStorage):
-    """A folder store that notes what was fetched."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.fetched: list[str] = []
-
-    def get(self, key: str, expect_sha256: str | None = None) -> bytes:
-        self.fetched.append(key)
-        return super().get(key, expect_sha256=expect_sha256)
 
 
 @pytest.fixture(scope="module")
@@ -74,52 +60,10 @@ def bundle(loaded: Model) -> Bundle:
     return loaded.bundle
 
 
-@pytest.fixture
-def storage(settings: Settings) -> Counting:
-    """The folder store, ready."""
-    storage = Counting(settings.storage_dir)
-    storage.prepare()
-    return storage
-
-
 def shown(model: Model) -> list[tuple[str, int]]:
     """What the trunks were shown."""
     assert isinstance(model.engine, Watched)
     return model.engine.shown
-
-
-def put(database: Database, storage: Storage, levels: Sequence[int]) -> None:
-    """Store a picture for every image there is: of these levels of grey, in order, over and over."""
-    with database.transaction() as session:
-        for place, image in enumerate(session.scalars(sa.select(Image).order_by(Image.id))):
-            png = cv2.imencode(".png", grey(levels[place % len(levels)]))[1].tobytes()
-            stored = storage.put(object_key(image.tenant_id), io.BytesIO(png))
-            image.object_key, image.sha256 = stored.key, stored.sha256
-
-
-def queue(
-    database: Database, storage: Storage, count: int, images: int = 1, levels: Sequence[int] = (200,)
-) -> list[str]:
-    """So many jobs for the binary classifier."""
-    with database.transaction() as session:
-        tenant = add_tenant(session)
-        ids = [add_job(session, tenant, images=images).id for _ in range(count)]
-    put(database, storage, levels)
-    return ids
-
-
-def drain(settings: Settings, database: Database, storage: Storage, model: Model) -> Classify:
-    """Drain once, as a worker process does."""
-    role = Classify("worker", settings, database, storage, model)
-    role.drain(threading.Event())
-    return role
-
-
-@contextmanager
-def every_job(database: Database) -> Iterator[dict[str, Job]]:
-    """All jobs by id."""
-    with database.transaction() as session:
-        yield {job.id: job for job in session.scalars(sa.select(Job))}
 
 
 def test_everything_that_waits_is_answered(

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from shared import jobs, schedule
+from shared import jobs
+from shared.claims import Claim, Heatmap, Outcome
 from shared.config import Settings
 from shared.db import Database
 from shared.envelope import job_envelope
 from shared.errors import Conflict, CorruptImage, EngineError, NotFound, Unavailable
 from shared.ids import new_id
-from shared.jobs import Claim, Heatmap, Outcome
 from shared.models import (
     Artifact,
-    Batch,
     Delivery,
     Event,
     EventType,
@@ -41,6 +41,7 @@ from tests.queue_support import (
     answer,
     refusal,
     take,
+    told,
 )
 
 
@@ -64,7 +65,7 @@ def one_job(database: Database) -> str:
         return add_job(session, add_tenant(session)).id
 
 
-def expire(database: Database) -> None:
+def die(database: Database) -> None:
     """Let every lease run out: the worker is gone."""
     with database.transaction() as session:
         session.execute(sa.update(Job).where(Job.lease_token.is_not(None)).values(lease_until=sa.func.now() - LEASE))
@@ -102,7 +103,7 @@ def test_a_late_finisher_is_fenced_off(database: Database) -> None:
     job_id = one_job(database)
     with database.transaction() as session:
         (slow,) = take(session, "slow")
-    expire(database)
+    die(database)
     with database.transaction() as session:
         assert jobs.rescue(session, 3) == ([job_id], [])
     with database.transaction() as session:
@@ -128,6 +129,42 @@ def test_a_lost_row_does_not_take_the_batch_with_it(database: Database) -> None:
     with database.transaction() as session:
         assert jobs.finish(session, [answer(claim) for claim in claims], POLICY) == [ids[1]]
     assert [state(database, job_id).state for job_id in ids] == ["succeeded", "cancelled", "succeeded"]
+
+
+def test_each_row_of_a_batch_ends_in_its_own_way(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        ids = [add_job(session, tenant).id for _ in range(5)]
+    with database.transaction() as session:
+        good, bad, again, worn, lost = take(session)
+        session.execute(sa.update(Job).where(Job.id == worn.job_id).values(error_attempts=POLICY.max_attempts - 1))
+    with database.transaction() as session:
+        jobs.cancel(session, tenant.id, lost.job_id)
+    transient = [Outcome(claim, error=EngineError("out of memory")) for claim in (again, worn)]
+    outcomes = [answer(lost), *transient, Outcome(bad, error=CorruptImage("truncated")), answer(good)]
+    with database.transaction() as session:
+        assert jobs.finish(session, outcomes, POLICY) == [lost.job_id]
+    rows = [state(database, job_id) for job_id in ids]
+    assert [row.state for row in rows] == ["succeeded", "failed", "queued", "failed", "cancelled"]
+    assert [row.error and row.error["type"] for row in rows] == [None, "corrupt-image", None, "engine", None]
+    assert [row.error_attempts for row in rows] == [0, 0, 1, POLICY.max_attempts, 0]
+    assert [row.lease_token for row in rows] == [None] * 5
+    with database.transaction() as session:
+        assert session.scalars(sa.select(Result.job_id)).all() == [good.job_id]
+
+
+def test_a_token_opens_no_other_job(database: Database) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        ids = [add_job(session, tenant).id for _ in range(2)]
+    with database.transaction() as session:
+        first, second = take(session)
+    crossed = replace(first, token=second.token)
+    with database.transaction() as session:
+        assert jobs.finish(session, [answer(crossed)], POLICY) == [first.job_id]
+        assert jobs.heartbeat(session, [crossed], LEASE) == set()
+        jobs.release(session, [crossed])
+    assert [state(database, job_id).state for job_id in ids] == [JobState.RUNNING] * 2
 
 
 def test_heartbeats_extend_what_is_still_held(database: Database) -> None:
@@ -164,15 +201,6 @@ def test_a_transient_error_is_tried_again_later_and_in_the_end_fails(database: D
     assert failed.error == {"type": "engine", "title": "Inference failed", "detail": "out of memory"}
 
 
-def test_not_before_holds_a_job_back(database: Database) -> None:
-    job_id = one_job(database)
-    with database.transaction() as session:
-        session.execute(sa.update(Job).values(not_before=sa.func.now() + timedelta(minutes=1)))
-        assert take(session) == []
-        assert not schedule.waiting(session)
-    assert state(database, job_id).state is JobState.QUEUED
-
-
 def test_a_permanent_error_fails_at_once(database: Database) -> None:
     job_id = one_job(database)
     with database.transaction() as session:
@@ -199,14 +227,14 @@ def test_jobs_of_a_dead_worker_run_alone_and_three_lone_crashes_quarantine(datab
         ids = {add_job(session, tenant).id for _ in range(2)}
     with database.transaction() as session:
         assert len(take(session)) == 2
-    expire(database)
+    die(database)
     with database.transaction() as session:
         requeued, _ = jobs.rescue(session, 3)
         assert set(requeued) == ids
     for crash in range(3):
         with database.transaction() as session:
             (lone,) = take(session)  # alone, although two are queued
-        expire(database)
+        die(database)
         with database.transaction() as session:
             requeued, quarantined = jobs.rescue(session, 3)
             assert (requeued, quarantined) == (([lone.job_id], []) if crash < 2 else ([], [lone.job_id]))
@@ -220,38 +248,6 @@ def test_rescue_leaves_leases_in_force_alone(database: Database) -> None:
         take(session)
     with database.transaction() as session:
         assert jobs.rescue(session, 3) == ([], [])
-
-
-def test_stat_goes_before_routine_before_bulk(database: Database) -> None:
-    with database.transaction() as session:
-        tenant = add_tenant(session)
-        bulk = add_job(session, tenant, priority=Priority.BULK).id
-        routine = add_job(session, tenant, priority=Priority.ROUTINE).id
-        stat = add_job(session, tenant, priority=Priority.STAT).id
-    with database.transaction() as session:
-        assert [claim.job_id for claim in take(session)] == [stat, routine, bulk]
-
-
-def test_bulk_that_waited_long_is_served_as_routine_but_never_before_stat(database: Database) -> None:
-    with database.transaction() as session:
-        tenant = add_tenant(session)
-        old = add_job(session, tenant, priority=Priority.BULK).id
-        session.execute(sa.update(Job).values(queued_at=sa.func.now() - timedelta(hours=1)))
-        routine = add_job(session, tenant).id
-        stat = add_job(session, tenant, priority=Priority.STAT).id
-        schedule.age(session, timedelta(minutes=30))
-    with database.transaction() as session:
-        assert [claim.job_id for claim in take(session)] == [stat, old, routine]
-
-
-def test_tenants_take_turns_within_a_rank(database: Database) -> None:
-    with database.transaction() as session:
-        north, south = add_tenant(session, "north"), add_tenant(session, "south")
-        first = [add_job(session, north).id for _ in range(3)]
-        second = [add_job(session, south).id for _ in range(3)]
-    with database.transaction() as session:
-        taken = [claim.job_id for claim in take(session, max_images=4)]
-    assert sorted(taken) == sorted(first[:2] + second[:2])
 
 
 def test_a_claim_counts_images_and_takes_a_large_study_all_the_same(database: Database) -> None:
@@ -343,11 +339,10 @@ def test_a_rejected_input_is_a_success_for_batch_and_webhook_and_says_why(databa
         job_id = add_job(session, tenant, batch=batch).id
     with database.transaction() as session:
         jobs.finish(session, [refusal(claim) for claim in take(session)], POLICY)
-    with database.transaction() as session:
-        assert session.get_one(Job, job_id).state is JobState.SUCCEEDED
-        payloads = {event.type: event.payload["data"] for event in session.scalars(sa.select(Event))}
-    assert payloads[EventType.BATCH_COMPLETED]["status"] == "completed"
-    result = payloads[EventType.JOB_SUCCEEDED]["result"]
+    assert state(database, job_id).state is JobState.SUCCEEDED
+    bodies = told(database)
+    assert bodies[EventType.BATCH_COMPLETED]["data"]["status"] == "completed"
+    result = bodies[EventType.JOB_SUCCEEDED]["data"]["result"]
     assert (result["outcome"], result["reason"]) == ("rejected_input", "not-a-chest-image")
     assert (result["prediction"], result["probabilities"], result["aggregate"]) == (None, None, "none")
     assert result["images"][0]["rejected"] == "not-a-chest-image"
@@ -418,31 +413,6 @@ def test_heatmaps_are_kept_with_the_result_and_go_with_a_lost_lease(database: Da
     assert [image.heatmap for image in result.images] == [paths[image] for image in images]
 
 
-def test_a_batch_counts_its_jobs_and_completes_once(database: Database) -> None:
-    with database.transaction() as session:
-        tenant = add_tenant(session)
-        add_endpoint(session, tenant, "http://127.0.0.1:9/hook")
-        batch = add_batch(session, tenant, total=3)
-        ids = [add_job(session, tenant, batch=batch).id for _ in range(3)]
-    with database.transaction() as session:
-        good, bad, _ = take(session)
-    counts = sa.select(Batch.queued, Batch.running, Batch.succeeded, Batch.failed, Batch.cancelled)
-    with database.transaction() as session:
-        assert tuple(session.execute(counts).one()) == (0, 3, 0, 0, 0)
-        jobs.finish(session, [answer(good), Outcome(bad, error=CorruptImage())], POLICY)
-    with database.transaction() as session:
-        assert tuple(session.execute(counts).one()) == (0, 1, 1, 1, 0)
-        assert session.get_one(Batch, batch.id).completed_at is None
-    with database.transaction() as session:
-        jobs.cancel(session, tenant.id, ids[2])
-    with database.transaction() as session:
-        assert tuple(session.execute(counts).one()) == (0, 0, 1, 1, 1)
-        assert session.get_one(Batch, batch.id).completed_at is not None
-        (event,) = session.scalars(sa.select(Event).where(Event.type == EventType.BATCH_COMPLETED))
-    assert event.payload["data"]["status"] == "completed_with_errors"
-    assert event.payload["data"]["counts"]["failed"] == 1
-
-
 def test_each_terminal_state_tells_subscribed_endpoints_once_and_without_metadata(database: Database) -> None:
     with database.transaction() as session:
         tenant = add_tenant(session)
@@ -455,20 +425,11 @@ def test_each_terminal_state_tells_subscribed_endpoints_once_and_without_metadat
         (event,) = session.scalars(sa.select(Event))
         (delivery,) = session.scalars(sa.select(Delivery))
     assert (delivery.event_id, delivery.endpoint_id) == (event.id, wants.id)
-    assert event.payload["data"]["status"] == "succeeded"
-    assert event.payload["data"]["result"]["prediction"] == "not_covid19"
-    assert "CANARY" not in str(event.payload)
-
-
-def test_place_in_line_counts_who_goes_first(database: Database) -> None:
-    with database.transaction() as session:
-        tenant = add_tenant(session)
-        add_job(session, tenant, priority=Priority.STAT)
-        add_job(session, tenant)
-        mine = add_job(session, tenant)
-        add_job(session, tenant)
-        session.refresh(mine)
-        assert schedule.place_in_line(session, mine) == (2, None)
+    body = told(database)[EventType.JOB_SUCCEEDED]
+    assert (body["type"], body["data"]["status"]) == ("job.succeeded", "succeeded")
+    assert datetime.fromisoformat(body["timestamp"]) == event.created_at
+    assert body["data"]["result"]["prediction"] == "not_covid19"
+    assert "CANARY" not in str(body)
 
 
 def test_rescued_jobs_run_next(database: Database) -> None:
@@ -479,7 +440,7 @@ def test_rescued_jobs_run_next(database: Database) -> None:
         take(session)
     with database.transaction() as session:
         add_job(session, tenant)
-    expire(database)
+    die(database)
     with database.transaction() as session:
         jobs.rescue(session, 3)
     with database.transaction() as session:

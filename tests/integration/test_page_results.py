@@ -17,10 +17,10 @@ from flask import Flask
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from werkzeug.serving import make_server
 
+from shared.claims import Claim, Outcome
 from shared.db import Database
 from shared.envelope import Rejection, ReviewReason
 from shared.imaging.decode import Limits, decode_one
-from shared.jobs import Claim, Outcome
 from shared.models import Modality
 from tests.api_support import CT_DICOM, PNG, SAMPLES, Caller, claim_all, finish
 from tests.result_support import answered, rejected, spot

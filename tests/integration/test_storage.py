@@ -13,7 +13,7 @@ import pytest
 from urllib3.exceptions import ProtocolError
 
 from shared.errors import ObjectCorrupt, ObjectNotFound
-from shared.storage import FolderStorage, MinioStorage, Storage, object_key
+from shared.storage import FolderStorage, MinioStorage, SeekableObject, Storage, object_key
 from tests.factories_storage import BLOCK, MIB, generated, settings_of
 
 
@@ -96,11 +96,53 @@ def test_missing_object(storage: Storage, key: str) -> None:
     with pytest.raises(ObjectNotFound):
         storage.open(key)
 
+    with pytest.raises(ObjectNotFound):
+        storage.stat(key)
+    with pytest.raises(ObjectNotFound):
+        storage.read(key, 0, 1)
+
+
+def test_object_is_described_without_reading_it(storage: Storage, key: str) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=2)
+    storage.put(key, io.BytesIO(b"pixels"))
+    info = storage.stat(key)
+    assert (info.key, info.size, info.sha256) == (key, 6, None)
+    assert before <= info.modified <= datetime.now(UTC) + timedelta(seconds=2)
+
+
+def test_a_part_of_an_object_is_read(storage: Storage, key: str) -> None:
+    storage.put(key, io.BytesIO(b"pixels"))
+    assert storage.read(key, 2, 3) == b"xel"
+    assert storage.read(key, 4, 100) == b"ls"
+
+
+def test_an_object_is_looked_at_without_fetching_it(storage: Storage, key: str) -> None:
+    content = BLOCK * 16
+    storage.put(key, io.BytesIO(content))
+    fetched: list[int] = []
+
+    def read(offset: int, length: int) -> bytes:
+        fetched.append(length)
+        return storage.read(key, offset, length)
+
+    with io.BufferedReader(SeekableObject(read, len(content)), 1000) as file:
+        assert file.read(10) == content[:10]
+        assert file.seek(-5, io.SEEK_END) == len(content) - 5
+        assert file.read(10) == content[-5:]
+        assert file.seek(500_000) == file.tell() == 500_000
+        file.seek(7, io.SEEK_CUR)
+        assert file.read(2) == content[500_007:500_009]
+        file.seek(len(content) + 10)
+        assert file.read(1) == b""
+    assert sum(fetched) <= 4000
+
 
 def test_directory_of_keys_is_no_object(storage: Storage) -> None:
     storage.put("directories/a/b", io.BytesIO(b"pixels"))
     with pytest.raises(ObjectNotFound):
         storage.get("directories/a")
+    with pytest.raises(ObjectNotFound):
+        storage.stat("directories/a")
     with pytest.raises(ObjectNotFound):
         storage.get("directories/a/b/c")
 
@@ -165,6 +207,12 @@ def test_keys_that_could_escape_are_refused(storage: Storage, key: str) -> None:
         storage.delete(key)
     with pytest.raises(ValueError, match="object key"):
         storage.presigned_get(key, timedelta(minutes=1))
+    with pytest.raises(ValueError, match="object key"):
+        storage.presigned_put(key, 1, "0" * 64, timedelta(minutes=1))
+    with pytest.raises(ValueError, match="object key"):
+        storage.stat(key)
+    with pytest.raises(ValueError, match="object key"):
+        storage.read(key, 0, 1)
 
 
 @pytest.mark.parametrize("prefix", ["../", "/", "a/../", "../../etc/pass"])

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from shared.bundle import Head
+from shared.claims import Answer, Claim, ImageRef
 from shared.envelope import Rejection
-from shared.jobs import Answer, Claim, ImageRef
 from shared.models import Classifier, Modality, ResultOutcome
 from worker.answer import answer
 from worker.load import Study

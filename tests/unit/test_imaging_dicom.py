@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import threading
 import tracemalloc
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO
@@ -15,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     JPEG2000,
     MPEG2MPML,
@@ -34,6 +37,7 @@ from pydicom.uid import (
 from shared.errors import CorruptImage, ImageError, ImageTooLarge, NoPixelData, UnsupportedDicom
 from shared.imaging.decode import Limits, MediaType, decode_one, frames, probe
 from shared.imaging.preprocess import InputSpec, prepare
+from shared.imaging.vendor import vendor_errors
 from tests.factories_imaging import LOSSLESS, NATIVE, SERIES_UID, STUDY_UID, dicom_bytes, make_dicom
 
 LIMITS = Limits()
@@ -44,7 +48,7 @@ IDENTITY = (128, 256)  # PS3.3 C.11.2.1.2.1: with 8 bits this LINEAR window maps
 def smooth(bits: int, *, signed: bool = False) -> NDArray[np.integer]:
     small = np.random.default_rng(2).random((6, 6)).astype(np.float32)
     stored = cv2.resize(small, (40, 32)) * ((1 << bits) - 1) - (1 << bits - 1 if signed else 0)
-    return stored.astype(f"{'i' if signed else 'u'}{1 if bits == 8 else 2}")
+    return stored.astype(f"{'i' if signed else 'u'}{1 if bits <= 8 else 2}")
 
 
 def edited(data: bytes, **elements: object) -> bytes:
@@ -100,6 +104,40 @@ def test_lossless_syntaxes_give_the_pixels_back_exactly(syntax: UID, bits: int, 
     data = make_dicom(stored, bits_stored=bits, window=window, transfer_syntax=syntax)
 
     assert np.array_equal(decode_one(data, LIMITS), expected)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("bits", [5, 7, 9, 10, 14, 15])
+def test_jpeg_2000_of_every_precision_gives_the_native_picture(bits: int, signed: bool) -> None:
+    stored = smooth(bits, signed=signed)
+    native, compressed = (
+        make_dicom(stored, bits_stored=bits, transfer_syntax=syntax) for syntax in (NATIVE[1], JPEG2000Lossless)
+    )
+
+    assert np.array_equal(decode_one(compressed, LIMITS), decode_one(native, LIMITS))
+
+
+def test_a_codestream_that_is_unsigned_in_an_object_that_is_signed_is_read_by_the_object() -> None:
+    stored = smooth(12)
+    native, compressed = (
+        edited(make_dicom(stored, bits_stored=12, transfer_syntax=syntax), PixelRepresentation=1)
+        for syntax in (NATIVE[1], JPEG2000Lossless)
+    )
+
+    assert np.array_equal(decode_one(compressed, LIMITS), decode_one(native, LIMITS))
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+@pytest.mark.parametrize("syntax", [JPEG2000, JPEG2000Lossless])
+def test_a_jpeg_2000_codestream_that_ends_early_in_whole_fragments_is_corrupt(syntax: UID, bits: int) -> None:
+    stored = smooth(bits)
+    dataset = dcmread(BytesIO(make_dicom(stored, bits_stored=bits, transfer_syntax=syntax)))
+    [stream] = generate_frames(dataset.PixelData, number_of_frames=1)
+
+    for share in (0.3, 0.6, 0.9):
+        dataset.PixelData = encapsulate([stream[: int(share * len(stream))]])
+        with pytest.raises(CorruptImage):
+            decode_one(dicom_bytes(dataset), LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +326,21 @@ def test_what_pydicom_would_warn_about_is_decoded_in_silence_in_any_thread() -> 
         results = list(pool.map(decode_one, [odd] * 8, [LIMITS] * 8))
 
     assert all(np.array_equal(picture, RAMP) for picture in results)
+
+
+def test_no_thread_waits_for_another_and_the_filters_come_back() -> None:
+    before, both = list(warnings.filters), threading.Barrier(2, timeout=30)
+
+    def inside() -> None:
+        with vendor_errors():
+            both.wait()  # broken, and CorruptImage, when one had to leave before the other came in
+            warnings.warn("nobody sees it", stacklevel=1)
+
+    with ThreadPoolExecutor(2) as pool:
+        for thread in [pool.submit(inside) for _ in range(2)]:
+            thread.result()
+
+    assert list(warnings.filters) == before
 
 
 def test_no_patient_data_in_what_is_raised() -> None:

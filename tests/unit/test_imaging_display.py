@@ -203,3 +203,30 @@ def test_functional_groups_decide_frame_by_frame() -> None:
     assert second.tolist() == [[0, 0, 128]]
     # no window of its own: the lung window
     assert third.tolist() == [[round(255 * ((value + 600.5) / 1499 + 0.5)) for value in (-100, 0, 100)]]
+
+
+def test_objects_that_differ_in_one_element_are_each_shown_by_their_own() -> None:
+    values = [0, 100, 200, 300]
+
+    def views() -> list[list[int]]:
+        return [
+            shown(values, window=(150, 301)),
+            shown(values, window=(170, 301)),
+            shown(values, window=(150, 101)),
+            shown(values, window=(150, 301), slope=2),
+            shown(values, window=(150, 301), intercept=-50),
+            shown(values, window=(150, 301), elements=with_elements(VOILUTFunction="SIGMOID")),
+            shown(values, "i2", window=(150, 301), intercept=-25),
+            shown(values, window=(150, 301), photometric="MONOCHROME1"),
+        ]
+
+    first = views()
+
+    assert len({tuple(view) for view in first}) == len(first)
+    assert views() == first  # by now every table is remembered
+
+
+def test_look_up_tables_are_not_mistaken_for_one_another() -> None:
+    tables = [with_elements(VOILUTSequence=[lut(0, 8, entries)]) for entries in ([0, 100, 200], [0, 100, 201])]
+
+    assert [shown([0, 1, 2], elements=table) for table in tables] == [[0, 100, 200], [0, 100, 201]]

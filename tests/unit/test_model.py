@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from shared.envelope import Rejection
 from shared.gate import REASON
 from shared.models import Classifier, Modality
-from tests.factories_model import BLACK, CT_GREY, DENSENET, VGG, XRAY_GREY, Watched, grey, tiny_model
+from tests.factories_imaging import grey
+from tests.factories_model import BLACK, CT_GREY, DENSENET, VGG, XRAY_GREY, Watched, tiny_model
 from worker.model import Ask, Model, Reading, Refusal
 
 BINARY, ENSEMBLE = Classifier.BINARY, Classifier.ENSEMBLE
@@ -46,7 +47,7 @@ def keras_says(model: Model, head: str, images: NDArray[np.uint8]) -> NDArray[np
 
 def read(model: Model, *asks: Ask) -> list[Reading]:
     """Readings of images none of which is refused."""
-    found = model.read(IMAGES, asks)
+    found = model.look(IMAGES, asks).readings(heatmaps=True)
     assert all(isinstance(reading, Reading) for reading in found)
     return [reading for reading in found if isinstance(reading, Reading)]
 
@@ -103,13 +104,13 @@ def test_the_heatmap_is_where_the_likeliest_class_comes_from(model: Model) -> No
 
 
 def test_heatmaps_are_made_when_asked_for(model: Model) -> None:
-    (reading,) = model.read(IMAGES, [Ask(3, BINARY, XRAY)], heatmaps=False)
+    (reading,) = model.look(IMAGES, [Ask(3, BINARY, XRAY)]).readings(heatmaps=False)
     assert isinstance(reading, Reading)
     assert reading.heatmap is None
 
 
 def test_nothing_asked_is_nothing_run(model: Model) -> None:
-    assert model.read(IMAGES, []) == []
+    assert model.look(IMAGES, []).readings(heatmaps=True) == []
     assert watched(model).shown == []
 
 
@@ -121,7 +122,7 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_the_gate_speaks_before_any_head_and_says_what_an_image_is(gated: Model) -> None:
     images = np.stack([grey(level) for level in (BLACK, CT_GREY, XRAY_GREY)])
     asks = [Ask(row, classifier, sent_as) for row in range(3) for classifier in Classifier for sent_as in Modality]
-    found = dict(zip(asks, gated.read(images, asks), strict=True))
+    found = dict(zip(asks, gated.look(images, asks).readings(heatmaps=True), strict=True))
     assert sorted(watched(gated).shown) == [(DENSENET, 3), (VGG, 1)]
     for ask, reading in found.items():
         match ask.row, ask.classifier, reading:

@@ -130,6 +130,7 @@ def test_object_deleted_while_listing(folder: FolderStorage) -> None:
 
 def test_no_presigned_address(folder: FolderStorage) -> None:
     assert folder.presigned_get("tenant/abc", timedelta(minutes=5)) is None
+    assert folder.presigned_put("tenant/abc", 1, "0" * 64, timedelta(minutes=5)) is None
 
 
 def test_object_key_holds_the_tenant_the_day_and_a_sortable_id() -> None:

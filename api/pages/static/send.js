@@ -137,7 +137,7 @@ async function send(event) {
   try {
     const answer = await post(url, body, idempotencyKey(choice));
     if (answer.status >= 300) refuse(problemOf(answer.status, answer.responseText), names);
-    else accept(JSON.parse(answer.responseText), names);
+    else await accept(JSON.parse(answer.responseText), names);
   } catch (error) {
     complain("files", error.message);
   } finally {
@@ -145,18 +145,27 @@ async function send(event) {
   }
 }
 
-function accept(answer, names) {
+async function accept(answer, names) {
   input.value = "";
   choose([]);
   const text = element("p", "");
+  let refused = [];
   if (answer.object === "batch") {
     const { total, rejected } = answer.counts;
     text.textContent = `Sent: ${total - rejected} of ${total} files are now jobs of their own.`;
+    if (rejected) refused = await rejections(answer);
   } else {
     text.append("Sent. ", element("a", "See this job", { href: `/jobs/${answer.id}` }));
   }
-  $("#outcome").replaceChildren(text, ...refusals(answer.rejected ?? [], names));
+  $("#outcome").replaceChildren(text, ...refusals(refused, names));
   lookNow();
+}
+
+/** The files of a batch that became no job, as a refused request names them. */
+async function rejections(batch) {
+  const answer = await fetch(`${batch.errors_url}?format=ndjson`);
+  const lines = answer.ok ? (await answer.text()).trim().split("\n").map(JSON.parse) : [];
+  return lines.filter((line) => line.status === "rejected").map(({ item, problem }) => ({ file: item, problem }));
 }
 
 function refuse(problem, names) {

@@ -1,0 +1,121 @@
+"""A job as the answer to a request: read, waited for, remembered once it is terminal, sent or not sent again.
+
+A terminal job never changes, so a process keeps its answer ready for a few seconds, for its tenant alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+from flask import Response, request
+from werkzeug.http import parse_dict_header
+
+from api.context import Principal, Services
+from shared import job_rows, schedule
+from shared.envelope import JobEnvelope, job_envelope
+from shared.errors import BadRequest, NotFound
+from shared.jobs import NewJob
+from shared.models import TERMINAL, Job, JobState
+
+#: How often one who waits looks by himself, should a notification be lost.
+LOOK_SECONDS = 1.0
+#: A place in line is as old as this at most.
+PLACE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A job's envelope as bytes of JSON, ready to be sent."""
+
+    body: bytes
+    etag: str
+    terminal: bool
+
+
+def answer_of(envelope: JobEnvelope) -> Answer:
+    """The envelope, made ready."""
+    body = envelope.model_dump_json().encode()
+    return Answer(body, hashlib.sha256(body).hexdigest()[:32], envelope.status in TERMINAL)
+
+
+def read_job(service: Services, who: Principal, job_id: str) -> JobEnvelope:
+    """The tenant's job as clients see it, with its place in line while it is queued; NotFound otherwise."""
+    with service.database.reading() as connection:
+        job = job_rows.read(connection, who.tenant_id, job_id)
+    if job is None:
+        raise NotFound("no such job")
+    envelope = job_envelope(job)
+    if job.state is JobState.QUEUED:
+        envelope.position, envelope.estimated_wait_seconds = place(service, job, job.id)
+    return envelope
+
+
+def place(service: Services, job: Job, *remembered_as: str) -> tuple[int, float | None]:
+    """A queued job's position and estimated wait in seconds, from memory if it was looked up a moment ago."""
+    found = service.places.get(*remembered_as)
+    if found is None:
+        with service.database.reading() as connection:
+            found = schedule.place_in_line(connection, job)
+        service.places.put(*remembered_as, value=found, seconds=PLACE_SECONDS)
+    return found
+
+
+def place_of_newcomer(service: Services, job: NewJob, queued_at: datetime) -> tuple[int, float | None]:
+    """The same of a job that was queued now; newcomers of one priority share what one of them found."""
+    row = Job(id=job.id, tenant_id=job.tenant_id, rank=job.priority.rank, queued_at=queued_at)
+    return place(service, row, "newcomer", job.priority)
+
+
+def look(service: Services, who: Principal, job_id: str) -> Answer:
+    """The tenant's job as it is now; NotFound if it has none of this id."""
+    known = service.finished.get(who.tenant_id, job_id)
+    if known is not None:
+        return known
+    found = answer_of(read_job(service, who, job_id))
+    if found.terminal:
+        seconds = service.settings.finished_seconds
+        service.finished.put(who.tenant_id, job_id, value=found, seconds=seconds, size=len(found.body))
+    return found
+
+
+def wait_seconds(service: Services) -> float:
+    """What `Prefer: wait=N` asks for, within the limit; 0 without it."""
+    header = request.headers.get("Prefer")
+    if header is None:
+        return 0
+    value = next((value for name, value in parse_dict_header(header).items() if name.lower() == "wait"), None)
+    if value is None:
+        return 0
+    # Digits alone (RFC 7240, 4.3: delta-seconds): `float` would take `nan`, and waiting for that never ends.
+    if not re.fullmatch(r"[0-9]{1,9}", value):
+        raise BadRequest("Prefer: wait takes a whole number of seconds")
+    return min(int(value), service.settings.max_wait_seconds)
+
+
+def wait_for(service: Services, who: Principal, job_id: str, seconds: float) -> Answer:
+    """The job, once it is terminal or the time is over."""
+    found = look(service, who, job_id)
+    if found.terminal or not seconds:
+        return found
+    until = time.monotonic() + seconds
+    with service.listener.expecting(job_id) as ended:
+        while not (found := look(service, who, job_id)).terminal and (left := until - time.monotonic()) > 0:
+            ended.wait(min(left, LOOK_SECONDS))
+    return found
+
+
+def respond(answer: Answer, status: int = 200) -> Response:
+    """The answer with its ETag, and when to look again if it is not terminal; without a body if the client has it."""
+    known = status == 200 and request.method == "GET" and request.if_none_match.contains_weak(answer.etag)
+    response = Response(b"" if known else answer.body, 304 if known else status, mimetype="application/json")
+    if known:
+        del response.headers["Content-Type"], response.headers["Content-Length"]
+    response.headers["ETag"] = f'"{answer.etag}"'
+    response.headers["Cache-Control"] = "private, no-cache"
+    if not answer.terminal:
+        response.headers["Retry-After"] = "1"
+    return response

@@ -1,0 +1,124 @@
+"""A ZIP, member by member, as it comes in. Nothing of it is held but the member that is being read.
+
+A member's name is data: it is never a path here, and what macOS and DICOM media put beside the pictures is no item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, cast
+
+from stream_unzip import IntegrityError, TruncatedDataError, UnzipError, stream_unzip
+
+from api.batch_items import shown_name
+from shared.config import Settings
+from shared.errors import BadRequest, CorruptImage, PayloadTooLarge, ThoraqError, UnreadableArchive
+
+#: A member up to this size stays in memory until it is stored.
+SPOOL_BYTES = 256 * 1024
+#: An archive that unpacks to more than this is refused when it is also so many times as large as what was sent.
+BOMB_BYTES, BOMB_RATIO = 100_000_000, 200
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of the archive, to be read and closed by whoever gets it; or why it cannot be read."""
+
+    item: int
+    name: str
+    file: BinaryIO
+    error: ThoraqError | None
+
+
+class Archive:
+    """The members of one ZIP; `pieces` are its bytes, and the first member has the number `first_item`."""
+
+    def __init__(self, pieces: Iterable[bytes], first_item: int, settings: Settings) -> None:
+        self._pieces = pieces
+        self._item = first_item
+        self._settings = settings
+        self._packed = self._unpacked = 0
+
+    def __iter__(self) -> Iterator[Member]:
+        """UnreadableArchive, BadRequest (it ends too early) or PayloadTooLarge where it cannot go on."""
+        try:
+            for raw_name, _, content in stream_unzip(self._counted()):
+                name = _text(raw_name)
+                if is_item(name):
+                    yield self._member(name, content)
+                    self._item += 1
+                else:
+                    self._skip(content)
+        except TruncatedDataError as error:
+            raise BadRequest("the archive ends too early") from error
+        except UnzipError as error:
+            raise UnreadableArchive(_reason(error), item=self._item) from error
+
+    def _counted(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            self._packed += len(piece)
+            yield piece
+
+    def _member(self, name: str, content: Iterator[bytes]) -> Member:
+        if self._item >= self._settings.max_batch_items:
+            raise PayloadTooLarge(f"at most {self._settings.max_batch_items} items in one batch")
+        file = cast(BinaryIO, SpooledTemporaryFile(SPOOL_BYTES))  # noqa: SIM115 - whoever gets it closes it
+        try:
+            error = self._unpack(content, file)
+        except BaseException:
+            file.close()
+            raise
+        file.seek(0)
+        return Member(self._item, shown_name(name), file, error)
+
+    def _unpack(self, content: Iterator[bytes], file: BinaryIO) -> ThoraqError | None:
+        size = 0
+        try:
+            for chunk in content:
+                self._note(len(chunk))
+                size += len(chunk)
+                if size <= self._settings.max_upload_bytes:
+                    file.write(chunk)
+        except IntegrityError:
+            # Its bytes are through, so the next member can be found.
+            return CorruptImage("The archive holds another checksum or size for it.")
+        too_large = size > self._settings.max_upload_bytes
+        return PayloadTooLarge(f"at most {self._settings.max_upload_bytes} bytes in one file") if too_large else None
+
+    def _skip(self, content: Iterator[bytes]) -> None:
+        for chunk in content:
+            self._note(len(chunk))
+
+    def _note(self, size: int) -> None:
+        self._unpacked += size
+        if self._unpacked > self._settings.max_batch_bytes:
+            raise PayloadTooLarge(f"the archive unpacks to more than {self._settings.max_batch_bytes} bytes")
+        if self._unpacked > max(BOMB_BYTES, self._packed * BOMB_RATIO):
+            raise PayloadTooLarge(f"the archive unpacks to more than {BOMB_RATIO} times its size")
+
+
+def is_item(name: str) -> bool:
+    """Whether a member is a file that somebody wants to have classified: no directory, nothing hidden, no index."""
+    *folders, base = name.split("/")
+    hidden = any(part.startswith(".") and part not in {".", ".."} for part in (*folders, base))
+    return base != "" and not hidden and "__MACOSX" not in folders and base != "DICOMDIR"
+
+
+def _text(name: bytes) -> str:
+    """ZIP names are UTF-8 or, in old archives, code page 437 (APPNOTE, appendix D)."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("cp437")
+
+
+def _reason(error: UnzipError) -> str:
+    """The library's word for it, as a sentence; its own messages may quote names."""
+    kind = type(error).__name__
+    if "Password" in kind or "Encrypt" in kind:
+        return "a member is encrypted"
+    if kind == "NotStreamUnzippable":
+        return "a member is stored without its size before it"
+    return "a member is damaged or packed in a way that is not read"

@@ -1,0 +1,136 @@
+"""A batch that comes in as a stream: read by the request, stored by some threads, written in its order by one more.
+
+    read (the request) -> take in (STORERS threads) -> write (one thread, a chunk of items a transaction)
+
+The queue between them is short, so a client that is faster than the store waits, and memory stays flat.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import Empty, Queue
+
+from flask import request
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+
+from api.batch_items import Sent
+from api.batch_turn import Turn
+from shared.errors import BadRequest, PayloadTooLarge, ThoraqError
+
+STORERS = 8  # a store answers each slowly, and many at once
+AHEAD = 32
+CHUNK_ITEMS, CHUNK_SECONDS = 64, 0.5
+PROGRESS_SECONDS = 5.0
+PIECE_BYTES = 256 * 1024
+
+Task = Callable[[], Sent | None]
+
+
+class Intake:
+    """Takes items in their order; `put` waits while too many are on their way, and raises what stopped them."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._pool = ThreadPoolExecutor(STORERS, "store")
+        self._queue: Queue[Future[Sent | None] | None] = Queue(AHEAD)
+        self._failure: Exception | None = None
+        self._writer = threading.Thread(target=self._write, name="write", daemon=True)
+        self._writer.start()
+        self._bytes = self._bytes_noted = 0
+        self._noted_at = time.monotonic()
+
+    def pieces(self, most: int) -> Iterator[bytes]:
+        """The request's body; PayloadTooLarge beyond `most` bytes, BadRequest when it ends too early."""
+        request.max_content_length = most
+        try:
+            while piece := request.stream.read(PIECE_BYTES):
+                self._bytes += len(piece)
+                self.check()
+                yield piece
+        except RequestEntityTooLarge as error:
+            raise PayloadTooLarge(f"at most {most} bytes in one request") from error
+        except (ClientDisconnected, OSError) as error:
+            raise BadRequest("the connection broke off") from error
+        if self._bytes < (request.content_length or 0):
+            raise BadRequest("the body ends too early")
+
+    def put(self, task: Task) -> None:
+        """The next item, made of what the task gives; None for one that is in already."""
+        # Also when the writing has stopped: the task has a file to close, and the writer drops what comes of it.
+        self._queue.put(self._pool.submit(task))
+        self.check()
+
+    def end(self) -> None:
+        """Wait until everything is written."""
+        self._queue.put(None)
+        self._writer.join()
+        self._pool.shutdown()
+
+    def check(self) -> None:
+        """Raise what stopped the writing, if something did."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _write(self) -> None:
+        try:
+            for chunk in self._chunks():
+                if chunk:
+                    self._turn.add(chunk)
+        except Exception as error:  # noqa: BLE001 - the request raises it
+            self._failure = error
+            self._drop_rest()
+
+    def _chunks(self) -> Iterator[list[Sent]]:
+        """Items in their order, a full chunk at a time, or those that have waited long enough."""
+        chunk: list[Sent] = []
+        due = 0.0
+        while True:
+            try:
+                future = self._queue.get(timeout=max(due - time.monotonic(), 0) if chunk else PROGRESS_SECONDS)
+            except Empty:
+                self._note_progress()
+            else:
+                if future is None:
+                    break
+                try:
+                    sent = future.result()
+                except Exception:
+                    yield chunk  # what came before it is in
+                    raise
+                if sent is not None:
+                    due = due if chunk else time.monotonic() + CHUNK_SECONDS
+                    chunk.append(sent)
+            if len(chunk) == CHUNK_ITEMS or (chunk and time.monotonic() >= due):
+                yield chunk
+                chunk = []
+        yield chunk
+
+    def _note_progress(self) -> None:
+        if self._bytes > self._bytes_noted and time.monotonic() - self._noted_at >= PROGRESS_SECONDS:
+            self._bytes_noted, self._noted_at = self._bytes, time.monotonic()
+            self._turn.progress()
+
+    def _drop_rest(self) -> None:
+        while (future := self._queue.get()) is not None:
+            sent = None if future.exception() else future.result()
+            self._turn.discard([sent] if sent is not None else [])
+
+
+@contextmanager
+def taking_in(turn: Turn) -> Iterator[Intake]:
+    """An intake; after it all that came is written, and what stopped it is raised."""
+    intake = Intake(turn)
+    try:
+        try:
+            yield intake
+        finally:
+            intake.end()
+        intake.check()
+        turn.finish()
+    except ThoraqError as error:
+        turn.break_off(error)
+        raise

@@ -1,0 +1,196 @@
+"""A request's turn at a batch: it begins the batch with the first items that are in, or goes on where one broke off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from sqlalchemy.orm import Session
+
+from api import audit, idempotency
+from api.batch_files import GROUPS, write_groups
+from api.batch_items import Order, Sent
+from api.batch_schemas import BatchForm
+from api.context import Principal, Services
+from api.uploads import discard
+from shared import batches, jobs, metrics
+from shared.batches import Accepted, Rejected
+from shared.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidRequest, ThoraqError
+from shared.ids import new_id
+from shared.models import Batch, Grouping
+from shared.queue import CLASSIFY, ring
+
+Write = Callable[[Session, Order, Sequence[Sent]], list[Accepted | Rejected]]
+
+
+class Turn:
+    """Used by one thread at a time. `write` says what the items become.
+
+    Without an Idempotency-Key nobody can go on with what breaks off, so what is in then is all of the batch.
+    """
+
+    def __init__(
+        self, service: Services, who: Principal, form: BatchForm, write: Write, key: str | None, fingerprint: str
+    ) -> None:
+        self.order = Order(new_id("bat"), who.tenant_id, form)
+        self.begun = False
+        #: items that an earlier request has brought in
+        self.known_until = 0
+        self._service, self._who, self._write = service, who, write
+        self._key, self._fingerprint = key, fingerprint
+        self._receiver = new_id("rcv")
+        self._next_item = 0
+        self._known: dict[int, str] = {}
+
+    @property
+    def batch_id(self) -> str:
+        """The batch; it need not exist before `begun`."""
+        return self.order.batch_id
+
+    def take(self, first_item: int) -> bool:
+        """Look for what an earlier request with the same key has left; False if that brought all of it in.
+
+        InvalidRequest for a first item that leaves a gap.
+        """
+        with self._service.database.transaction() as session:
+            found = self._key and idempotency.find(session, self._who, self._key, self._fingerprint)
+            batch = batches.take_over(session, found, self._receiver) if found else None
+            if batch is not None:
+                self._go_on(session, batch, first_item)
+            if first_item > self._next_item and (batch is None or batch.received_at is None):
+                message = f"the next item of this batch is {self._next_item}"
+                raise InvalidRequest(message, errors=[{"field": "first_item", "message": message}])
+        return batch is None or batch.received_at is None
+
+    def _go_on(self, session: Session, batch: Batch, first_item: int) -> None:
+        self.order = replace(self.order, batch_id=batch.id, expires_at=batch.expires_at)
+        self.begun, self._next_item = True, batch.next_item
+        self.known_until = batch.next_item
+        if first_item < batch.next_item:
+            self._known = batches.sent_before(session, batch.id, first_item)
+
+    def check_known(self, item: int, sha256: str) -> None:
+        """IdempotencyKeyReused when an item that is in was another file."""
+        if self._known.get(item, sha256) != sha256:
+            raise IdempotencyKeyReused(f"item {item} is not the file that came with this Idempotency-Key before")
+
+    def add(self, sent: Sequence[Sent]) -> None:
+        """Write items that follow one another; when that fails for good, their files are removed."""
+        try:
+            with self._service.database.transaction() as session:
+                if not self.begun:
+                    self._begin(session)
+                items = self._write(session, self.order, sent)
+                batches.add_items(session, self.batch_id, self.order.tenant_id, items)
+                batches.advance(session, self.batch_id, self._receiver, sent[-1].item + 1)
+        except ThoraqError as error:
+            # As where one study is sent: not when nobody knows whether it was committed.
+            if error.permanent:
+                self.discard(sent)
+            raise
+        self.begun, self._next_item = True, sent[-1].item + 1
+        refused = {item.item for item in items if isinstance(item, Rejected)}
+        self.discard([one for one in sent if one.item in refused])
+        self._announce(items)
+
+    def _begin(self, session: Session) -> None:
+        if self._remember(session):
+            raise IdempotencyInProgress("a request with this Idempotency-Key is coming in")
+        self._insert(session)
+
+    def _remember(self, session: Session) -> str | None:
+        if self._key is None:
+            return None
+        return idempotency.remember(session, self._who, self._key, self._fingerprint, self.batch_id)
+
+    def _insert(self, session: Session) -> None:
+        form = self.order.form
+        expires_at = batches.begin(
+            session,
+            batch_id=self.batch_id,
+            tenant_id=self.order.tenant_id,
+            receiver=self._receiver,
+            external_id=form.external_id,
+            options=form.model_dump(mode="json", include={"classifier", "modality", "priority", "group_by", "force"}),
+            expires_in=form.expires_in,
+        )
+        audit.record(session, self._who, "batch.submit", self.batch_id)
+        self.order = replace(self.order, expires_at=expires_at)
+
+    def add_whole(self, sent: Sequence[Sent]) -> str | None:
+        """Write a batch that is here as a whole; the earlier batch's id if this request came before.
+
+        InvalidRequest when nothing of it can be classified. The caller removes the files of a request that fails.
+        """
+        with self._service.database.transaction() as session:
+            first = self._remember(session)
+            if first is not None:
+                return first
+            self._insert(session)
+            items = self._write(session, self.order, sent)
+            groups, unused = write_groups(session, self.order, self._service.settings.max_files)
+            batches.add_items(session, self.batch_id, self.order.tenant_id, [*items, *groups])
+            _refuse_if_none([*items, *groups])
+            self._close(session, len(sent))
+        refused = {item.item for item in items if isinstance(item, Rejected)}
+        self.discard([one for one in sent if one.item in refused])
+        discard(self._service, unused)
+        self._announce([*items, *groups])
+        return None
+
+    def _close(self, session: Session, next_item: int | None = None) -> None:
+        batches.advance(session, self.batch_id, self._receiver, next_item)
+        jobs.close_batch(session, self.batch_id)
+        batches.let_go(session, self.batch_id, self._receiver)
+
+    def _announce(self, items: Sequence[Accepted | Rejected]) -> None:
+        accepted = [item.job for item in items if isinstance(item, Accepted)]
+        for job in accepted:
+            metrics.JOBS_SUBMITTED.labels(job.classifier, job.priority).inc()
+        if accepted:
+            ring(self._service.settings, CLASSIFY)
+
+    def discard(self, sent: Sequence[Sent]) -> None:
+        """Remove the files of items that became nothing."""
+        discard(self._service, [one.taken for one in sent if one.taken is not None])
+
+    def progress(self) -> None:
+        """Bytes came in, though no item is complete. Conflict when it is this request's turn no more."""
+        if self.begun:
+            with self._service.database.transaction() as session:
+                batches.advance(session, self.batch_id, self._receiver)
+
+    def finish(self) -> None:
+        """All of it is in. InvalidRequest when that is nothing."""
+        if not self.begun:
+            raise InvalidRequest("the body holds no item")
+        if self.order.form.group_by is not Grouping.FILE:
+            while self._add_groups():
+                pass
+        with self._service.database.transaction() as session:
+            self._close(session)
+
+    def _add_groups(self) -> bool:
+        with self._service.database.transaction() as session:
+            items, unused = write_groups(session, self.order, self._service.settings.max_files, GROUPS)
+            batches.add_items(session, self.batch_id, self.order.tenant_id, items)
+            batches.advance(session, self.batch_id, self._receiver)
+        discard(self._service, unused)
+        self._announce(items)
+        return bool(items)
+
+    def break_off(self, error: ThoraqError) -> None:
+        """The request failed: what is in stays in, and the error says where to go on."""
+        if not self.begun:
+            return
+        error.extensions |= {"batch_id": self.batch_id, "next_item": self._next_item}
+        with self._service.database.transaction() as session:
+            if self._key is None:
+                jobs.close_batch(session, self.batch_id)
+            batches.let_go(session, self.batch_id, self._receiver)
+
+
+def _refuse_if_none(items: Sequence[Accepted | Rejected]) -> None:
+    rejected = [{"file": item.item, "problem": item.problem} for item in items if isinstance(item, Rejected)]
+    if len(rejected) == len(items):
+        raise InvalidRequest("no file of the batch can be classified", rejected=rejected)

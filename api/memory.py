@@ -1,0 +1,45 @@
+"""What a process of the API remembers for seconds, so that it need not ask the database at every request."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Generic, NamedTuple, TypeVar
+
+from cachetools import TLRUCache
+
+Value = TypeVar("Value")
+
+
+class _Entry(NamedTuple, Generic[Value]):
+    value: Value
+    seconds: float
+    size: int
+
+
+class Memory(Generic[Value]):
+    """A bounded memory that forgets by time. Threads may share it; processes have one each.
+
+    `room` bounds the sum of what the entries are said to take. The least recently used go first.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._lock = threading.Lock()
+        self._entries: TLRUCache[tuple[str, ...], _Entry[Value]] = TLRUCache(
+            room,
+            ttu=lambda _, entry, now: now + entry.seconds,
+            timer=time.monotonic,
+            getsizeof=lambda entry: entry.size,
+        )
+
+    def get(self, *key: str) -> Value | None:
+        """What was put in under the key, if it is not forgotten."""
+        with self._lock:
+            entry = self._entries.get(key)
+        return None if entry is None else entry.value
+
+    def put(self, *key: str, value: Value, seconds: float, size: int = 1) -> None:
+        """Remember for so many seconds; what takes more than the whole room is not kept."""
+        with self._lock:
+            if size <= self._entries.maxsize and seconds > 0:
+                self._entries[key] = _Entry(value, seconds, size)

@@ -1,0 +1,141 @@
+"""The rows of a batch while its items come in: begun, taken over after a break, advanced chunk by chunk, closed.
+
+    begin -> advance ... advance -> jobs.close_batch
+                  break -> take_over -> advance ...
+
+One request at a time takes items in; it is the batch's `receiver`. Every function takes the caller's transaction, and
+those that write for a receiver refuse one that another request has replaced, or whose batch was cancelled meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from shared import jobs
+from shared.db import Database
+from shared.errors import Conflict, IdempotencyInProgress
+from shared.jobs import NewJob
+from shared.models import Batch, BatchFile, BatchRejection, Image, Job
+from shared.rows import insert_rows
+from shared.studies import NewStudy, add_studies
+
+#: A receiver that has shown no progress for so long may be replaced: its connection broke and nobody noticed.
+RECEIVER_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """An item that becomes a job; `study` is its study if that is new."""
+
+    job: NewJob
+    study: NewStudy | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An item that becomes none; `problem` as it is stored with jobs and images."""
+
+    item: int
+    problem: dict[str, Any]
+    member: str | None = None
+    custom_id: str | None = None
+
+
+def begin(
+    session: Session,
+    *,
+    batch_id: str,
+    tenant_id: str,
+    receiver: str,
+    external_id: str | None,
+    options: dict[str, Any],
+    expires_in: int | None,
+) -> datetime | None:
+    """The row of a batch of which nothing is in yet; when what has not run of it is not run any more."""
+    expires_at = None if expires_in is None else sa.func.now() + timedelta(seconds=expires_in)
+    row = sa.insert(Batch).values(
+        id=batch_id,
+        tenant_id=tenant_id,
+        receiver=receiver,
+        external_id=external_id,
+        options=options,
+        expires_at=expires_at,
+    )
+    return session.scalar(row.returning(Batch.expires_at))
+
+
+def take_over(session: Session, batch_id: str, receiver: str) -> Batch:
+    """Go on with a batch whose last request broke off; unchanged if all of it is in.
+
+    IdempotencyInProgress while another request takes items in.
+    """
+    batch = session.get_one(Batch, batch_id, with_for_update=True, populate_existing=True)
+    if batch.received_at is not None:
+        return batch
+    alive = Batch.progress_at > sa.func.now() - timedelta(seconds=RECEIVER_SECONDS)
+    if batch.receiver is not None and session.scalar(sa.select(alive).where(Batch.id == batch_id)):
+        raise IdempotencyInProgress("a request with this Idempotency-Key is still coming in")
+    batch.receiver, batch.progress_at = receiver, sa.func.now()
+    session.flush()
+    return batch
+
+
+def advance(session: Session, batch_id: str, receiver: str, next_item: int | None = None) -> None:
+    """Note progress, and the first item that is not in. Conflict if it is not this receiver's turn.
+
+    Last in its transaction: the row is locked until the commit, and workers count in it.
+    """
+    values: dict[str, Any] = {"progress_at": sa.func.now()}
+    if next_item is not None:
+        values["next_item"] = next_item
+    open_to_it = sa.and_(Batch.receiver == receiver, Batch.received_at.is_(None), Batch.cancelled_at.is_(None))
+    if not _update(session, batch_id, values, open_to_it):
+        raise Conflict("the batch was cancelled, or another request goes on with it")
+
+
+def let_go(session: Session, batch_id: str, receiver: str) -> None:
+    """The request broke off: another one may go on at once."""
+    _update(session, batch_id, {"receiver": None}, Batch.receiver == receiver)
+
+
+def add_items(session: Session, batch_id: str, tenant_id: str, items: Sequence[Accepted | Rejected]) -> None:
+    """The rows of items: studies, jobs, rejections; a handful of statements, however many they are."""
+    accepted = [item for item in items if isinstance(item, Accepted)]
+    add_studies(session, [item.study for item in accepted if item.study is not None])
+    rejected = [item for item in items if isinstance(item, Rejected)]
+    of_batch = {"batch_id": batch_id, "tenant_id": tenant_id}
+    insert_rows(session, BatchRejection, [vars(item) | of_batch for item in rejected])
+    jobs.submit_many(session, [item.job for item in accepted])
+    values = {"total": Batch.total + len(items), "rejected": Batch.rejected + len(rejected)}
+    _update(session, batch_id, values)
+
+
+def _update(session: Session, batch_id: str, values: dict[str, Any], *conditions: sa.ColumnElement[bool]) -> bool:
+    changed = sa.update(Batch).where(Batch.id == batch_id, *conditions).values(values).returning(Batch.id)
+    return session.scalar(changed.execution_options(synchronize_session=False)) is not None
+
+
+def sent_before(session: Session, batch_id: str, first: int) -> dict[int, str]:
+    """SHA-256 of the files that are in, from item `first` on, by item; of those that were accepted."""
+    of_jobs = sa.select(Job.item, Image.sha256).join(Image, Image.study_id == Job.study_id)
+    of_jobs = of_jobs.where(Job.batch_id == batch_id, Job.item >= first, Image.position == 0)
+    waiting = sa.select(BatchFile.item, BatchFile.sha256).where(BatchFile.batch_id == batch_id, BatchFile.item >= first)
+    return {row.item: row.sha256 for row in session.execute(of_jobs.union_all(waiting))}
+
+
+def cancel(database: Database, tenant_id: str, batch_id: str) -> None:
+    """Withdraw what has not ended, and take nothing more in. NotFound for another tenant's, Conflict if complete.
+
+    In two transactions: jobs that were being written during the first are seen by the second, and no more can come.
+    """
+    with database.transaction() as session:
+        jobs.cancel_batch(session, tenant_id, batch_id)
+    with database.transaction() as session:
+        jobs.cancel_batch(session, tenant_id, batch_id)
+        jobs.close_batch(session, batch_id)

@@ -1,0 +1,100 @@
+"""Who waits for a job hears of its end from PostgreSQL: NOTIFY in the transaction that ends it, one LISTEN a process.
+
+A notification is a hint. It may be lost with its connection, so whoever waits also looks by itself now and then.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import psycopg
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.orm import Session
+
+from shared.config import Settings
+
+CHANNEL = "thoraq_finished"
+#: Ids in one notification: its payload must be shorter than 8000 bytes (PostgreSQL's manual, NOTIFY).
+IDS_PER_NOTIFICATION = 200
+#: The connection is kept for so long after the last one who waited.
+IDLE_SECONDS = 30.0
+RETRY_SECONDS = 1.0
+NOTIFY = sa.select(sa.func.pg_notify(CHANNEL, sa.bindparam("ids", type_=sa.Text)))
+
+log = structlog.get_logger(__name__)
+
+
+def announce(session: Session, job_ids: Sequence[str]) -> None:
+    """Tell whoever waits, when the caller's transaction commits, that these jobs are terminal."""
+    for start in range(0, len(job_ids), IDS_PER_NOTIFICATION):
+        session.execute(NOTIFY, {"ids": ",".join(job_ids[start : start + IDS_PER_NOTIFICATION])})
+
+
+class Listener:
+    """Wakes the threads of a process that wait for jobs. Its own thread lives while somebody waits."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = sa.make_url(settings.database_url.get_secret_value()).set(drivername="postgresql")
+        self._lock = threading.Lock()
+        self._waiting: dict[str, list[threading.Event]] = {}
+        self._thread: threading.Thread | None = None
+        self._listens = threading.Event()
+
+    @contextmanager
+    def expecting(self, job_id: str) -> Iterator[threading.Event]:
+        """An event that is set when the job ends from now on. Look at the job after entering, not before."""
+        ended = threading.Event()
+        with self._lock:
+            self._waiting.setdefault(job_id, []).append(ended)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="finished", daemon=True)
+                self._thread.start()
+        self._listens.wait(RETRY_SECONDS)
+        try:
+            yield ended
+        finally:
+            with self._lock:
+                self._waiting[job_id].remove(ended)
+                if not self._waiting[job_id]:
+                    del self._waiting[job_id]
+
+    def _run(self) -> None:
+        while self._is_wanted():
+            try:
+                self._listen()
+            except psycopg.OperationalError as error:
+                # Those who wait look by themselves meanwhile.
+                log.warning("finished.deaf", error=type(error).__name__)
+                time.sleep(RETRY_SECONDS)
+            finally:
+                self._listens.clear()
+
+    def _is_wanted(self) -> bool:
+        """Whether somebody waits; if not, the thread has ended, and the next one who waits starts another."""
+        with self._lock:
+            if not self._waiting:
+                self._thread = None
+            return bool(self._waiting)
+
+    def _listen(self) -> None:
+        """Until nobody has waited for a while; OperationalError when the connection is lost."""
+        url = self._url.render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+            connection.execute(f"LISTEN {CHANNEL}")
+            self._listens.set()
+            idle_since = time.monotonic()
+            while time.monotonic() - idle_since < IDLE_SECONDS:
+                for notification in connection.notifies(timeout=1):
+                    self._wake(notification.payload.split(","))
+                if self._waiting:
+                    idle_since = time.monotonic()
+
+    def _wake(self, job_ids: Sequence[str]) -> None:
+        with self._lock:
+            for job_id in job_ids:
+                for ended in self._waiting.get(job_id, ()):
+                    ended.set()

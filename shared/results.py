@@ -1,0 +1,40 @@
+"""The rows of answers: one result a job, and its heatmaps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from shared.claims import Answer, Claim
+from shared.models import Artifact, ArtifactKind, Result
+from shared.rows import insert_rows
+
+
+def keep(session: Session, answers: Sequence[tuple[Claim, Answer]]) -> None:
+    """Write the answers of jobs that have succeeded in this transaction."""
+    insert_rows(session, Result, [_result(claim, answer) for claim, answer in answers])
+    insert_rows(session, Artifact, [row for claim, answer in answers for row in _heatmaps(claim, answer)])
+
+
+def _result(claim: Claim, answer: Answer) -> dict[str, Any]:
+    row = {"job_id": claim.job_id, "tenant_id": claim.tenant_id, **vars(answer)}
+    del row["heatmaps"]  # rows of their own
+    return row
+
+
+def _heatmaps(claim: Claim, answer: Answer) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": heatmap.id,
+            "tenant_id": claim.tenant_id,
+            "job_id": claim.job_id,
+            "image_id": heatmap.image_id,
+            "kind": ArtifactKind.HEATMAP,
+            "class_name": heatmap.class_name,
+            "content": "\\x" + heatmap.png.hex(),
+            "media_type": "image/png",
+        }
+        for heatmap in answer.heatmaps
+    ]

@@ -1,0 +1,114 @@
+"""The rows of studies and of their images, many at a time. Studies in pieces are in shared/open_studies.py.
+
+Every function takes the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from shared.ids import new_id
+from shared.imaging.info import ImageInfo
+from shared.models import Image, Modality, Study
+from shared.rows import insert_rows
+
+
+@dataclass(frozen=True)
+class NewImage:
+    """One picture or frame; its file is stored under `object_key`, or was refused for `problem`."""
+
+    file_index: int
+    frame: int
+    sha256: str
+    size_bytes: int
+    object_key: str | None
+    media_type: str | None
+    width: int | None
+    height: int | None
+    problem: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class NewStudy:
+    """A study that is here as a whole."""
+
+    id: str
+    tenant_id: str
+    modality: Modality
+    images: Sequence[NewImage]
+    external_id: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def images_of(
+    file_index: int,
+    *,
+    sha256: str,
+    size_bytes: int,
+    object_key: str | None,
+    info: ImageInfo | None,
+    problem: dict[str, Any] | None = None,
+) -> list[NewImage]:
+    """The images of one file: one for each frame that its header declares; of a refused file the one that says why."""
+    return [
+        NewImage(
+            file_index,
+            frame,
+            sha256,
+            size_bytes,
+            object_key,
+            media_type=info.media_type.value if info else None,
+            width=info.width if info else None,
+            height=info.height if info else None,
+            problem=problem,
+        )
+        for frame in range(info.frames if info else 1)
+    ]
+
+
+def content_sha256(pairs: Iterable[tuple[str, int]]) -> str:
+    """SHA-256 over (SHA-256 of the file, frame) of each image, in their order, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for sha256, frame in pairs:
+        digest.update(f"{sha256} {frame}\n".encode())
+    return digest.hexdigest()
+
+
+def add_studies(session: Session, studies: Sequence[NewStudy]) -> None:
+    """The rows of whole studies and of their images, in the order given: two statements, however many they are."""
+    insert_rows(session, Study, [_study_row(study) for study in studies])
+    insert_rows(
+        session, Image, [row for study in studies for row in _image_rows(study.id, study.tenant_id, study.images)]
+    )
+
+
+def append_images(session: Session, study: Study, images: Sequence[NewImage]) -> None:
+    """The rows of further images of a study, after those that it has. The caller has locked it."""
+    insert_rows(session, Image, _image_rows(study.id, study.tenant_id, images, study.image_count))
+    study.image_count += len(images)
+
+
+def _study_row(study: NewStudy) -> dict[str, Any]:
+    return {
+        "id": study.id,
+        "tenant_id": study.tenant_id,
+        "modality": study.modality.value,
+        "external_id": study.external_id,
+        "metadata": study.metadata,
+        "image_count": len(study.images),
+        "content_sha256": content_sha256((image.sha256, image.frame) for image in study.images),
+    }
+
+
+def _image_rows(
+    study_id: str, tenant_id: str, images: Sequence[NewImage], first_position: int = 0
+) -> list[dict[str, Any]]:
+    return [
+        {"id": new_id("img"), "tenant_id": tenant_id, "study_id": study_id, "position": position} | asdict(image)
+        for position, image in enumerate(images, first_position)
+    ]

@@ -1,0 +1,168 @@
+"""Answers that a process keeps ready, and clients that wait for one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+
+from api import answers
+from api.context import EXTENSION, Services
+from shared import jobs
+from shared.config import Settings
+from shared.db import Database
+from shared.errors import CorruptImage
+from shared.finished import CHANNEL, Listener, announce
+from tests.api_support import Caller, MakeApp, claim_all, finish, json_of, new_key, problem_of, work
+from tests.queue_support import answer
+
+
+@contextmanager
+def statements(app: Flask) -> Iterator[list[str]]:
+    """What the application asks the database meanwhile."""
+    services: Services = app.extensions[EXTENSION]
+    said: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        said.append(statement)
+
+    sa.event.listen(services.database.engine, "before_cursor_execute", note)
+    yield said
+    sa.event.remove(services.database.engine, "before_cursor_execute", note)
+
+
+def test_a_finished_job_is_polled_without_the_database(app: Flask, north: Caller, clean_database: Database) -> None:
+    path = f"/v1/jobs/{north.submit()['id']}"
+    work(clean_database)
+    first = north.get(path)
+    with statements(app) as said:
+        again = north.get(path)
+        unchanged = north.get(path, headers={"If-None-Match": first.headers["ETag"]})
+    assert said == []
+    assert again.data == first.data
+    assert again.headers["ETag"] == first.headers["ETag"]
+    assert (unchanged.status_code, unchanged.data) == (304, b"")
+    assert "Content-Type" not in unchanged.headers
+
+
+def test_what_is_kept_ready_is_forgotten(make_app: MakeApp, clean_database: Database) -> None:
+    app = make_app(finished_seconds=0)
+    caller = Caller(app.test_client(), new_key(clean_database))
+    path = f"/v1/jobs/{caller.submit()['id']}"
+    work(clean_database)
+    first = json_of(caller.get(path))
+    with statements(app) as said:
+        assert json_of(caller.get(path)) == first
+    assert any("FROM jobs" in statement for statement in said)
+
+
+@pytest.mark.parametrize("error", [None, CorruptImage()])
+def test_what_is_kept_ready_is_its_tenants_alone(
+    error: CorruptImage | None, north: Caller, south: Caller, clean_database: Database
+) -> None:
+    path = f"/v1/jobs/{north.submit()['id']}"
+    work(clean_database, error)
+    etag = north.get(path).headers["ETag"]
+    json_of(north.get(path))
+    problem_of(south.get(path), 404, "not-found")
+    problem_of(south.get(path, headers={"If-None-Match": etag}), 404, "not-found")
+
+
+def test_a_job_that_runs_is_never_kept_ready(north: Caller, clean_database: Database) -> None:
+    path = f"/v1/jobs/{north.submit()['id']}"
+    seen = [json_of(north.get(path))["status"]]
+    (claim,) = claim_all(clean_database)
+    seen.append(json_of(north.get(path))["status"])
+    finish(clean_database, answer(claim))
+    seen.append(json_of(north.get(path))["status"])
+    assert seen == ["queued", "running", "succeeded"]
+
+
+def test_places_in_line_are_looked_up_once_for_many_who_ask(
+    app: Flask, north: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "PLACE_SECONDS", 3600)
+    job = north.submit()
+    path = f"/v1/jobs/{job['id']}"
+    json_of(north.get(path))
+    with statements(app) as said:
+        assert {json_of(north.get(path))["position"] for _ in range(3)} == {job["position"]} == {0}
+        assert north.submit()["position"] == 0
+        stat = north.submit(priority="stat")
+    assert stat["position"] == 0
+    assert sum("range_agg" in statement for statement in said) == 1  # for the first of another priority
+
+
+def test_a_submission_is_answered_as_a_poll_would_be(north: Caller) -> None:
+    submitted = north.submit(external_id="A-7", metadata='{"ward": 3}', expires_in=3600)
+    polled = json_of(north.get(f"/v1/jobs/{submitted['id']}"))
+    assert submitted == polled
+    assert submitted["expires_at"] > submitted["created_at"]
+
+
+def test_one_who_waits_is_woken(clean_database: Database, settings: Settings) -> None:
+    listener = Listener(settings)
+    expecting = listener.expecting
+    with expecting("job_1") as first, expecting("job_1") as second, expecting("job_2") as other:
+        with clean_database.transaction() as session:
+            announce(session, [f"job_{n}x" for n in range(500)] + ["job_1"])
+        assert first.wait(30)
+        assert second.wait(30)
+        assert not other.is_set()
+
+
+def test_one_who_waits_is_not_woken_by_what_is_rolled_back(clean_database: Database, settings: Settings) -> None:
+    listener = Listener(settings)
+    with listener.expecting("job_1") as rolled_back, listener.expecting("job_2") as committed:
+        with clean_database.transaction() as session:
+            announce(session, ["job_1"])
+            session.rollback()
+        with clean_database.transaction() as session:
+            announce(session, ["job_2"])
+        assert committed.wait(30)
+        assert not rolled_back.is_set()
+
+
+def test_waiting_goes_on_when_the_listeners_connection_is_cut(clean_database: Database, settings: Settings) -> None:
+    listener = Listener(settings)
+    with listener.expecting("job_1"):
+        cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = :query"
+        with clean_database.transaction() as session:
+            assert session.execute(sa.text(cut), {"query": f"LISTEN {CHANNEL}"}).all()
+    deadline = time.monotonic() + 60
+    woken = False
+    with listener.expecting("job_2") as ended:
+        while not woken and time.monotonic() < deadline:
+            with clean_database.transaction() as session:
+                announce(session, ["job_2"])
+            woken = ended.wait(0.5)
+    assert woken
+
+
+@pytest.mark.parametrize("end", ["finish", "cancel"])
+def test_the_end_of_a_job_is_announced(end: str, north: Caller, clean_database: Database, settings: Settings) -> None:
+    job_id = north.submit()["id"]
+    with Listener(settings).expecting(job_id) as ended:
+        if end == "finish":
+            work(clean_database)
+        else:
+            json_of(north.post(f"/v1/jobs/{job_id}/cancel"))
+        assert ended.wait(30)
+
+
+def test_one_who_waits_looks_by_himself(
+    north: Caller, clean_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "announce", lambda *_: None)
+    path = f"/v1/jobs/{north.submit()['id']}"
+    timer = threading.Timer(0.3, work, [clean_database])
+    timer.start()
+    try:
+        assert json_of(north.get(path, headers={"Prefer": "wait=60"}))["status"] == "succeeded"
+    finally:
+        timer.join()

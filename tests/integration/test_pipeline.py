@@ -1,0 +1,239 @@
+"""A worker's three threads: what is under way when it stops, when a write hangs, when a stat study comes in."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from shared import jobs
+from shared.claims import Answer, Claim
+from shared.config import Settings
+from shared.db import Database
+from shared.engines import Pixels
+from shared.models import Image, Job, JobState, Priority, Result
+from tests.queue_support import add_job, add_tenant
+from tests.worker_support import Counting, drain, every_job, put, queue
+from worker.classify import Classify
+from worker.model import Ask, Reading, Refusal, Sight
+from worker.stand_in import StandIn, stand_in
+
+SIZE = 8
+
+
+class Watched(StandIn):
+    """A stand-in that notes how many images it was shown, and does something before each look."""
+
+    def __init__(self, act: Callable[[int], None] = lambda _: None) -> None:
+        super().__init__(stand_in(0).bundle, needs_pixels=True, rate=0)
+        self.looks: list[int] = []
+        self._act = act
+
+    def look(self, images: Pixels, asks: Sequence[Ask]) -> Sight:
+        self.looks.append(len(images))
+        self._act(len(self.looks))
+        return super().look(images, asks)
+
+
+@pytest.fixture
+def small(settings: Settings) -> Settings:
+    """Batches of eight images."""
+    return settings.model_copy(update={"batch_size": SIZE})
+
+
+def states(database: Database) -> dict[JobState, int]:
+    """How many jobs are in each state."""
+    with database.transaction() as session:
+        return {row.state: row.jobs for row in session.execute(COUNTS)}
+
+
+COUNTS = sa.select(Job.state, sa.func.count().label("jobs")).group_by(Job.state)
+
+
+def test_a_long_backlog_is_answered_once_each_in_batches_across_tenants(
+    small: Settings, clean_database: Database, storage: Counting
+) -> None:
+    with clean_database.transaction() as session:
+        tenants = [add_tenant(session, name) for name in ("north", "south")]
+        ids = [add_job(session, tenant).id for _ in range(40) for tenant in tenants]
+    put(clean_database, storage, (40, 200))
+    reader = Watched()
+    drain(small, clean_database, storage, reader)
+    assert reader.looks == [SIZE] * (len(ids) // SIZE)
+    assert sorted(storage.fetched) == sorted(set(storage.fetched))
+    with clean_database.transaction() as session:
+        results = session.scalars(sa.select(Result)).all()
+    assert sorted(result.job_id for result in results) == sorted(ids)
+    # Each picture's left half is half as bright as its right one.
+    said = {result.job_id: (result.probabilities or {})["covid19"] for result in results}
+    expected = {job_id: pytest.approx(0.75 * (40, 200)[place % 2] / 255, abs=1e-3) for place, job_id in enumerate(ids)}
+    assert said == expected
+
+
+def test_what_was_run_is_written_and_the_rest_given_back_when_the_worker_stops(
+    small: Settings, clean_database: Database, storage: Counting
+) -> None:
+    queue(clean_database, storage, count=40)
+    stopping = threading.Event()
+    reader = Watched(lambda look: stopping.set() if look == 2 else None)
+    Classify("worker", small, clean_database, storage, reader).drain(stopping)
+    assert reader.looks == [SIZE, SIZE]
+    assert states(clean_database) == {JobState.SUCCEEDED: 2 * SIZE, JobState.QUEUED: 40 - 2 * SIZE}
+    with clean_database.transaction() as session:
+        spent = session.scalar(sa.select(sa.func.sum(Job.error_attempts + Job.crash_attempts)))
+    assert spent == 0
+
+
+def test_while_a_write_hangs_the_engine_goes_on_and_every_lease_is_kept(
+    small: Settings, clean_database: Database, storage: Counting
+) -> None:
+    queue(clean_database, storage, count=2 * SIZE)
+    ahead, on = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as worker, clean_database.transaction() as holder:
+
+        def act(look: int) -> None:
+            if look == 1:
+                lock_some_running_job(holder)
+            else:
+                ahead.set()
+                assert on.wait(30)
+
+        role = Classify("worker", small, clean_database, storage, Watched(act))
+        drained = worker.submit(role.drain, threading.Event())
+        assert ahead.wait(30)
+        wait_for_a_lock(clean_database)
+        before = leases(clean_database)
+        role.beat()
+        after = leases(clean_database)
+        holder.rollback()
+        on.set()
+        drained.result(30)
+    assert len(before) == len(after) == 2 * SIZE
+    assert sum(after[job_id] > before[job_id] for job_id in before) >= SIZE
+    # The lock was on a row of the hung write: that lease, too, was held on to.
+    assert states(clean_database) == {JobState.SUCCEEDED: 2 * SIZE}
+
+
+def leases(database: Database) -> dict[str, datetime]:
+    """Until when each running job is on lease."""
+    running = sa.select(Job.id, Job.lease_until).where(Job.state == JobState.RUNNING)
+    with database.transaction() as session:
+        return {row.id: row.lease_until for row in session.execute(running) if row.lease_until}
+
+
+def lock_some_running_job(session: Session) -> None:
+    """Until the session ends. The first batch is the only one that is certain to be claimed by its look."""
+    session.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+    first = sa.select(Job.id).where(Job.state == JobState.RUNNING).order_by(Job.started_at, Job.id).limit(1)
+    session.execute(sa.select(Job.id).where(Job.id == first.scalar_subquery()).with_for_update()).one()
+
+
+def wait_for_a_lock(database: Database) -> None:
+    """Until somebody waits for a row."""
+    waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    deadline = time.monotonic() + 8
+    while time.monotonic() < deadline:
+        with database.transaction() as session:
+            if session.scalar(waiting):
+                return
+        time.sleep(0.05)
+    raise AssertionError("nobody waits")
+
+
+def test_a_write_that_fails_ends_the_drain_and_lets_its_leases_run_out(
+    small: Settings, clean_database: Database, storage: Counting
+) -> None:
+    queue(clean_database, storage, count=4 * SIZE)
+
+    class Broken(Watched):
+        def look(self, images: Pixels, asks: Sequence[Ask]) -> Sight:
+            seen = super().look(images, asks)
+            return seen if len(self.looks) > 1 else Unspeakable()
+
+    class Unspeakable:
+        def readings(self, *, heatmaps: bool) -> list[Reading | Refusal]:  # noqa: ARG002 - Sight's
+            raise RuntimeError("a bug")
+
+    role = Classify("worker", small, clean_database, storage, Broken())
+    with pytest.raises(RuntimeError, match="a bug"):
+        role.drain(threading.Event())
+    with clean_database.transaction() as session:
+        abandoned = session.scalars(sa.select(Job.id).where(Job.state == JobState.RUNNING)).all()
+        session.execute(sa.update(Job).where(Job.id.in_(abandoned)).values(lease_until=sa.func.now()))
+    assert len(abandoned) == SIZE
+    # The batch that ran meanwhile is none the worse for it.
+    assert states(clean_database)[JobState.SUCCEEDED] >= SIZE
+    role.beat()
+    with clean_database.transaction() as session:
+        assert sorted(jobs.rescue(session, 3)[0]) == sorted(abandoned)
+
+
+def test_a_stat_study_waits_for_two_batches_at_most_and_shares_its_own_with_no_bulk(
+    small: Settings, clean_database: Database, storage: Counting
+) -> None:
+    with clean_database.transaction() as session:
+        bulk = add_tenant(session, "archive")
+        for _ in range(8 * SIZE):
+            add_job(session, bulk, priority=Priority.BULK)
+    put(clean_database, storage, (200,))
+
+    def act(look: int) -> None:
+        if look != 1:
+            return
+        with clean_database.transaction() as session:
+            job = add_job(session, add_tenant(session, "clinic"), priority=Priority.STAT)
+            some = session.scalars(sa.select(Image).where(Image.tenant_id == bulk.id)).first()
+            image = session.scalars(sa.select(Image).where(Image.study_id == job.study_id)).one()
+            assert some is not None
+            image.object_key, image.sha256 = some.object_key, some.sha256
+
+    reader = Watched(act)
+    drain(small, clean_database, storage, reader)
+    assert 1 in reader.looks[1:3]
+    assert sorted(reader.looks) == [1] + [SIZE] * 8
+    assert states(clean_database) == {JobState.SUCCEEDED: 8 * SIZE + 1}
+
+
+class Late(Classify):
+    """A worker that finds one job more a moment after its first claim."""
+
+    later: Callable[[], None] | None = None
+
+    def _claim(self, max_images: int, bundle_sha256: str) -> list[tuple[Claim, Answer | None]]:
+        found = super()._claim(max_images, bundle_sha256)
+        if found and self.later is not None:
+            later, self.later = self.later, None
+            later()
+        return found
+
+
+@pytest.mark.parametrize(
+    ("first", "alone", "looks"),
+    [(3, False, [4]), (3, True, [3, 1]), (1, False, [1, 1])],
+    ids=["the rest of a burst", "one that runs alone", "two that come by themselves"],
+)
+def test_a_batch_waits_for_the_rest_of_a_burst(
+    small: Settings, clean_database: Database, storage: Counting, first: int, alone: bool, looks: list[int]
+) -> None:
+    ids = queue(clean_database, storage, count=first + 1)
+    later = sa.update(Job).where(Job.id == ids[-1])
+    with clean_database.transaction() as session:
+        session.execute(later.values(not_before=sa.func.now() + timedelta(hours=1)))
+
+    def arrive() -> None:
+        with clean_database.transaction() as session:
+            session.execute(later.values(not_before=None, alone=alone))
+
+    reader = Watched()
+    role = Late("worker", small, clean_database, storage, reader)
+    role.later = arrive
+    role.drain(threading.Event())
+    assert reader.looks == looks
+    with every_job(clean_database) as found:
+        assert {job.state for job in found.values()} == {JobState.SUCCEEDED}

@@ -1,0 +1,86 @@
+"""The way back: how batches ended, committed one after the other while the engine has the next one."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import structlog
+
+from shared import jobs, metrics
+from shared.claims import Claim, Outcome, RetryPolicy
+from shared.config import Settings
+from shared.db import Database
+from shared.errors import Unavailable
+from shared.queue import DELIVER, ring
+from shared.webhooks import deliveries_scheduled
+from worker.leases import Leases
+
+log = structlog.get_logger(__name__)
+
+
+class Writer:
+    """Writes in a thread of its own. One commit a batch, and one batch under way; its leases are held until then."""
+
+    def __init__(self, settings: Settings, database: Database, leases: Leases) -> None:
+        self._settings, self._database, self._leases = settings, database, leases
+        self._policy = RetryPolicy(settings.max_error_attempts, settings.retry_base_seconds)
+        self._pool = ThreadPoolExecutor(1, "write-back")
+        self._under_way: Future[None] | None = None
+
+    def put(self, claims: Sequence[Claim], outcomes: Callable[[], list[Outcome]]) -> None:
+        """Have the outcomes of these claims made and written. Waits for the batch before, and raises what it met."""
+        before, self._under_way = self._under_way, self._pool.submit(self._finish, claims, outcomes)
+        if before is not None:
+            before.result()
+
+    def wait(self) -> None:
+        """Until everything is written; raises what the last batch met."""
+        before, self._under_way = self._under_way, None
+        if before is not None:
+            before.result()
+
+    def _finish(self, claims: Sequence[Claim], make: Callable[[], list[Outcome]]) -> None:
+        try:
+            outcomes = make()
+            lost, told = self._write(outcomes)
+        finally:
+            # Whatever became of it, nobody works on it any more: its leases must not be kept alive.
+            self._leases.forget(claims)
+        _report(outcomes, lost)
+        if told:
+            ring(self._settings, DELIVER)
+
+    def _write(self, outcomes: Sequence[Outcome]) -> tuple[list[str], bool]:
+        """Commit the outcomes; (jobs whose lease was lost, whether webhooks are due).
+
+        While the database is away the answers are kept for as long as the leases would last: they are paid for. If
+        a commit went through and its confirmation did not, the next try finds the leases gone and changes nothing.
+        """
+        until = time.monotonic() + self._settings.lease_seconds
+        while True:
+            try:
+                with self._database.transaction() as session:
+                    return jobs.finish(session, outcomes, self._policy), deliveries_scheduled(session)
+            except Unavailable:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(self._settings.poll_seconds / 2)
+
+
+def _report(outcomes: Sequence[Outcome], lost: Collection[str]) -> None:
+    """One line for the batch: thousands of jobs a second have no time for one each."""
+    gone, by_word = set(lost), defaultdict[str, list[Claim]](list)
+    for outcome in outcomes:
+        by_word["lease_lost" if outcome.claim.job_id in gone else outcome.word].append(outcome.claim)
+    for word, claims in by_word.items():
+        for classifier, count in Counter(claim.classifier for claim in claims).items():
+            metrics.JOBS_FINISHED.labels(classifier, word).inc(count)
+    log.info(
+        "jobs.finished",
+        job_ids={word: [claim.job_id for claim in claims] for word, claims in by_word.items()},
+        tenant_ids=sorted({outcome.claim.tenant_id for outcome in outcomes}),
+        reused=sum(outcome.answer is not None and outcome.answer.reused_from is not None for outcome in outcomes),
+    )
