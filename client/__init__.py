@@ -7,15 +7,18 @@ For example:
         print(thoraq.wait(job).answer().probabilities)
 """
 
+from client.archive import Archive, PackedArchive, StoredArchive, archive_of
+from client.batch_calls import BatchOptions, Watch
+from client.batch_models import Batch, BatchCounts, BatchError, BatchResult
 from client.client import Client
 from client.errors import ApiError, ClientError, JobFailed, Unreachable, WaitTimeout
 from client.models import (
     Artifact,
-    Batch,
     Bundle,
     Classifier,
     Delivery,
     Endpoint,
+    Grouping,
     Job,
     JobResult,
     Modality,
@@ -29,24 +32,34 @@ from client.transport import Retry
 
 __all__ = [
     "ApiError",
+    "Archive",
     "Artifact",
     "Batch",
+    "BatchCounts",
+    "BatchError",
+    "BatchOptions",
+    "BatchResult",
     "Bundle",
     "Classifier",
     "Client",
     "ClientError",
     "Delivery",
     "Endpoint",
+    "Grouping",
     "Job",
     "JobFailed",
     "JobResult",
     "Modality",
     "Model",
+    "PackedArchive",
     "Priority",
     "Problem",
     "Retry",
     "SecondOpinion",
+    "StoredArchive",
     "Study",
     "Unreachable",
     "WaitTimeout",
+    "Watch",
+    "archive_of",
 ]

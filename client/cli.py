@@ -1,4 +1,4 @@
-"""The `thoraq` command: submit, status, results, heatmap, cancel, jobs, models."""
+"""The `thoraq` command: submit, status, results, heatmap, cancel, jobs, models; batch and batches are next door."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import Annotated
 
 import typer
 
+from client import batch_commands
 from client.client import Client
-from client.errors import ApiError, ClientError, Unreachable
+from client.errors import ClientError
+from client.files import find
 from client.models import Classifier, Job, Modality, Priority
-from client.sending import Exit, Outcome, attempt, code_of, find, follow, send, worst
+from client.options import LOCAL, Json, Key, Url, connected
+from client.sending import Exit, Outcome, attempt, follow, send, worst
 from client.tables import jobs_table, models_table, print_json, progress, results_table, stderr
 
 HELP = """Send chest X-ray and CT studies to a Thoraq server and read the answers.
@@ -24,12 +27,12 @@ by the environment variables THORAQCTL_URL and THORAQCTL_KEY. (THORAQ_* are the 
 
 Exit codes, for scripts:
   0  all good
-  1  a job failed, was cancelled or was quarantined
+  1  a job failed, was cancelled or quarantined, or an item was rejected
   2  wrong usage, or a file that cannot be read
   3  the server cannot be reached, or failed
   4  the server refused: key, scope, content or unknown id
-  5  a job has not finished (results without --wait)
-130  interrupted; jobs that were accepted go on
+  5  a job or batch has not finished (results without --wait)
+130  interrupted; what was accepted goes on
 When several apply: the first of 3, 4, 2, 1, 5.
 
 Decision support for research; not a medical device. A radiologist decides.
@@ -38,9 +41,6 @@ HINTED_IDS = 20
 
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 
-Url = Annotated[str, typer.Option("--url", envvar="THORAQCTL_URL", help="The server, http(s)://host[:port].")]
-Key = Annotated[str, typer.Option("--key", envvar="THORAQCTL_KEY", help="The API key, tq_...")]
-Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, one per job, instead of a table.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until every job has ended, and show the results.")]
 Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Job ids.", show_default=False)]
 Paths = Annotated[
@@ -49,7 +49,6 @@ Paths = Annotated[
         metavar="FILES", exists=True, readable=True, help="Images, or directories of them.", show_default=False
     ),
 ]
-LOCAL = "http://127.0.0.1:8080"
 
 
 @app.command("submit")
@@ -71,7 +70,7 @@ def submit_command(
     """
     studies = _studies(files, together=study)
     outcomes: list[Outcome] = []
-    with _client(url, key) as thoraq, _leaving(outcomes):
+    with connected(url, key) as thoraq, _leaving(outcomes):
         sent = send(
             thoraq, studies, classifier=classifier, modality=modality, priority=priority, external_id=external_id
         )
@@ -93,7 +92,7 @@ def submit_command(
 @app.command()
 def status(ids: Ids, key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
     """Show where jobs are."""
-    with _client(url, key) as thoraq:
+    with connected(url, key) as thoraq:
         outcomes = _fetch(thoraq, ids)
     _report(outcomes, as_json)
     raise typer.Exit(worst(outcome.code for outcome in outcomes))
@@ -102,7 +101,7 @@ def status(ids: Ids, key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
 @app.command()
 def results(ids: Ids, key: Key, url: Url = LOCAL, wait: Wait = False, as_json: Json = False) -> None:
     """Show what jobs answered."""
-    with _client(url, key) as thoraq:
+    with connected(url, key) as thoraq:
         outcomes = _fetch(thoraq, ids)
         for outcome in outcomes:
             _stream(outcome, as_json, wait)
@@ -127,7 +126,7 @@ def heatmap(
     Each is a see-through PNG to lay over its picture, stretched to it, and is named after the job, the file and the
     frame (both from 0).
     """
-    with _client(url, key) as thoraq:
+    with connected(url, key) as thoraq:
         outcomes = [
             attempt(partial(_save_heatmaps, thoraq, job_id, out), Outcome(job_id=job_id))
             for job_id in dict.fromkeys(ids)
@@ -142,7 +141,7 @@ def heatmap(
 @app.command()
 def cancel(ids: Ids, key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
     """Withdraw queued or running jobs; one that has already ended otherwise is refused (exit code 4)."""
-    with _client(url, key) as thoraq:
+    with connected(url, key) as thoraq:
         outcomes = [attempt(partial(thoraq.cancel, job_id), Outcome(job_id=job_id)) for job_id in dict.fromkeys(ids)]
     _report(outcomes, as_json)
     raise typer.Exit(worst(outcome.code for outcome in outcomes if outcome.error))
@@ -161,7 +160,7 @@ def jobs(
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""
-    with _client(url, key) as thoraq:
+    with connected(url, key) as thoraq:
         found = thoraq.jobs(
             status=status,
             classifier=classifier,
@@ -177,13 +176,17 @@ def jobs(
 @app.command()
 def models(key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
     """List the model bundles and which one answers."""
-    with _client(url, key) as thoraq:
+    with connected(url, key) as thoraq:
         found = thoraq.models()
     if as_json:
         for model in found:
             print(model.model_dump_json())
     else:
         models_table(found)
+
+
+app.command("batch")(batch_commands.batch)
+app.add_typer(batch_commands.batches, name="batches")
 
 
 def _studies(paths: list[Path], *, together: bool) -> list[tuple[Path, ...]]:
@@ -196,21 +199,6 @@ def _studies(paths: list[Path], *, together: bool) -> list[tuple[Path, ...]]:
     if not files:
         raise typer.BadParameter("no image found")
     return [tuple(files)] if together else [(file,) for file in files]
-
-
-@contextmanager
-def _client(url: str, key: str) -> Iterator[Client]:
-    """A client whose errors become a line and an exit code."""
-    try:
-        client = Client(url, key)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    try:
-        with client:
-            yield client
-    except (ApiError, Unreachable) as error:
-        stderr().print(str(error))
-        raise typer.Exit(code_of(error)) from None
 
 
 @contextmanager

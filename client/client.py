@@ -3,47 +3,24 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
-from urllib.parse import quote
+from typing import Any
 
-import httpx
-
-from client.errors import WaitTimeout
-from client.models import Artifact, Batch, Classifier, Delivery, Endpoint, Job, Modality, Model, Priority, Study
-from client.transport import Retry, Transport, retry_after
+from client.batch_calls import BatchCalls
+from client.calls import POLL_SECONDS, given, id_of, route
+from client.models import Artifact, Classifier, Delivery, Endpoint, Job, Modality, Model, Priority, Study
+from client.transport import retry_after
 from client.uploads import parts
 
-LONG_POLL_SECONDS = 20.0  # below the idle limits of common proxies
-POLL_SECONDS = 1.0  # between looks, when the server does not say
 
-Waited = TypeVar("Waited", Job, Batch)
-
-
-class Client:
+class Client(BatchCalls):
     """A Thoraq server, as its tenant sees it. Threads may share one.
 
     `timeout` is in seconds, for connecting and between two pieces of an answer. Every method raises ApiError when the
     server says no and Unreachable when it gives no answer, both only after the attempts that `retry` allows. What is
     created carries an Idempotency-Key, made up unless given, so that repeating never creates twice.
     """
-
-    def __init__(self, url: str, key: str, *, timeout: float = 60.0, retry: Retry | None = None) -> None:
-        self._retry = retry or Retry()
-        self._transport = Transport(url, key, timeout=timeout, retry=self._retry)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._transport.close()
 
     def submit(
         self,
@@ -63,7 +40,7 @@ class Client:
         seconds and answers with the finished job if it ends in time. ValueError without files, OSError for a file
         that cannot be read.
         """
-        fields = _fields(
+        fields = given(
             classifier=classifier,
             modality=modality,
             priority=priority,
@@ -82,7 +59,7 @@ class Client:
         idempotency_key: str | None = None,
     ) -> Study:
         """Send the images of one study without classifying it; see `run`."""
-        fields = _fields(
+        fields = given(
             modality=modality,
             external_id=external_id,
             metadata=None if metadata is None else json.dumps(metadata),
@@ -91,7 +68,7 @@ class Client:
 
     def study(self, study_id: str) -> Study:
         """A study and its images."""
-        return Study.model_validate(self._transport.send("GET", _path("studies", study_id)).json())
+        return Study.model_validate(self._transport.send("GET", route("studies", study_id)).json())
 
     def run(
         self,
@@ -105,28 +82,14 @@ class Client:
         wait: float | None = None,
     ) -> Job:
         """Classify a study that the server already has; `wait` as for `submit`."""
-        body = _fields(
+        body = given(
             study_id=study_id, classifier=classifier, priority=priority, external_id=external_id, metadata=metadata
         )
         return Job.model_validate(self._post("/v1/jobs", idempotency_key, wait=wait, json=body).json())
 
-    def submit_batch(
-        self,
-        files: Sequence[Path],
-        *,
-        classifier: Classifier,
-        modality: Modality | None = None,
-        priority: Priority = "bulk",
-        external_id: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> Batch:
-        """Send many studies of one file each, in one request; files that are refused stand in `rejected`."""
-        fields = _fields(classifier=classifier, modality=modality, priority=priority, external_id=external_id)
-        return Batch.model_validate(self._upload("/v1/batches", files, fields, idempotency_key))
-
     def job(self, job_id: str) -> Job:
         """A job as it is now."""
-        return Job.model_validate(self._transport.send("GET", _path("jobs", job_id)).json())
+        return Job.model_validate(self._transport.send("GET", route("jobs", job_id)).json())
 
     def jobs(
         self,
@@ -139,22 +102,14 @@ class Client:
         page_size: int = 50,
     ) -> Iterator[Job]:
         """Jobs, newest first; pages of `page_size` (1 to 200) are fetched as the iteration reaches them."""
-        query = _fields(
+        query = given(
             status=status, classifier=classifier, study_id=study_id, batch_id=batch_id, external_id=external_id
         )
         return map(Job.model_validate, self._pages("/v1/jobs", query | {"limit": page_size}))
 
-    def batch(self, batch_id: str) -> Batch:
-        """A batch as it is now."""
-        return Batch.model_validate(self._transport.send("GET", _path("batches", batch_id)).json())
-
     def wait(self, job: str | Job, timeout: float | None = None) -> Job:
         """The job once it has ended, in whatever way (`answer()` tells). WaitTimeout after `timeout` seconds."""
-        return self._follow(_path("jobs", _id(job)), Job, timeout)
-
-    def wait_batch(self, batch: str | Batch, timeout: float | None = None) -> Batch:
-        """The batch once all of its jobs have ended. WaitTimeout after `timeout` seconds."""
-        return self._follow(_path("batches", _id(batch)), Batch, timeout)
+        return self._follow(route("jobs", id_of(job)), Job, timeout)
 
     def wait_many(self, jobs: Iterable[str | Job]) -> Iterator[Job]:
         """Each job as it ends, in whatever way, until all have.
@@ -162,11 +117,11 @@ class Client:
         One request is under way at a time. Rounds through the jobs begin no more often than the server's Retry-After
         asks; the last job is waited for as `wait` does.
         """
-        waiting: dict[str, str | None] = dict.fromkeys((_id(job) for job in jobs), None)
+        waiting: dict[str, str | None] = dict.fromkeys((id_of(job) for job in jobs), None)
         while len(waiting) > 1:
             began, pause = self._retry.clock(), POLL_SECONDS
             for job_id, tag in list(waiting.items()):
-                response = self._look(_path("jobs", job_id), tag)
+                response = self._look(route("jobs", job_id), tag)
                 waiting[job_id] = response.headers.get("ETag", tag)
                 pause = retry_after(response, default=POLL_SECONDS)
                 if response.status_code != 304 and (job := Job.model_validate(response.json())).done:
@@ -179,15 +134,15 @@ class Client:
 
     def cancel(self, job_id: str) -> Job:
         """Withdraw a queued or running job. ApiError 409 when it has already ended otherwise."""
-        return Job.model_validate(self._transport.send("POST", _path("jobs", job_id, "cancel")).json())
+        return Job.model_validate(self._transport.send("POST", route("jobs", job_id, "cancel")).json())
 
     def artifacts(self, job_id: str) -> list[Artifact]:
         """What belongs to a job's result, in the order of its images; none until it has succeeded."""
-        return [Artifact.model_validate(item) for item in self._pages(_path("jobs", job_id, "artifacts"), {})]
+        return [Artifact.model_validate(item) for item in self._pages(route("jobs", job_id, "artifacts"), {})]
 
     def heatmap(self, job_id: str, artifact_id: str) -> bytes:
         """A heatmap as a PNG, see-through where the network hardly looked: lay it over the picture, stretched to it."""
-        return self._transport.send("GET", _path("jobs", job_id, "artifacts", artifact_id)).content
+        return self._transport.send("GET", route("jobs", job_id, "artifacts", artifact_id)).content
 
     def models(self) -> list[Model]:
         """The model bundles that the server knows."""
@@ -206,71 +161,21 @@ class Client:
 
     def delete_endpoint(self, endpoint_id: str) -> None:
         """Send nothing more to an endpoint."""
-        self._transport.send("DELETE", _path("webhook-endpoints", endpoint_id))
+        self._transport.send("DELETE", route("webhook-endpoints", endpoint_id))
 
     def test_endpoint(self, endpoint_id: str) -> Delivery:
         """Have a `test` event sent."""
-        return Delivery.model_validate(self._post(_path("webhook-endpoints", endpoint_id, "test")).json())
+        return Delivery.model_validate(self._post(route("webhook-endpoints", endpoint_id, "test")).json())
 
     def deliveries(self, endpoint_id: str) -> Iterator[Delivery]:
         """What was or will be sent to an endpoint, with every attempt."""
-        return map(Delivery.model_validate, self._pages(_path("webhook-endpoints", endpoint_id, "deliveries"), {}))
+        return map(Delivery.model_validate, self._pages(route("webhook-endpoints", endpoint_id, "deliveries"), {}))
 
     def redeliver(self, delivery_id: str) -> Delivery:
         """Have an event sent once more."""
-        return Delivery.model_validate(self._post(_path("deliveries", delivery_id, "redeliver")).json())
-
-    def _post(self, path: str, idempotency_key: str | None = None, **content: Any) -> httpx.Response:
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        return self._transport.send("POST", path, headers=headers, **content)
+        return Delivery.model_validate(self._post(route("deliveries", delivery_id, "redeliver")).json())
 
     def _upload(
         self, path: str, files: Sequence[Path], fields: dict[str, Any], key: str | None, wait: float | None = None
     ) -> Any:
         return self._post(path, key, wait=wait, data=fields, files=parts(files)).json()
-
-    def _pages(self, path: str, query: dict[str, Any]) -> Iterator[Any]:
-        cursor: str | None = None
-        while True:
-            page = self._transport.send("GET", path, params=query | _fields(cursor=cursor)).json()
-            yield from page["data"]
-            cursor = page.get("next_cursor")
-            if cursor is None:
-                return
-
-    def _look(self, path: str, tag: str | None, wait: float | None = None) -> httpx.Response:
-        return self._transport.send("GET", path, wait=wait, headers={"If-None-Match": tag})
-
-    def _follow(self, path: str, kind: type[Waited], timeout: float | None) -> Waited:
-        clock = self._retry.clock
-        end = None if timeout is None else clock() + timeout
-        last: Waited | None = None
-        tag: str | None = None
-        while True:
-            began = clock()
-            left = LONG_POLL_SECONDS if end is None else max(0.0, min(LONG_POLL_SECONDS, end - began))
-            response = self._look(path, tag, wait=left)
-            if response.status_code != 304:
-                last, tag = kind.model_validate(response.json()), response.headers.get("ETag")
-            if last is not None and last.done:
-                return last
-            now = clock()
-            if end is not None and now >= end and last is not None:
-                raise WaitTimeout(last)
-            # A server that held its answer has paused for us; one that did not is given the pause it asks for.
-            pause = retry_after(response, default=POLL_SECONDS) - (now - began)
-            self._retry.sleep(max(0.0, pause if end is None else min(pause, end - now)))
-
-
-def _id(thing: str | Job | Batch) -> str:
-    return thing if isinstance(thing, str) else thing.id
-
-
-def _path(*names: str) -> str:
-    """The route's path; an id that was mistyped must not become another route."""
-    return "/".join(("/v1", *(quote(name, safe="") for name in names)))
-
-
-def _fields(**values: Any) -> dict[str, Any]:
-    """Only what was given; a null would be an answer of its own."""
-    return {name: value for name, value in values.items() if value is not None}

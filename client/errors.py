@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 if TYPE_CHECKING:
-    from client.models import Batch, Job
+    from client.batch_models import Batch
+    from client.models import Job
 
 
 class ClientError(Exception):
@@ -20,6 +21,7 @@ class ApiError(ClientError):
 
     `type` is the last part of the problem's URI (`not-found`); the server's /problems page explains each.
     `errors` lists the fields at fault, when the server names them. Quote `request_id` to the operator.
+    `retry_after` are the seconds that the server asks to wait before the same is tried again, 0 if it does not.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class ApiError(ClientError):
         detail: str,
         request_id: str | None = None,
         errors: list[dict[str, Any]] | None = None,
+        retry_after: float = 0.0,
     ) -> None:
         super().__init__(f"{status} {title}: {detail}" + (f" (request {request_id})" if request_id else ""))
         self.status = status
@@ -38,6 +41,7 @@ class ApiError(ClientError):
         self.detail = detail
         self.request_id = request_id
         self.errors = errors or []
+        self.retry_after = retry_after
 
 
 class JobFailed(ClientError):
@@ -61,7 +65,7 @@ class WaitTimeout(ClientError, TimeoutError):
         self.last = last
 
 
-def api_error(response: httpx.Response) -> ApiError:
+def api_error(response: httpx.Response, retry_after: float = 0.0) -> ApiError:
     """The error that a response carries; proxies answer without problem+json, which is shown as far as it goes."""
     body = _problem(response)
     return ApiError(
@@ -71,6 +75,7 @@ def api_error(response: httpx.Response) -> ApiError:
         detail=str(body.get("detail") or "the server gave no details"),
         request_id=response.headers.get("X-Request-Id") or body.get("instance"),
         errors=body.get("errors"),
+        retry_after=retry_after,
     )
 
 

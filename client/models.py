@@ -16,6 +16,7 @@ from client.errors import JobFailed
 Classifier = Literal["binary", "ensemble"]
 Modality = Literal["xray", "ct"]
 Priority = Literal["stat", "routine", "bulk"]
+Grouping = Literal["file", "folder", "study", "series"]
 
 RESEARCH_USE = "Decision support for research; not a medical device. A radiologist decides."
 
@@ -73,6 +74,7 @@ class JobResult(Answer):
     `outcome` is `answered` or `rejected_input`: then there are a `reason` (a stable word) and a `detail` (a
     sentence), and neither prediction nor probabilities.
     `modality` is the one that was answered for, and `modality_corrected` whether another had been sent.
+    `reused_from` is the earlier job whose answer this is, when the very same bytes were answered before.
     """
 
     outcome: str = "answered"
@@ -88,6 +90,7 @@ class JobResult(Answer):
     aggregate: str
     images: list[ImagePrediction]
     model: Bundle
+    reused_from: str | None = None
     timings: dict[str, float]
     notice: str = RESEARCH_USE
 
@@ -128,6 +131,7 @@ class Job(Answer):
     estimated_wait_seconds: float | None = None
     created_at: datetime
     queued_at: datetime | None = None
+    expires_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     error: Problem | None = None
@@ -150,44 +154,6 @@ class Job(Answer):
         if self.result is None:
             raise ValueError(f"job {self.id} is still {self.status}; wait for it first")
         return self.result
-
-
-class BatchCounts(Answer):
-    """Jobs of a batch by state; `rejected` files never became a job."""
-
-    total: int
-    queued: int
-    running: int
-    succeeded: int
-    failed: int
-    cancelled: int
-    quarantined: int
-    rejected: int
-
-
-class RejectedItem(Answer):
-    """A file of a batch that was not accepted; `file` counts from 0 in the order that was sent."""
-
-    file: int
-    problem: Problem
-
-
-class Batch(Answer):
-    """Many jobs that were sent together."""
-
-    id: str
-    object: str = "batch"
-    status: str
-    external_id: str | None = None
-    counts: BatchCounts
-    rejected: list[RejectedItem] = []
-    created_at: datetime
-    completed_at: datetime | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether every job of the batch has ended."""
-        return self.status != "running"
 
 
 class StudyImage(Answer):

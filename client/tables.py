@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from client.batch_models import Batch, BatchError
 from client.errors import ApiError
 from client.models import RESEARCH_USE, Job, JobResult, Model
 from client.sending import Outcome
@@ -122,6 +123,35 @@ def models_table(models: Sequence[Model]) -> None:
     _stdout().print(RESEARCH_USE)
 
 
+def batches_table(batches: Sequence[Batch]) -> None:
+    """How far each batch is."""
+    counts = ("total", "queued", "running", "succeeded", "failed", "cancelled", "quarantined", "rejected")
+    _print(
+        batches,
+        ("Batch", lambda batch: batch.id),
+        ("Label", lambda batch: batch.external_id or ""),
+        ("Status", lambda batch: batch.status.replace("_", " ")),
+        *((name.capitalize(), _count(name)) for name in counts),
+        ("Created", lambda batch: _time(batch.created_at)),
+        ("Took", _took),
+    )
+    if batches:
+        _stdout().print(RESEARCH_USE)
+
+
+def batch_errors_table(errors: Sequence[BatchError], title: str) -> None:
+    """Which items have no answer, and why."""
+    _print(
+        errors,
+        ("Item", lambda error: str(error.item)),
+        ("File", lambda error: error.member or error.custom_id or ""),
+        ("Job", lambda error: error.job_id or ""),
+        ("Status", lambda error: error.status),
+        ("Problem", lambda error: error.problem.detail if error.problem else ""),
+        title=title,
+    )
+
+
 def _images_table(job: Job, result: JobResult) -> None:
     _print(
         result.images,
@@ -216,6 +246,14 @@ def _probabilities(values: dict[str, float] | None) -> str:
 
 def _seconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.0f} s"
+
+
+def _count(name: str) -> Callable[[Batch], str]:
+    return lambda batch: f"{getattr(batch.counts, name):,}" if getattr(batch.counts, name) else ""
+
+
+def _took(batch: Batch) -> str:
+    return _seconds((batch.completed_at - batch.created_at).total_seconds() if batch.completed_at else None)
 
 
 def _time(at: datetime) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import email.utils
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -33,12 +34,14 @@ class Retry:
     clock: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = random.random
 
-    def delay(self, attempt: int, response: httpx.Response | None) -> float | None:
-        """Seconds before the next attempt, after `attempt` (from 1) failed; None to give up."""
+    def delay(self, attempt: int, asked: float = 0.0) -> float | None:
+        """Seconds before the next attempt, after `attempt` (from 1) failed; None to give up.
+
+        `asked` are the seconds of the server's Retry-After.
+        """
         if attempt >= self.attempts:
             return None
         backoff = min(self.cap_seconds, self.base_seconds * 2 ** (attempt - 1)) * (0.5 + self.jitter() / 2)
-        asked = retry_after(response, default=0.0) if response is not None else 0.0
         return max(backoff, asked) if asked <= self.patience_seconds else None
 
 
@@ -71,38 +74,73 @@ class Transport:
         ApiError for an answer that says no, Unreachable without an answer. `content` is as httpx.Client.build_request
         takes it.
         """
-        headers = {name: value for name, value in (content.pop("headers", None) or {}).items() if value is not None}
         if wait is not None:
-            headers["Prefer"] = f"wait={wait:.0f}"
+            content["headers"] = (content.get("headers") or {}) | {"Prefer": f"wait={wait:.0f}"}
             # The answer is late on purpose, so reading may take that much longer.
             content["timeout"] = httpx.Timeout(self.timeout, read=self.timeout + wait)
-        response = self._repeat(self._http.build_request(method, path, headers=headers, **content))
-        if response.is_success or response.status_code == 304:
-            return response
-        raise api_error(response)
+        return _checked(self._repeat(self._request(method, path, **content)))
 
-    def _repeat(self, request: httpx.Request) -> httpx.Response:
+    def once(self, method: str, path: str, **content: Any) -> httpx.Response:
+        """As `send`, but never repeated: for a body that can be read only once."""
+        response, reason = self._attempt(self._request(method, path, **content))
+        if response is None:
+            raise self._unreachable(1, reason)
+        return _checked(response)
+
+    @contextmanager
+    def stream(self, method: str, path: str, **content: Any) -> Iterator[httpx.Response]:
+        """As `send`, but the answer is read as it comes. Unreachable, too, when it breaks off in the middle."""
+        response = self._repeat(self._request(method, path, **content), stream=True)
+        try:
+            yield _checked(response)
+        except httpx.TransportError as error:
+            raise Unreachable(f"the answer of {self._http.base_url.host} broke off: {_said(error)}") from None
+        finally:
+            response.close()
+
+    def _request(self, method: str, path: str, **content: Any) -> httpx.Request:
+        headers = {name: value for name, value in (content.pop("headers", None) or {}).items() if value is not None}
+        return self._http.build_request(method, path, headers=headers, **content)
+
+    def _repeat(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         # The very same request each time, so that the server sees the same body under the same Idempotency-Key.
         attempt = 1
         while True:
-            response, reason = self._attempt(request)
+            response, reason = self._attempt(request, stream=stream)
             if response is not None and response.status_code not in TRY_AGAIN:
                 return response
-            delay = self.retry.delay(attempt, response)
+            delay = self.retry.delay(attempt, 0.0 if response is None else retry_after(response, default=0.0))
             if delay is None:
                 if response is not None:
                     return response
-                raise Unreachable(f"no answer from {self._http.base_url.host} after {attempt} attempts: {reason}")
+                raise self._unreachable(attempt, reason)
             self.retry.sleep(delay)
             attempt += 1
 
-    def _attempt(self, request: httpx.Request) -> tuple[httpx.Response | None, str]:
+    def _attempt(self, request: httpx.Request, *, stream: bool = False) -> tuple[httpx.Response | None, str]:
         try:
-            return self._http.send(request), ""
+            response = self._http.send(request, stream=stream)
+            if not response.is_success:
+                response.read()  # a refusal is short, and its connection is needed again
         except httpx.LocalProtocolError:
             raise  # the request itself is malformed: the same again cannot help
         except httpx.TransportError as error:
-            return None, str(error) or type(error).__name__
+            return None, _said(error)
+        return response, ""
+
+    def _unreachable(self, attempts: int, reason: str) -> Unreachable:
+        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        return Unreachable(f"no answer from {self._http.base_url.host} after {times}: {reason}")
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    if response.is_success or response.status_code == 304:
+        return response
+    raise api_error(response, retry_after(response, default=0.0))
+
+
+def _said(error: httpx.TransportError) -> str:
+    return str(error) or type(error).__name__
 
 
 def retry_after(response: httpx.Response, *, default: float) -> float:

@@ -7,24 +7,17 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.command_support import COMMAND, environment, thoraq
 from tests.scripted_server import NOTICE, Reply, Server, failed, job, problem, serving, succeeded
 
 ANSWER: dict[str, Any] = succeeded()["result"]
 HEATMAP = {"id": "a1", "kind": "heatmap", "image_id": "i1", "class": "positive", "url": "/v1/jobs/j1/artifacts/a1"}
-
-# A shell that starts the tests in the background has them ignore SIGINT, which children inherit.
-COMMAND = [
-    sys.executable,
-    "-c",
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from client.cli import app; app()",
-]
 
 
 @pytest.fixture
@@ -42,15 +35,6 @@ def images(tmp_path: Path) -> Path:
     (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     (folder / "notes.txt").write_bytes(b"c")
     return folder
-
-
-def environment(server: Server) -> dict[str, str]:
-    return os.environ | {"THORAQCTL_URL": server.url, "THORAQCTL_KEY": "tq_test", "TERM": "xterm"}
-
-
-def thoraq(server: Server, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, env=environment(server), capture_output=True, text=True, timeout=60, check=False)
 
 
 def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:

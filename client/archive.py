@@ -1,0 +1,207 @@
+"""What a batch sends: a ZIP made on the way from files, or one that is there already; from any item on.
+
+Items are numbered from 0, as the server numbers them: it passes over directories, hidden files, DICOMDIR and what
+macOS puts beside the files, so they are never counted here either.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import io
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
+
+from client.files import find
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+PIECE_BYTES = 256 * 1024
+ZIP64_FROM = 2**30  # well below the 4 GiB from which a member needs ZIP64: a file may grow while it is read
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes to send next, and how many items are complete once they are sent."""
+
+    items: int
+    data: bytes
+
+
+class Archive(Protocol):
+    """Something that can be sent as a ZIP, more than once and from any item on."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same files: their paths, sizes and times of change."""
+
+    def offset(self, item: int) -> int:
+        """Bytes of the items before this one, about as they are sent."""
+
+    def pieces(self, first: int) -> Iterator[Piece]:
+        """A ZIP of the items from `first` on; beyond the last, an empty one. OSError if a file cannot be read."""
+
+
+def archive_of(paths: Sequence[Path]) -> tuple[Archive, int]:
+    """What to send of these paths, and how many other files lie beside it.
+
+    One ZIP is sent as it is; files and directories are packed. ValueError when there is nothing to send, or a ZIP
+    among others, or one that is none. OSError for what cannot be read.
+    """
+    if any(_is_zip(path) for path in paths):
+        if len(paths) > 1:
+            raise ValueError("a ZIP is a batch of its own: give it alone")
+        return StoredArchive(paths[0]), 0
+    members: dict[Path, Member] = {}
+    skipped = 0
+    for root in paths:
+        files, others = find([root])
+        named = [Member.of(root, file) for file in files]
+        kept = [member for member in named if counted(member.name)]
+        for member in kept:
+            members.setdefault(member.path, member)
+        skipped += others + len(named) - len(kept)
+    return PackedArchive(list(members.values())), skipped
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file, its name in the archive, its size in bytes and when it changed, in nanoseconds."""
+
+    path: Path
+    name: str
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, root: Path, path: Path) -> Member:
+        """Named as tar would: a directory's files begin with the directory's own name, made visible."""
+        # Not resolve(): it would put a link's target in place of the name that the user knows.
+        here, file = Path(os.path.abspath(root)), Path(os.path.abspath(path))  # noqa: PTH100
+        inside = file.relative_to(here).parts
+        name = "/".join((here.name.lstrip("."), *inside)) if inside else file.name
+        found = file.stat()
+        # A name may hold bytes that no encoding explains; a ZIP's names are text.
+        return cls(file, name.encode(errors="replace").decode(), found.st_size, found.st_mtime_ns)
+
+
+class PackedArchive:
+    """Files, packed while they are sent: a few pieces are in memory, none on disk.
+
+    They are not compressed: PNG, JPEG and most transfer syntaxes of DICOM are already. Yet they are marked as deflated,
+    for a reader of a stream cannot tell where a stored member ends. ValueError without files.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        if not members:
+            raise ValueError("no image found")
+        self._members = members
+        self._ends = list(itertools.accumulate((member.size for member in members), initial=0))
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def fingerprint(self) -> str:
+        return _digest((member.path, member.size, member.changed) for member in self._members)
+
+    def offset(self, item: int) -> int:
+        return self._ends[item]
+
+    def pieces(self, first: int) -> Iterator[Piece]:
+        sink = _Sink()
+        with ZipFile(sink, "w", ZIP_DEFLATED, compresslevel=0) as packed:
+            for item in range(first, len(self)):
+                member = self._members[item]
+                large = member.size >= ZIP64_FROM
+                with member.path.open("rb") as file, packed.open(member.name, "w", force_zip64=large) as out:
+                    while data := file.read(PIECE_BYTES):
+                        out.write(data)
+                        if sink.full:
+                            yield Piece(item, sink.take())
+        yield Piece(len(self), sink.take())
+
+
+class StoredArchive:
+    """A ZIP on disk, sent as it is; from a later item on, it is the rest of the file. ValueError if it is no ZIP."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with ZipFile(path) as archive:
+                inside = [info for info in archive.infolist() if counted(info.filename)]
+                self._starts = sorted(info.header_offset for info in inside)
+                self._end = archive.start_dir
+        except BadZipFile as error:
+            raise ValueError(f"{path} cannot be read as a ZIP: {error}") from None
+        if not inside:
+            raise ValueError(f"no image found in {path}")
+        self._path = path
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @property
+    def fingerprint(self) -> str:
+        found = self._path.stat()
+        return _digest([(self._path.absolute(), found.st_size, found.st_mtime_ns)])
+
+    def offset(self, item: int) -> int:
+        return (self._starts[item] if item < len(self) else self._end) - self._starts[0]
+
+    def pieces(self, first: int) -> Iterator[Piece]:
+        with self._path.open("rb") as file:
+            file.seek(self._starts[first] if first < len(self) else self._end)
+            while data := file.read(PIECE_BYTES):
+                at = file.tell()
+                yield Piece(len(self) if at >= self._end else bisect.bisect_right(self._starts, at) - 1, data)
+
+
+class _Sink(io.RawIOBase):
+    """Where the ZIP writer writes; emptied piece by piece. It cannot seek, so what it gets can be streamed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    @property
+    def full(self) -> bool:
+        return self._size >= PIECE_BYTES
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        part = bytes(data)
+        self._parts.append(part)
+        self._size += len(part)
+        return len(part)
+
+    def take(self) -> bytes:
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        return data
+
+
+def counted(name: str) -> bool:
+    """Whether the server makes an item of a member with this name."""
+    *folders, base = name.split("/")
+    hidden = any(part.startswith(".") and part not in {".", ".."} for part in (*folders, base))
+    return base != "" and not hidden and "__MACOSX" not in folders and base != "DICOMDIR"
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and path.is_file()
+
+
+def _digest(files: Iterable[tuple[Path, int, int]]) -> str:
+    told = hashlib.sha256()
+    for path, size, changed in files:
+        told.update(f"{path}\0{size}\0{changed}\0".encode(errors="surrogateescape"))
+    return told.hexdigest()
