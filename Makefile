@@ -1,12 +1,13 @@
 # Thoraq's commands. Python 3.11 or 3.12 and make are all they need; everything else comes from locks/all.lock.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test lint bench chaos train evaluate lock tools secrets compose-check data-given
+.PHONY: help setup run demo test test-big lint bench chaos train evaluate lock tools secrets compose-check data-given
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-BUNDLE := models/thoraq-1
+BENCH_READY := $(VENV)/.bench-ready
+BUNDLE := models/thoraq-2
 # Every folder at the root that holds Python.
 CODE = $(sort $(patsubst %/,%,$(dir $(wildcard */*.py))))
 
@@ -49,14 +50,23 @@ demo: $(READY) ## classify the samples over HTTP, receive a webhook, and end [PO
 test: $(READY) tools ## every test; ARGS='tests/unit -k name' narrows them
 	$(BIN)/python -m pytest $(ARGS)
 
+test-big: $(READY) tools ## five thousand real images through `thoraq batch`, with a stand-in engine; takes ten minutes
+	$(BIN)/python -m pytest -m big tests/acceptance/test_big.py $(ARGS)
+
 lint: $(READY) ## style, format, types, import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(CODE)
 	$(BIN)/lint-imports
 
-bench: $(READY) ## measure what the README claims [ARGS=]
+bench: TOOLS := /usr/bin/wrk:wrk
+bench: $(BENCH_READY) tools ## measure what the README claims [ARGS=--quick|ROW...]
 	$(BIN)/python -m bench $(ARGS)
+
+# The peers, beside everything else and pinned like it; make setup does without them.
+$(BENCH_READY): locks/bench.lock $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r locks/bench.lock
+	@touch $@
 
 chaos: $(READY) ## kill parts at random, then check that nothing was lost [SEED=] [JOBS=] [MINUTES=]
 	$(BIN)/python -m tests.chaos $(call option,seed,$(SEED)) $(call option,jobs,$(JOBS)) $(call option,minutes,$(MINUTES))
@@ -64,7 +74,7 @@ chaos: $(READY) ## kill parts at random, then check that nothing was lost [SEED=
 train: data-given $(READY) ## train a model bundle on the images of DATA=dir [ARGS=]
 	$(BIN)/python -m training.train $(call option,data,$(DATA)) $(ARGS)
 
-evaluate: data-given $(READY) ## measure a bundle on the images of DATA=dir [BUNDLE=models/thoraq-1] [ARGS=]
+evaluate: data-given $(READY) ## measure a bundle on the images of DATA=dir [BUNDLE=models/thoraq-2] [ARGS=]
 	$(BIN)/python -m training.evaluate --bundle '$(BUNDLE)' $(call option,data,$(DATA)) $(ARGS)
 
 data-given:
@@ -73,15 +83,16 @@ data-given:
 COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -q
 lock: $(READY) ## rewrite locks/*.lock from pyproject.toml, with the newest versions that fit [ARGS=--upgrade]
 	$(COMPILE) $(ARGS) --extra cpu --extra standalone --extra train --extra dev --override locks/overrides.txt -o locks/all.lock
+	$(COMPILE) $(ARGS) --extra bench --constraint locks/all.lock -o locks/bench.lock
 	$(COMPILE) $(ARGS) -o locks/api.lock
 	$(COMPILE) $(ARGS) --extra cpu --override locks/overrides.txt -o locks/cpu.lock
 	$(COMPILE) $(ARGS) --extra gpu -o locks/gpu.lock
 
 # A file that says a package is there, and the package.
 TOOLS := /usr/bin/chromium:chromium /usr/bin/curl:curl /usr/bin/jq:jq /usr/lib/*-linux-gnu/libatomic.so.1:libatomic1
-tools: ## Debian's packages that tests use and Python cannot bring: a browser, what drives it, what the README calls
+tools: ## Debian's packages that tests and bench use and Python cannot bring: a browser, what drives it, what the README calls
 	@for tool in $(TOOLS); do ls $${tool%:*} >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && ($(APT) $${tool#*:}) || \
-		echo "the tests need $${tool#*:}: apt-get install $${tool#*:} (as root)" >&2; }; done
+		echo "this needs $${tool#*:}: apt-get install $${tool#*:} (as root)" >&2; }; done
 
 # Files that make one another: a new password makes a new URL. Nothing that exists is overwritten.
 SECRETS := $(addprefix secrets/,postgres_password.txt database_url.txt redis_conf.txt redis_url.txt secret_key.txt minio_access_key.txt minio_secret_key.txt)

@@ -1,4 +1,4 @@
-"""`python -m bench`: Thoraq and its peers side by side, on this machine, in one run."""
+"""`python -m bench [ROW...]`: Thoraq and its peers side by side, on this machine, in one run."""
 
 from __future__ import annotations
 
@@ -6,109 +6,101 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import httpx
+import psycopg
 import typer
 from rich.console import Console
 
-from bench.images import SIDE, make_images
-from bench.load import System, check_agreement, measure
+from bench import plot
+from bench.lab import Lab, Row, say
 from bench.machine import machine, revision, versions
-from bench.peers.start import POLL_SECONDS, ordinary_celery, sync_flask
-from bench.report import RESULTS, Round, as_json, table, write
-from bench.thoraq import Thoraq, thoraq
+from bench.report import RESULTS, Claim, as_json, read, table, write
+from bench.rows import ROWS
+from bench.sizes import FULL, QUICK, Sizes
 from client import ClientError
+from shared.config import Settings
 from shared.errors import ThoraqError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FAILURES = (ThoraqError, ClientError, httpx.HTTPError, TimeoutError, subprocess.CalledProcessError, psycopg.Error)
 
-Images = Annotated[int, typer.Option(min=1, help="Images per system and round.")]
-Rounds = Annotated[int, typer.Option(min=1, help="Rounds; every system runs once in each.")]
-Clients = Annotated[int, typer.Option(min=1, max=32, help="Threads that send, each one image at a time.")]
-Out = Annotated[Path, typer.Option(help="Where the results are written, as JSON.")]
+Names = Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(ROWS)}; all of them without.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Small sizes: whether it runs, not how fast.")]
+Bundle = Annotated[Path, typer.Option(help="The model bundle of the rows with a real model.")]
+Out = Annotated[Path, typer.Option(help="Where the results are written, as JSON; rows that do not run stay in it.")]
 
 
-def main(images: Images = 160, rounds: Rounds = 3, clients: Clients = 16, out: Out = RESULTS) -> None:
+def main(
+    rows: Names = None,
+    quick: Quick = False,
+    bundle: Bundle = Settings.model_fields["model_dir"].default,
+    out: Out = RESULTS,
+) -> None:
     """Measure Thoraq beside its peers. The ratios are the claim; the absolute numbers are this machine's."""
     for number in STOP_SIGNALS:
         signal.signal(number, _interrupt)
     try:
-        with tempfile.TemporaryDirectory(prefix="thoraq-bench-") as folder:
-            _run(Path(folder), images, rounds, clients, out)
+        failed = _run(chosen(rows or []), QUICK if quick else FULL, bundle.resolve(), out)
     except KeyboardInterrupt:
-        _say("stopped; nothing is written")
+        say("stopped; the rows that were done are written")
         raise typer.Exit(130) from None
-    except (ThoraqError, ClientError, httpx.HTTPError, TimeoutError, subprocess.CalledProcessError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
+    if failed:
+        print(f"error: {len(failed)} rows failed: {', '.join(failed)}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
-def _run(folder: Path, images: int, rounds: int, clients: int, out: Path) -> None:
-    context: dict[str, Any] = {
+def chosen(names: Sequence[str]) -> list[Row]:
+    """The rows of these names, in the bench's order; all of them without names."""
+    if unknown := set(names) - ROWS.keys():
+        raise typer.BadParameter(f"no such row: {', '.join(sorted(unknown))}")
+    return [row for name, row in ROWS.items() if not names or name in names]
+
+
+def _run(rows: Sequence[Row], sizes: Sizes, bundle: Path, out: Path) -> list[str]:
+    """Measure, write and show; returns the names of the rows that failed, which leave no figure behind."""
+    claims: list[Claim] = []
+    failed = []
+    for row in rows:
+        say(f"{row.name}: {row.about}")
+        try:
+            claims += _measure(row, sizes, bundle, out)
+        except FAILURES as error:
+            say(f"  failed: {error}")
+            failed.append(row.name)
+    Console().print(table(claims))
+    if sizes is FULL and any(row.name == "end-to-end" for row in rows) and "end-to-end" not in failed:
+        say(f"drawn: {', '.join(str(path) for path in plot.draw(read(out)['rows']['end-to-end']['figures']))}")
+    say(f"written: {out}")
+    return failed
+
+
+def _measure(row: Row, sizes: Sizes, bundle: Path, out: Path) -> list[Claim]:
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="thoraq-bench-") as folder:
+        context = _context(Path(folder), sizes)
+        found = row.run(Lab(Path(folder), sizes, bundle))
+    context["seconds"] = round(time.monotonic() - began)
+    kept = read(out)
+    write(out, kept | {"rows": kept.get("rows", {}) | {row.name: as_json(found, context)}})
+    return found.claims
+
+
+def _context(folder: Path, sizes: Sizes) -> dict[str, Any]:
+    """With every row, as a row may be measured alone, on another day."""
+    return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "quick": sizes is QUICK,
+        "rounds": sizes.rounds,
         "machine": machine(folder),
         "versions": versions(),
         "revision": revision(),
     }
-    _say("making the images")
-    warm_up, *sent = make_images(folder / "images", images, rounds + 1)
-    context["sizes"] = {"images": images, "rounds": rounds, "clients": clients, "peer_poll_seconds": POLL_SECONDS}
-    context["input"] = {"format": "PNG", "side": SIDE, "mean_bytes": _mean_bytes(sent)}
-    with _systems(folder, clients) as systems:
-        _warm_up(systems, warm_up[: 2 * clients], clients)
-        measured = _rounds(systems, sent, clients)
-    write(out, as_json(measured, Thoraq.name, context))
-    Console().print(table(measured, Thoraq.name))
-    _say("measuring the engines")
-    # In a process of its own: an engine's threads and memory do not get in the systems' way, nor theirs in its.
-    subprocess.run([sys.executable, "-m", "bench.engines", "--out", str(out)], check=True)
-    _say(f"written: {out}")
-
-
-@contextmanager
-def _systems(folder: Path, clients: int) -> Iterator[list[System]]:
-    """All of them, up at the same time: an idle one takes next to nothing, and rounds can take turns."""
-    with ExitStack() as stack:
-        _say("starting Thoraq")
-        ours = stack.enter_context(thoraq(folder / "thoraq"))
-        _say("starting the peers")
-        celery = stack.enter_context(ordinary_celery(folder, ours.bundle, clients))
-        flask = stack.enter_context(sync_flask(folder, ours.bundle, clients))
-        stack.callback(_say, "stopping everything")
-        yield [ours, flask, celery]
-
-
-def _warm_up(systems: Sequence[System], files: Sequence[Path], clients: int) -> None:
-    """Not counted. Also proves that all give the same answers, without which their speeds compare nothing."""
-    _say("warming up, and comparing the answers")
-    answers = {system.name: measure(system, files, clients).answers for system in systems}
-    for name, found in answers.items():
-        check_agreement(answers[Thoraq.name], found, name)
-
-
-def _rounds(systems: Sequence[System], sent: Sequence[Sequence[Path]], clients: int) -> dict[str, list[Round]]:
-    """A B C A B C: whatever else the machine does falls on all of them alike."""
-    measured: dict[str, list[Round]] = {system.name: [] for system in systems}
-    for number, files in enumerate(sent, 1):
-        for system in systems:
-            figures = measure(system, files, clients).figures
-            measured[system.name].append(figures)
-            _say(f"round {number} of {len(sent)}: {system.name} {figures.images_per_second:.1f} images/s")
-    return measured
-
-
-def _mean_bytes(sent: Sequence[Sequence[Path]]) -> int:
-    sizes = [file.stat().st_size for files in sent for file in files]
-    return sum(sizes) // len(sizes)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:

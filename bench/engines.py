@@ -5,10 +5,8 @@ Into results.json, under `engines`. Without HTTP, database and decoding: those a
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.machine import machine, versions
-from bench.report import RESULTS, Spread, spread, write
+from bench.report import RESULTS, Spread, plain, ratio, read, spread, write
 from shared.bundle import Bundle
 from shared.config import Settings
 from shared.engines import REFERENCE, Engine, candidates, choose_engine, make_engine
@@ -42,8 +40,7 @@ def main(
 ) -> None:
     """Measure the engines. The ratios are the claim; the absolute numbers are this machine's."""
     found = measure(Bundle.open(bundle), rounds)
-    kept = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    write(out, kept | {"engines": found})
+    write(out, read(out) | {"engines": found})
     show(found, Console())
 
 
@@ -61,8 +58,8 @@ def measure(bundle: Bundle, rounds: int) -> dict[str, Any]:
         "bundle": {"name": bundle.name, "sha256": bundle.sha256},
         "rounds": rounds,
         "default": default.name,
-        "images_per_second": {name: rounded(spread(values)) for name, values in rates.items()},
-        "ratios": {name: rounded(value) for name, value in conclusions(default.name, seconds, rates).items()},
+        "images_per_second": plain({name: spread(values) for name, values in rates.items()}),
+        "ratios": plain(conclusions(default.name, seconds, rates)),
     }
 
 
@@ -131,16 +128,6 @@ def conclusions(
         "seconds of heatmaps to the binary classifier's": ratio(seconds["binary heatmaps"], seconds["binary alone"]),
         "seconds of heatmaps to the ensemble's": ratio(seconds["ensemble heatmaps"], seconds["ensemble alone"]),
     }
-
-
-def ratio(these: Sequence[float], those: Sequence[float]) -> Spread:
-    """The spread of one figure over another, round by round."""
-    return spread([this / that for this, that in zip(these, those, strict=True)])
-
-
-def rounded(value: Spread) -> dict[str, float]:
-    """A spread as JSON keeps it."""
-    return {name: float(f"{part:.3g}") for name, part in asdict(value).items()}
 
 
 def pictures(size: int) -> Pixels:

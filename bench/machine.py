@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
+    "bentoml",
     "celery",
     "flask",
     "granian",
+    "litserve",
     "numpy",
     "opencv-python-headless",
     "openvino",
@@ -40,8 +42,9 @@ def machine(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that decide the speed."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    """Python and those packages that decide the speed and are here: the peers are not everywhere."""
+    installed = {each.metadata["Name"].lower(): each.version for each in distributions()}
+    return {"python": platform.python_version(), **{name: installed[name] for name in PACKAGES if name in installed}}
 
 
 def revision() -> dict[str, Any]:

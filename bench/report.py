@@ -1,30 +1,17 @@
-"""Rounds to figures, ratios, a table and a JSON file."""
+"""Figures, and what is claimed with them: spreads, ratios, bars, the JSON file and the table."""
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 RESULTS = Path(__file__).with_name("results.json")
-
-
-@dataclass(frozen=True)
-class Round:
-    """One round of one system: the seconds that it took, and those that each image took (its latency)."""
-
-    seconds: float
-    latencies: list[float]
-
-    @property
-    def images_per_second(self) -> float:
-        """End to end, from the first byte sent to the last answer received."""
-        return len(self.latencies) / self.seconds
 
 
 @dataclass(frozen=True)
@@ -36,11 +23,55 @@ class Spread:
     highest: float
 
 
+@dataclass(frozen=True)
+class Bar:
+    """What a figure has to reach, or must not exceed."""
+
+    value: float
+    at_most: bool = False
+
+    def met(self, figure: float) -> bool:
+        """Whether a figure clears it."""
+        return figure <= self.value if self.at_most else figure >= self.value
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One line of the table: what, its bar, and what was measured, in `unit` (empty: a plain ratio)."""
+
+    what: str
+    measured: Spread
+    bar: Bar
+    unit: str = ""
+
+    @property
+    def met(self) -> bool:
+        """By the median, which is what is quoted."""
+        return self.bar.met(self.measured.median)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one row of the bench found: its claims, and every figure behind them."""
+
+    claims: list[Claim] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
 def spread(values: Sequence[float]) -> Spread:
     """The spread of one figure per round; ValueError without rounds."""
     if not values:
         raise ValueError("no round was measured")
     return Spread(statistics.median(values), min(values), max(values))
+
+
+def ratio(these: Sequence[float], those: Sequence[float]) -> Spread:
+    """The spread of one figure over another, round by round; ValueError when the rounds do not pair.
+
+    Compared within each round, whose parts ran minutes apart at most, and summarised after that: a neighbour who
+    takes the machine for a while then spoils a round, not the comparison.
+    """
+    return spread([this / that for this, that in zip(these, those, strict=True)])
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -51,53 +82,53 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return sorted(values)[int(rank) - 1]
 
 
-def figures(rounds: Sequence[Round]) -> dict[str, Spread]:
-    """Rate in images/s and latencies in seconds of one system."""
-    return {
-        "images_per_second": spread([one.images_per_second for one in rounds]),
-        "p50_seconds": spread([percentile(one.latencies, 50) for one in rounds]),
-        "p95_seconds": spread([percentile(one.latencies, 95) for one in rounds]),
-    }
+def as_json(found: Found, context: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it is kept: `context`, its claims with their verdict, its figures."""
+    claims = [
+        {
+            "what": claim.what,
+            "bar": f"{'<=' if claim.bar.at_most else '>='} {claim.bar.value:g}",
+            "unit": claim.unit,
+            "measured": plain(claim.measured),
+            "verdict": verdict(claim),
+        }
+        for claim in found.claims
+    ]
+    return {**context, "claims": claims, "figures": plain(found.figures)}
 
 
-def ratios(rounds: Mapping[str, Sequence[Round]], ours: str) -> dict[str, Spread]:
-    """How many times the rate of each other system ours has.
-
-    Compared within each round, whose systems ran minutes apart at most, and summarised after that: a neighbour who
-    takes the machine for a while then spoils a round, not the comparison.
-    """
-    return {
-        peer: spread([us.images_per_second / it.images_per_second for us, it in zip(rounds[ours], theirs, strict=True)])
-        for peer, theirs in rounds.items()
-        if peer != ours
-    }
+def plain(value: Any) -> Any:
+    """Spreads as dictionaries, numbers with four digits; everything else as it is."""
+    if isinstance(value, Spread):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [plain(part) for part in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def as_json(rounds: Mapping[str, Sequence[Round]], ours: str, context: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that is kept: `context`, the figures of each system and the ratios."""
-    systems = {
-        name: {key: _rounded(value) for key, value in figures(measured).items()} for name, measured in rounds.items()
-    }
-    return {
-        **context,
-        "systems": systems,
-        "ratios": {peer: _rounded(ratio) for peer, ratio in ratios(rounds, ours).items()},
-    }
+def verdict(claim: Claim) -> str:
+    """One word."""
+    return "pass" if claim.met else "short"
 
 
-def table(rounds: Mapping[str, Sequence[Round]], ours: str) -> Table:
-    """One row per system; lowest and highest round in brackets."""
-    shown = Table(title="End to end over HTTP; median of the rounds (lowest-highest)")
-    shown.add_column("system", no_wrap=True)
-    for column in ("images/s", "p50", "p95", f"{ours} / it"):
+def table(claims: Iterable[Claim]) -> Table:
+    """One row per claim; lowest and highest round in brackets."""
+    shown = Table(title="Medians of the rounds (lowest to highest)")
+    shown.add_column("what")
+    for column in ("bar", "measured", ""):
         shown.add_column(column, justify="right", no_wrap=True)
-    against = ratios(rounds, ours)
-    for name, measured in rounds.items():
-        values = figures(measured)
-        ratio = _text(against[name], ".2f") if name in against else ""
-        latencies = [f"{values[key].median:.2f} s" for key in ("p50_seconds", "p95_seconds")]
-        shown.add_row(name, _text(values["images_per_second"], ".1f"), *latencies, ratio)
+    for claim in claims:
+        bar = f"{'<=' if claim.bar.at_most else '>='} {claim.bar.value:g} {claim.unit}"
+        shown.add_row(claim.what, bar.strip(), _text(claim.measured), verdict(claim))
     return shown
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What was written before; nothing when nothing was."""
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return kept
 
 
 def write(path: Path, results: Mapping[str, Any]) -> None:
@@ -107,9 +138,5 @@ def write(path: Path, results: Mapping[str, Any]) -> None:
     fresh.replace(path)
 
 
-def _text(value: Spread, form: str) -> str:
-    return f"{value.median:{form}} ({value.lowest:{form}}-{value.highest:{form}})"
-
-
-def _rounded(value: Spread) -> dict[str, float]:
-    return {key: round(number, 4) for key, number in asdict(value).items()}
+def _text(value: Spread) -> str:
+    return f"{value.median:.3g} ({value.lowest:.3g}-{value.highest:.3g})"

@@ -15,10 +15,8 @@ from celery import Celery, signals
 from celery.result import AsyncResult
 from flask import Flask, Response, jsonify, request
 
+from bench.peers.environment import NULL, REDIS_URL, UPLOADS
 from bench.peers.model import XrayModel
-
-REDIS_URL = "BENCH_REDIS_URL"
-UPLOADS = "BENCH_UPLOADS"
 
 app = Celery("bench.peers.celery_app", broker=os.environ[REDIS_URL], backend=os.environ[REDIS_URL])
 app.conf.worker_proc_alive_timeout = 180  # Celery gives a child 4 s to start, and loading the model takes longer
@@ -33,12 +31,15 @@ def model() -> XrayModel:
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def load(**_: Any) -> None:
     """Load in the child, after the fork, and before its first task."""
-    model()
+    if NULL not in os.environ:
+        model()
 
 
 @app.task(name="classify")  # type: ignore[untyped-decorator]
 def classify(path: str) -> dict[str, float]:
     """One image; the message names a file, as the two sides share a disk."""
+    if NULL in os.environ:
+        return {}
     return model().answer(model().read(Path(path).read_bytes()))
 
 

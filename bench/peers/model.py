@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.peers.environment import BUNDLE
 from shared.bundle import Bundle
 from shared.engines import choose_engine
 from shared.heads import HeadNetwork
 from shared.imaging.decode import Limits, decode_one
 from shared.imaging.preprocess import prepare
 
-#: Where the bundle is, told by whoever starts the peer.
-BUNDLE = "BENCH_BUNDLE"
 LIMITS = Limits(64_000_000, 1)
 
 
@@ -36,5 +36,9 @@ class XrayModel:
 
     def answer(self, pixels: NDArray[np.uint8]) -> dict[str, float]:
         """Probability by class."""
-        row = self._network.predict(self._engine.maps(pixels[np.newaxis], self._head.trunks))[0]
-        return {name: float(value) for name, value in zip(self._head.classes, row, strict=True)}
+        return self.answers([pixels])[0]
+
+    def answers(self, pixels: Sequence[NDArray[np.uint8]]) -> list[dict[str, float]]:
+        """Probability by class of several images, which go through the engine together."""
+        rows = self._network.predict(self._engine.maps(np.stack(pixels), self._head.trunks))
+        return [{name: float(value) for name, value in zip(self._head.classes, row, strict=True)} for row in rows]
