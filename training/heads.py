@@ -63,7 +63,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras ships no ty
         super().__init__()
         self._task, self._examples, self._rows, self._training = task, examples, rows, training
         self._rng = np.random.default_rng([SEED, len(rows)])
-        self._views = len(examples.kept[task.trunks[0]]) if training else 1
+        self._views = max(len(examples.kept[trunk]) for trunk in task.trunks) if training else 1
         numbers, classes = examples.numbers[rows], len(task.classes)
         counts = np.maximum(np.bincount(numbers, minlength=classes), 1)
         # Between as they come (0.5 would be the root) and all classes alike (1): rare classes count more, not wholly.
