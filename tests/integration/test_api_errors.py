@@ -68,7 +68,7 @@ def test_what_is_held_in_memory_has_a_limit_of_its_own(north: Caller) -> None:
 
 
 def test_more_files_than_the_limit_are_refused(make_app: MakeApp, clean_database: Database) -> None:
-    caller = Caller(make_app(max_files=2).test_client(), new_key(clean_database))
+    caller = Caller(make_app(max_files=2, max_batch_items=20).test_client(), new_key(clean_database))
     assert caller.submit(PNG, PNG)["image_count"] == 2
     problem_of(caller.send(PNG, PNG, PNG, modality="xray"), 422, "invalid-request")
     problem_of(caller.send(*[TEXT] * 50, modality="xray"), 413, "payload-too-large")
@@ -158,7 +158,12 @@ GUARDED = [
     ("GET", f"/v1/uploads/upl_{ID}", Scope.JOBS_READ),
     ("DELETE", f"/v1/uploads/upl_{ID}", Scope.JOBS_WRITE),
     ("POST", f"/v1/uploads/upl_{ID}/complete", Scope.JOBS_WRITE),
+    ("POST", f"/v1/batches/bat_{ID}/cancel", Scope.JOBS_WRITE),
+    ("GET", "/v1/batches", Scope.JOBS_READ),
     ("GET", f"/v1/batches/bat_{ID}", Scope.JOBS_READ),
+    ("GET", f"/v1/batches/bat_{ID}/results", Scope.JOBS_READ),
+    ("GET", f"/v1/batches/bat_{ID}/errors", Scope.JOBS_READ),
+    ("GET", f"/v1/batches/bat_{ID}/events", Scope.JOBS_READ),
     ("GET", "/v1/models", Scope.MODELS_READ),
     ("POST", "/v1/webhook-endpoints", Scope.WEBHOOKS_MANAGE),
     ("GET", "/v1/webhook-endpoints", Scope.WEBHOOKS_MANAGE),
