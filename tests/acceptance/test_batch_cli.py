@@ -121,12 +121,16 @@ def test_an_interrupted_batch_goes_on_and_nothing_is_there_twice(
     line.limit = total // 2
     arguments = ["batch", str(tmp_path / "export"), "--modality", "xray", "--out", str(tmp_path / "results.csv")]
     process = subprocess.Popen(
-        [str(COMMAND), *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        # A shell that starts the tests in the background has them, and what they start, ignore SIGINT.
+        ["env", "--default-signal=INT", str(COMMAND), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert line.held.wait(60)
     with stand_in_stack.client() as client:
         begun = receiving(client)
-        # A shell that starts the tests in the background has them ignore SIGINT; SIGTERM would not be Ctrl-C.
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 130, stderr
