@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import threading
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
@@ -45,6 +46,29 @@ def streamed(*members: tuple[str, bytes]) -> bytes:
 def post_zip(caller: Caller, archive: bytes, key: str | None = None, **options: Any) -> TestResponse:
     """The archive as a batch of X-rays for the binary classifier, unless told otherwise."""
     return _post(caller, archive, "application/zip", key, {"classifier": "binary", "modality": "xray"} | options)
+
+
+def post_held(caller: Caller, archive: bytes, go: threading.Event, key: str) -> TestResponse:
+    """The archive as a batch; its second half comes once `go` is set."""
+    query = urlencode({"classifier": "binary", "modality": "xray"})
+    headers = {"Idempotency-Key": key, "Content-Length": str(len(archive))}
+    return caller.post(
+        f"/v1/batches?{query}", headers=headers, input_stream=Held(archive, go), content_type="application/zip"
+    )
+
+
+class Held(io.BytesIO):
+    """A body that stops half-way until it may go on."""
+
+    def __init__(self, body: bytes, go: threading.Event) -> None:
+        super().__init__(body)
+        self._half, self._go = len(body) // 2, go
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() < self._half:
+            return super().read(min(size or 0, self._half - self.tell()) if size and size > 0 else self._half)
+        assert self._go.wait(60)
+        return super().read(size)
 
 
 def post_lines(caller: Caller, *lines: Any, key: str | None = None, **options: Any) -> TestResponse:

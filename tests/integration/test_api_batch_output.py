@@ -19,7 +19,7 @@ from shared.db import Database
 from shared.errors import CorruptImage
 from shared.models import Batch, Job
 from tests.api_support import PNG, TEXT, Caller, MakeApp, claim_all, finish, json_of, new_key, problem_of, work
-from tests.batch_support import counts, errors, output, packed, post_zip
+from tests.batch_support import counts, errors, output, packed, post_held, post_zip
 from tests.queue_support import answer, refusal
 
 
@@ -178,13 +178,15 @@ def test_a_cancel_while_items_come_in_leaves_exact_counts(north: Caller, clean_d
     members = [(f"{n}.png", PNG + str(n).encode()) for n in range(300)]
     archive = packed(*members)
     answers: list[int] = []
+    go = threading.Event()
     caller = Caller(north.client.application.test_client(), north.key)
-    sender = threading.Thread(target=lambda: answers.append(post_zip(caller, archive, key="k").status_code))
+    sender = threading.Thread(target=lambda: answers.append(post_held(caller, archive, go, "k").status_code))
     sender.start()
     found: list[dict[str, Any]] = []
     while not found or not found[0]["counts"]["total"]:
         found = json_of(north.get("/v1/batches"))["data"]
     cancelled = json_of(north.post(f"/v1/batches/{found[0]['id']}/cancel"))
+    go.set()
     sender.join()
     batch = json_of(north.get(f"/v1/batches/{found[0]['id']}"))
     assert answers == [409]
