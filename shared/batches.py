@@ -75,7 +75,7 @@ def take_over(session: Session, batch_id: str, receiver: str) -> Batch:
 
     IdempotencyInProgress while another request takes items in.
     """
-    batch = session.get_one(Batch, batch_id, with_for_update=True, populate_existing=True)
+    batch = session.get_one(Batch, batch_id, with_for_update={"key_share": True}, populate_existing=True)
     if batch.received_at is not None:
         return batch
     alive = Batch.progress_at > sa.func.now() - timedelta(seconds=RECEIVER_SECONDS)

@@ -50,6 +50,7 @@ CREATE TRIGGER results_state_check AFTER INSERT ON results REFERENCING NEW TABLE
 """
 
 # One update per batch and statement, in the order of batch ids, so that two workers cannot wait for each other.
+# NO KEY: a job's foreign key holds its batch's row; waiting for that one, two transactions would wait for each other.
 COUNTS = """
 CREATE OR REPLACE FUNCTION batches_count() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -57,7 +58,7 @@ BEGIN
         RETURN NULL;
     END IF;
     IF TG_OP = 'INSERT' THEN
-        PERFORM FROM batches WHERE id IN (SELECT batch_id FROM after) ORDER BY id FOR UPDATE;
+        PERFORM FROM batches WHERE id IN (SELECT batch_id FROM after) ORDER BY id FOR NO KEY UPDATE;
         UPDATE batches b SET queued = b.queued + d.n
         FROM (SELECT batch_id, count(*) AS n FROM after WHERE batch_id IS NOT NULL GROUP BY batch_id) d
         WHERE b.id = d.batch_id;
@@ -65,7 +66,7 @@ BEGIN
     END IF;
     PERFORM FROM batches WHERE id IN (
         SELECT a.batch_id FROM after a JOIN before o USING (id) WHERE a.state <> o.state
-    ) ORDER BY id FOR UPDATE;
+    ) ORDER BY id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
