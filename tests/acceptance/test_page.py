@@ -64,6 +64,8 @@ def signed_in(page: Page, stack: Stack) -> Page:
     page.goto("/")
     sign_in(page, stack.key)
     expect(page.get_by_role("heading", name="Recent jobs")).to_be_visible()
+    # A drop that comes before the scripts is nobody's.
+    page.wait_for_load_state()
     return page
 
 
