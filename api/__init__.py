@@ -35,6 +35,7 @@ from api.batch_schemas import ItemProblem
 from api.context import EXTENSION, Services
 from api.openapi import completed
 from api.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request
+from api.submissions import Submissions
 from shared import log as logs
 from shared import metrics
 from shared.config import Settings, settings
@@ -79,7 +80,10 @@ def create_app(given: Settings | None = None) -> Flask:
         static_folder=None,
     )
     app.request_class = Request
-    app.extensions[EXTENSION] = Services(config, Database(config), open_storage(config), Listener(config))
+    database = Database(config)
+    app.extensions[EXTENSION] = Services(
+        config, database, open_storage(config), Listener(config), Submissions(database)
+    )
     _configure(app, config)
     for module in BLUEPRINTS:
         app.register_api(module.blueprint)

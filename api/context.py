@@ -17,6 +17,7 @@ from shared.storage import Storage
 
 if TYPE_CHECKING:
     from api.answers import Answer
+    from api.submissions import Submissions
 
 EXTENSION = "thoraq"
 #: Bytes of terminal jobs' answers that a process keeps ready.
@@ -45,6 +46,7 @@ class Services:
     database: Database
     storage: Storage
     listener: Listener
+    submissions: Submissions
     #: by the key's digest, or by its id for a session: keys in force; refusals are not remembered
     principals: Memory[Principal] = field(default_factory=lambda: Memory(10_000))
     #: by tenant and job: answers that do not change any more

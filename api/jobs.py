@@ -15,16 +15,18 @@ from sqlalchemy.orm import Session, joinedload
 from api.answers import answer_of, look, place_of_newcomer, respond, wait_for, wait_seconds
 from api.audit import record
 from api.context import Principal, Services, principal, services
-from api.idempotency import earlier, located
+from api.idempotency import earlier, key_use, located
 from api.openapi import ERRORS, form_body
 from api.requests import MULTIPART
 from api.schemas import JobForm, JobList, JobPath, JobQuery, JobRequest
 from api.studies import find_study
+from api.submissions import Submission
 from api.uploads import (
     add_study,
     check_supported,
     discard,
     fingerprint,
+    new_study,
     received,
     refuse_if_all_bad,
     sent_fields,
@@ -88,15 +90,13 @@ def _submit_files(service: Services, who: Principal) -> tuple[str, JobEnvelope |
         modality = settle_modality(taken, form.modality)
         check_supported(form.classifier, modality)
         job = _asked_for(who, form, new_id("stu"))
-        with service.database.transaction() as session:
-            first = earlier(session, who, fingerprint(form.model_dump(), taken), job.id)
-            if first is None:
-                study = add_study(session, who, taken, modality, form.external_id, form.metadata, job.study_id)
-                queued_at = enqueue(session, who, job)
-        if first is not None:
+        study = new_study(who, taken, modality, form.external_id, form.metadata, job.study_id)
+        use = key_use(fingerprint(form.model_dump(), taken), job.id)
+        written = service.submissions.write(Submission(who.key_id, study, job, use))
+        if written.first is not None:
             discard(service, taken)
-            return first, None
-    return job.id, _queued(service, job, modality, len(study.images), queued_at)
+            return written.first, None
+    return job.id, _queued(service, job, modality, len(study.images), written.queued_at)
 
 
 def _submit_stored(service: Services, who: Principal) -> tuple[str, JobEnvelope | None]:

@@ -18,7 +18,6 @@ from api.context import Principal, Services
 from api.requests import MULTIPART
 from shared import metrics, uploads
 from shared.errors import ImageError, InvalidRequest, StorageError, ThoraqError, UnsupportedMediaType
-from shared.ids import new_id
 from shared.imaging.decode import ImageInfo, Limits, probe
 from shared.jobs import problem_of
 from shared.models import Classifier, Modality, Upload
@@ -169,13 +168,25 @@ def add_study(
     modality: Modality,
     external_id: str | None,
     metadata: dict[str, Any],
-    study_id: str | None = None,
+    study_id: str,
 ) -> NewStudy:
-    """The study's row and one image row per picture or frame, in the order of the files."""
-    images = [image for number, one in enumerate(taken) for image in new_images(number, one)]
-    study = NewStudy(study_id or new_id("stu"), who.tenant_id, modality, images, external_id, metadata)
+    """The rows of `new_study`."""
+    study = new_study(who, taken, modality, external_id, metadata, study_id)
     add_studies(session, [study])
     return study
+
+
+def new_study(
+    who: Principal,
+    taken: Sequence[Received],
+    modality: Modality,
+    external_id: str | None,
+    metadata: dict[str, Any],
+    study_id: str,
+) -> NewStudy:
+    """The study, with one image per picture or frame, in the order of the files; ready for its rows."""
+    images = [image for number, one in enumerate(taken) for image in new_images(number, one)]
+    return NewStudy(study_id, who.tenant_id, modality, images, external_id, metadata)
 
 
 def new_images(file_index: int, one: Received) -> list[NewImage]:
