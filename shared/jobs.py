@@ -116,13 +116,15 @@ def _row(job: NewJob) -> dict[str, Any]:
     return {**vars(job), "rank": job.priority.rank, "state": JobState.QUEUED, "expires_at": expires_at}
 
 
-def claim(session: Session, *, worker: str, max_images: int, lease: timedelta, ageing: timedelta) -> list[Claim]:
+def claim(
+    session: Session, *, worker: str, max_images: int, lease: timedelta, ageing: timedelta, stat_only: bool = False
+) -> list[Claim]:
     """Take the next jobs, at least one if there is one, and otherwise up to `max_images` images' worth.
 
     A job that runs alone (its last batch died) comes alone, and stat jobs come without others, which would make them
     slower. A bulk job that waited for `ageing` counts as routine.
     """
-    chosen = _fill(lock_next(session, max_images, ageing), max_images)
+    chosen = _fill(lock_next(session, max_images, ageing, stat_only=stat_only), max_images)
     if not chosen:
         return []
     values = {"ids": chosen, "worker": worker, "lease": lease}

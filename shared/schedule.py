@@ -9,7 +9,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared.models import Job, JobState
+from shared.models import Job, JobState, Priority
 
 #: So many jobs that ended lately make the estimate of waiting times.
 RECENT_JOBS = 200
@@ -21,14 +21,14 @@ COUNTED = 5_000
 # fails it. Tenants draw lots within a turn: by age, a few tenants with old backlogs would keep all others out.
 NEXT = sa.text("""
     WITH heads AS (
-        SELECT j.* FROM tenants t CROSS JOIN LATERAL (VALUES (0), (1), (2)) ranks(rank) CROSS JOIN LATERAL (
+        SELECT j.* FROM tenants t CROSS JOIN LATERAL generate_series(0, :last) ranks(rank) CROSS JOIN LATERAL (
             SELECT id, tenant_id, rank, queued_at, expires_at FROM jobs
             WHERE state = 'queued' AND not_before IS NULL AND tenant_id = t.id AND rank = ranks.rank
             ORDER BY queued_at, id LIMIT :heads
         ) j
         UNION ALL (
             SELECT id, tenant_id, rank, queued_at, expires_at FROM jobs
-            WHERE state = 'queued' AND not_before <= now() ORDER BY not_before LIMIT :heads
+            WHERE state = 'queued' AND not_before <= now() AND rank <= :last ORDER BY not_before LIMIT :heads
         )
     ), classes AS (
         SELECT id, tenant_id, queued_at,
@@ -46,6 +46,7 @@ NEXT = sa.text("""
     # Part of the text: with limits that are not known the server could not keep its plan.
     sa.bindparam("heads", type_=sa.Integer, literal_execute=True),
     sa.bindparam("many", type_=sa.Integer, literal_execute=True),
+    sa.bindparam("last", type_=sa.Integer, literal_execute=True),
 )
 
 
@@ -58,13 +59,14 @@ class Candidate(NamedTuple):
     image_count: int
 
 
-def lock_next(session: Session, many: int, ageing: timedelta) -> Sequence[Candidate]:
+def lock_next(session: Session, many: int, ageing: timedelta, *, stat_only: bool = False) -> Sequence[Candidate]:
     """Up to so many jobs that may be claimed, best first, locked for the caller's transaction.
 
     A bulk job that has waited for longer than `ageing` is served as a routine one, so that nothing starves.
     """
     # More heads than are wanted, so that workers that look together find something behind each other's locks.
-    found = session.execute(NEXT, {"many": many, "heads": 4 * many, "ageing": ageing})
+    last = (Priority.STAT if stat_only else Priority.BULK).rank
+    found = session.execute(NEXT, {"many": many, "heads": 4 * many, "ageing": ageing, "last": last})
     return [Candidate(*row) for row in found.all()]
 
 

@@ -27,6 +27,7 @@ class Counting(FolderStorage):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.root = folder
         self.fetched: list[str] = []
 
     def get(self, key: str, expect_sha256: str | None = None) -> bytes:

@@ -94,11 +94,13 @@ class Loader:
 
     def _decode(self, spec: InputSpec, key: str, refs: Sequence[ImageRef], images: dict[str, Loaded]) -> None:
         """Every asked frame of one stored file; decoded a frame at a time, so memory stays small."""
-        wanted = {ref.frame: ref.id for ref in refs}
+        wanted = defaultdict[int, list[str]](list)
+        for ref in refs:
+            wanted[ref.frame].append(ref.id)
         data = self._storage.get(key, expect_sha256=refs[0].sha256)
         for number, picture in enumerate(frames(data, self._limits, target=spec.size)):
             if number in wanted:
-                images[wanted.pop(number)] = prepare(picture, spec)
+                images |= dict.fromkeys(wanted.pop(number), prepare(picture, spec))
         if wanted:
             raise CorruptImage("the file has fewer frames than its header says")
 

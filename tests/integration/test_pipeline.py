@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared import jobs
-from shared.claims import Answer, Claim
 from shared.config import Settings
 from shared.db import Database
 from shared.engines import Pixels
@@ -174,7 +173,7 @@ def test_a_write_that_fails_ends_the_drain_and_lets_its_leases_run_out(
         assert sorted(jobs.rescue(session, 3)[0]) == sorted(abandoned)
 
 
-def test_a_stat_study_waits_for_two_batches_at_most_and_shares_its_own_with_no_bulk(
+def test_a_stat_study_waits_for_the_batch_that_runs_and_shares_its_own_with_no_bulk(
     small: Settings, clean_database: Database, storage: Counting
 ) -> None:
     with clean_database.transaction() as session:
@@ -184,33 +183,64 @@ def test_a_stat_study_waits_for_two_batches_at_most_and_shares_its_own_with_no_b
     put(clean_database, storage, (200,))
 
     def act(look: int) -> None:
-        if look != 1:
-            return
-        with clean_database.transaction() as session:
-            job = add_job(session, add_tenant(session, "clinic"), priority=Priority.STAT)
-            some = session.scalars(sa.select(Image).where(Image.tenant_id == bulk.id)).first()
-            image = session.scalars(sa.select(Image).where(Image.study_id == job.study_id)).one()
-            assert some is not None
-            image.object_key, image.sha256 = some.object_key, some.sha256
+        if look == 1:
+            wait_for_state(clean_database, send_stat(clean_database, bulk.id), JobState.RUNNING)
 
     reader = Watched(act)
     drain(small, clean_database, storage, reader)
-    assert 1 in reader.looks[1:3]
-    assert sorted(reader.looks) == [1] + [SIZE] * 8
+    assert reader.looks == [SIZE, 1] + [SIZE] * 7
     assert states(clean_database) == {JobState.SUCCEEDED: 8 * SIZE + 1}
 
 
-class Late(Classify):
-    """A worker that finds one job more a moment after its first claim."""
+def send_stat(database: Database, other_tenant_id: str) -> str:
+    """A stat job of a clinic, about a picture that the other tenant has stored."""
+    with database.transaction() as session:
+        job = add_job(session, add_tenant(session, "clinic"), priority=Priority.STAT)
+        some = session.scalars(sa.select(Image).where(Image.tenant_id == other_tenant_id)).first()
+        image = session.scalars(sa.select(Image).where(Image.study_id == job.study_id)).one()
+        assert some is not None
+        image.object_key, image.sha256 = some.object_key, some.sha256
+    return job.id
 
-    later: Callable[[], None] | None = None
 
-    def _claim(self, max_images: int, bundle_sha256: str) -> list[tuple[Claim, Answer | None]]:
-        found = super()._claim(max_images, bundle_sha256)
-        if found and self.later is not None:
-            later, self.later = self.later, None
-            later()
-        return found
+def wait_for_state(database: Database, job_id: str, state: JobState) -> None:
+    """Until the job is in that state."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with database.transaction() as session:
+            if session.scalar(sa.select(Job.state).where(Job.id == job_id)) is state:
+                return
+        time.sleep(0.01)
+    raise AssertionError(f"never {state.value}")
+
+
+def test_while_the_engine_is_busy_the_next_batch_takes_in_what_comes(
+    small: Settings, clean_database: Database, storage: Counting
+) -> None:
+    ids = queue(clean_database, storage, count=5)
+    hold_back(clean_database, ids[1:])
+
+    def act(look: int) -> None:
+        for job_id in ids[1:] if look == 1 else ():
+            let_in(clean_database, job_id)
+            wait_for_state(clean_database, job_id, JobState.RUNNING)
+
+    reader = Watched(act)
+    drain(small, clean_database, storage, reader)
+    assert reader.looks == [1, 4]
+
+
+def hold_back(database: Database, job_ids: Sequence[str]) -> None:
+    """Keep the jobs from being claimed for now."""
+    with database.transaction() as session:
+        later = sa.func.now() + timedelta(hours=1)
+        session.execute(sa.update(Job).where(Job.id.in_(job_ids)).values(not_before=later))
+
+
+def let_in(database: Database, job_id: str, *, alone: bool = False) -> None:
+    """The job may be claimed now."""
+    with database.transaction() as session:
+        session.execute(sa.update(Job).where(Job.id == job_id).values(not_before=None, alone=alone))
 
 
 @pytest.mark.parametrize(
@@ -222,18 +252,40 @@ def test_a_batch_waits_for_the_rest_of_a_burst(
     small: Settings, clean_database: Database, storage: Counting, first: int, alone: bool, looks: list[int]
 ) -> None:
     ids = queue(clean_database, storage, count=first + 1)
-    later = sa.update(Job).where(Job.id == ids[-1])
-    with clean_database.transaction() as session:
-        session.execute(later.values(not_before=sa.func.now() + timedelta(hours=1)))
+    hold_back(clean_database, ids[-1:])
+    came = threading.Event()
 
-    def arrive() -> None:
-        with clean_database.transaction() as session:
-            session.execute(later.values(not_before=None, alone=alone))
+    class Surprised(Counting):
+        """One job more comes in while the first ones are fetched."""
+
+        def get(self, key: str, expect_sha256: str | None = None) -> bytes:
+            if not came.is_set():
+                came.set()
+                let_in(clean_database, ids[-1], alone=alone)
+            return super().get(key, expect_sha256=expect_sha256)
 
     reader = Watched()
-    role = Late("worker", small, clean_database, storage, reader)
-    role.later = arrive
-    role.drain(threading.Event())
+    drain(small, clean_database, Surprised(storage.root), reader)
     assert reader.looks == looks
     with every_job(clean_database) as found:
         assert {job.state for job in found.values()} == {JobState.SUCCEEDED}
+
+
+def test_a_fast_engine_is_given_several_batches_at_once(
+    small: Settings, clean_database: Database, storage: Counting
+) -> None:
+    queue(clean_database, storage, count=8 * SIZE)
+    started = sa.select(sa.func.count(sa.distinct(Job.started_at)))
+
+    def claims(reader: Watched) -> int:
+        with clean_database.transaction() as session:
+            session.execute(sa.delete(Result))
+            session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+            session.execute(sa.update(Job).values(state=JobState.QUEUED, finished_at=None, force=True))
+        drain(small, clean_database, storage, reader)
+        assert reader.looks == [SIZE] * 8
+        with clean_database.transaction() as session:
+            return session.scalar(started) or 0
+
+    assert claims(Watched(lambda _: time.sleep(0.1))) == 8
+    assert claims(Watched()) < 8

@@ -1,0 +1,202 @@
+"""The next batch, claimed and loaded while the engine has this one.
+
+As long as the engine is busy there is no hurry: a batch that is not full takes in what comes meanwhile, and a stat
+study that comes is made ready to go before it. So a stat study waits for the batch that runs, and for no other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import chain, count, islice
+
+import numpy as np
+
+from shared import jobs, metrics
+from shared.claims import Answer, Claim, Outcome
+from shared.config import Settings
+from shared.db import Database
+from shared.models import Classifier
+from shared.reuse import earlier_answers
+from worker.leases import Leases
+from worker.load import Loader, Pixels, Study, unseen
+from worker.model import Ask, Reader
+
+#: An image and a classifier: what several jobs of a batch ask of it is read once.
+Key = tuple[str, Classifier]
+#: A claim, with the answer to it that is known already.
+Claimed = tuple[Claim, Answer | None]
+
+#: Between two looks for what has come meanwhile.
+STEP_SECONDS = 0.015
+#: Where several jobs came at once, more are on their way for so many seconds: a batch that is not full yet waits a step
+#: for them, as long as the last one brought some. A study that comes by itself waits for nobody.
+BURST_SECONDS, MOST_STEPS = 0.1, 3
+#: What is claimed at once: as many batches as the engine does in this time, and no more than so many. A transaction for
+#: each single batch would keep a fast engine waiting.
+LOT_SECONDS, MOST_BATCHES = 0.1, 4
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Images that go through the engine at once, and what is asked about them."""
+
+    keys: list[Key]
+    asks: list[Ask]
+    images: Pixels
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What was claimed together, prepared for `reader`, which must then answer it."""
+
+    reader: Reader
+    entries: list[Study | Outcome]
+    #: of all its studies; the first one is ready
+    asked: Iterator[Asked]
+
+    @property
+    def claims(self) -> list[Claim]:
+        """Everything that is on lease for it."""
+        return [entry.claim for entry in self.entries]
+
+
+class Pace:
+    """How much the engine gets done, from its last looks."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._rate = 0.0
+
+    def note(self, images: int, seconds: float) -> None:
+        """A look at so many images has taken so many seconds."""
+        rate = images / max(seconds, 1e-6)
+        self._rate = rate if not self._rate else 0.8 * self._rate + 0.2 * rate
+
+    @property
+    def lot(self) -> int:
+        """How many images to claim at once: whole batches."""
+        batches = int(self._rate * LOT_SECONDS) // self._batch_size
+        return self._batch_size * min(max(batches, 1), MOST_BATCHES)
+
+
+class Ahead:
+    """Claims and loads, in the one thread that calls `take`."""
+
+    def __init__(self, name: str, settings: Settings, database: Database, loader: Loader, leases: Leases) -> None:
+        self.pace = Pace(settings.batch_size)
+        #: the engine has nothing to do
+        self.wanted = threading.Event()
+        self._name, self._settings, self._database = name, settings, database
+        self._loader, self._leases = loader, leases
+        self._lease = timedelta(seconds=settings.lease_seconds)
+        self._ageing = timedelta(seconds=settings.ageing_seconds)
+        self._burst_until = 0.0
+
+    def take(self, reader: Reader) -> list[Batch]:
+        """The next batch, ready for the engine, with stat studies before it that came while it waited; or nothing."""
+        held: list[Claimed] = []
+        try:
+            batch = self._batch(reader, self._gather(reader, held))
+            urgent = [] if not held or _goes_alone(held[0]) else list(self._urgent(reader, held))
+        except BaseException:
+            self._leases.forget([claim for claim, _ in held])
+            raise
+        return [*urgent, batch] if held else []
+
+    def _gather(self, reader: Reader, held: list[Claimed]) -> Iterator[list[Claimed]]:
+        """The next jobs, as they come: until the batch is full, or the engine waits for it."""
+        room = self.pace.lot
+        for step in count():
+            some = self._claim(room, reader)
+            if held and some and some[0][0].alone:
+                # Not with these. It was its turn, so it is the next one that is claimed.
+                self._leases.release([claim for claim, _ in some])
+                return
+            by_itself = not held and some and _goes_alone(some[0])
+            if some:
+                held += some
+                yield some
+                room -= sum(len(claim.images) for claim, _ in some)
+            if by_itself or room <= 0 or not self._more_may_come(len(some), step):
+                return
+
+    def _more_may_come(self, came: int, step: int) -> bool:
+        """Whether there is a reason to look once more; if so, after a moment."""
+        now = time.monotonic()
+        if came > 1:
+            self._burst_until = now + BURST_SECONDS
+        if not self.wanted.is_set():
+            self.wanted.wait(STEP_SECONDS)
+            return True
+        more = came > 0 and now < self._burst_until and step < MOST_STEPS
+        if more:
+            time.sleep(STEP_SECONDS)
+        return more
+
+    def _urgent(self, reader: Reader, held: list[Claimed]) -> Iterator[Batch]:
+        """Stat studies that come before the engine is free."""
+        while not self.wanted.wait(STEP_SECONDS):
+            some = self._claim(self._settings.batch_size, reader, stat_only=True)
+            if some:
+                held += some
+                yield self._batch(reader, [some])
+
+    def _claim(self, max_images: int, reader: Reader, *, stat_only: bool = False) -> list[Claimed]:
+        """The next jobs, those whose answer is known with it."""
+        with self._database.transaction() as session:
+            claims = jobs.claim(
+                session,
+                worker=self._name,
+                max_images=max_images,
+                lease=self._lease,
+                ageing=self._ageing,
+                stat_only=stat_only,
+            )
+            earlier = earlier_answers(session, claims, reader.bundle.sha256)
+        self._leases.add(claims)
+        return [(claim, earlier.get(claim.job_id)) for claim in claims]
+
+    def _batch(self, reader: Reader, found: Iterable[list[Claimed]]) -> Batch:
+        """One of all that is found; each part is loaded as soon as it is there."""
+        entries: list[Study | Outcome] = []
+        for some in found:
+            entries += [Outcome(claim, answer=earlier) for claim, earlier in some if earlier is not None]
+            entries += self._load([claim for claim, earlier in some if earlier is None], reader)
+        # Begun here, and not when the engine is free: it would wait for the copy, and for the other threads' turns.
+        return Batch(reader, entries, _begun(split(studies_of(entries), self._settings.batch_size)))
+
+    def _load(self, claims: Sequence[Claim], reader: Reader) -> list[Study | Outcome]:
+        if not reader.needs_pixels:
+            return unseen(claims)
+        with metrics.LOAD_SECONDS.time():
+            return self._loader.load(claims, reader.bundle.input)
+
+
+def _goes_alone(claimed: Claimed) -> bool:
+    claim, _ = claimed
+    return claim.alone or claim.stat
+
+
+def studies_of(entries: Sequence[Study | Outcome]) -> list[Study]:
+    """Those that go to the engine."""
+    return [entry for entry in entries if isinstance(entry, Study)]
+
+
+def split(studies: Sequence[Study], size: int) -> Iterator[Asked]:
+    """At most so many images at once: a study alone may have thousands."""
+    pixels = {name: image for study in studies for name, image in study.pixels.items()}
+    wanted = {(name, study.claim.classifier): study.claim.modality for study in studies for name in study.pixels}
+    names = list(pixels)
+    for start in range(0, len(names), size):
+        rows = {name: row for row, name in enumerate(names[start : start + size])}
+        asks = {key: Ask(rows[key[0]], key[1], sent_as) for key, sent_as in wanted.items() if key[0] in rows}
+        yield Asked(list(asks), list(asks.values()), np.stack([pixels[name] for name in rows]))
+
+
+def _begun(asked: Iterator[Asked]) -> Iterator[Asked]:
+    """The same, the first one made."""
+    return chain(list(islice(asked, 1)), asked)
