@@ -34,7 +34,7 @@ from api.auth import authenticate
 from api.batch_schemas import ItemProblem
 from api.context import EXTENSION, Services
 from api.openapi import completed
-from api.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request
+from api.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request, Sessions
 from api.submissions import Submissions
 from shared import log as logs
 from shared import metrics
@@ -79,7 +79,7 @@ def create_app(given: Settings | None = None) -> Flask:
         validation_error_callback=_invalid,
         static_folder=None,
     )
-    app.request_class = Request
+    app.request_class, app.session_interface = Request, Sessions()
     database = Database(config)
     app.extensions[EXTENSION] = Services(
         config, database, open_storage(config), Listener(config), Submissions(database)

@@ -15,11 +15,12 @@ from flask import Response, request
 from werkzeug.http import parse_dict_header
 
 from api.context import Principal, Services
-from shared import job_rows, schedule
+from shared import job_rows
 from shared.envelope import JobEnvelope, job_envelope
 from shared.errors import BadRequest, NotFound
 from shared.jobs import NewJob
 from shared.models import TERMINAL, Job, JobState
+from shared.schedule import InLine, place_in_line
 
 #: How often one who waits looks by himself, should a notification be lost.
 LOOK_SECONDS = 1.0
@@ -50,24 +51,24 @@ def read_job(service: Services, who: Principal, job_id: str) -> JobEnvelope:
         raise NotFound("no such job")
     envelope = job_envelope(job)
     if job.state is JobState.QUEUED:
-        envelope.position, envelope.estimated_wait_seconds = place(service, job, job.id)
+        envelope.position, envelope.estimated_wait_seconds = _place(service, job, job.id)
     return envelope
 
 
-def place(service: Services, job: Job, *remembered_as: str) -> tuple[int, float | None]:
+def _place(service: Services, job: Job | InLine, *remembered_as: str) -> tuple[int, float | None]:
     """A queued job's position and estimated wait in seconds, from memory if it was looked up a moment ago."""
     found = service.places.get(*remembered_as)
     if found is None:
         with service.database.reading() as connection:
-            found = schedule.place_in_line(connection, job)
+            found = place_in_line(connection, job)
         service.places.put(*remembered_as, value=found, seconds=PLACE_SECONDS)
     return found
 
 
 def place_of_newcomer(service: Services, job: NewJob, queued_at: datetime) -> tuple[int, float | None]:
     """The same of a job that was queued now; newcomers of one priority share what one of them found."""
-    row = Job(id=job.id, tenant_id=job.tenant_id, rank=job.priority.rank, queued_at=queued_at)
-    return place(service, row, "newcomer", job.priority)
+    stands = InLine(job.tenant_id, job.priority.rank, queued_at, job.id)
+    return _place(service, stands, "newcomer", job.priority)
 
 
 def look(service: Services, who: Principal, job_id: str) -> Answer:

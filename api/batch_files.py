@@ -40,7 +40,7 @@ def write_waiting(session: Session, order: Order, sent: Sequence[Sent]) -> list[
             refused.append(refuse(one, _reason(one)))
         else:
             waiting.append(_row(order, one, one.taken, group))
-    insert_rows(session, BatchFile, waiting)
+    insert_rows(session, (BatchFile, waiting))
     return list(refused)
 
 

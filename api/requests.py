@@ -1,4 +1,4 @@
-"""How a request's body is read: strictly, and never more of it into memory than a form or a JSON document needs."""
+"""How a request is read: its body strictly, and never more of it into memory than a form or a JSON document needs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import IO, Any
 
 import flask
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.formparser import FormDataParser
 
@@ -46,3 +47,12 @@ class Request(flask.Request):
             return super().get_json(force=force, silent=False, cache=cache)
         except RecursionError as error:
             raise BadRequest("the JSON is nested too deeply") from error
+
+
+class Sessions(SecureCookieSessionInterface):
+    """Flask's sessions; where no cookie came, no signer is made that would check it."""
+
+    def open_session(self, app: flask.Flask, request: flask.Request) -> SecureCookieSession | None:
+        if self.get_cookie_name(app) not in request.cookies:
+            return self.session_class()
+        return super().open_session(app, request)

@@ -20,8 +20,9 @@ from api import audit, idempotency
 from api.idempotency import KeyUse
 from shared.db import Database
 from shared.errors import IdempotencyKeyReused, Unavailable
-from shared.jobs import NewJob, submit_many
-from shared.studies import NewStudy, add_studies
+from shared.jobs import NewJob, job_rows
+from shared.rows import insert_rows
+from shared.studies import NewStudy, study_rows
 
 #: Most requests in one transaction.
 MOST = 64
@@ -110,8 +111,7 @@ def _write(session: Session, group: Sequence[Submission]) -> list[Written | Idem
     firsts = iter(idempotency.remember_all(session, tenant_id, uses))
     found = [None if one.key_use is None else next(firsts) for one in group]
     fresh = [one for one, first in zip(group, found, strict=True) if first is None]
-    add_studies(session, [one.study for one in fresh])
-    submit_many(session, [one.job for one in fresh])
+    insert_rows(session, *study_rows([one.study for one in fresh]), job_rows([one.job for one in fresh]))
     acts = [(one.key_id, "job.submit", one.job.id) for one in fresh]
     queued_at = audit.record_all(session, tenant_id, acts)
     return [first if isinstance(first, IdempotencyKeyReused) else Written(queued_at, first) for first in found]

@@ -23,7 +23,7 @@ from shared.errors import Conflict, IdempotencyInProgress
 from shared.jobs import NewJob
 from shared.models import Batch, BatchFile, BatchRejection, Image, Job
 from shared.rows import insert_rows
-from shared.studies import NewStudy, add_studies
+from shared.studies import NewStudy, study_rows
 
 #: A receiver that has shown no progress for so long may be replaced: its connection broke and nobody noticed.
 RECEIVER_SECONDS = 30
@@ -107,11 +107,14 @@ def let_go(session: Session, batch_id: str, receiver: str) -> None:
 def add_items(session: Session, batch_id: str, tenant_id: str, items: Sequence[Accepted | Rejected]) -> None:
     """The rows of items: studies, jobs, rejections; a handful of statements, however many they are."""
     accepted = [item for item in items if isinstance(item, Accepted)]
-    add_studies(session, [item.study for item in accepted if item.study is not None])
     rejected = [item for item in items if isinstance(item, Rejected)]
     of_batch = {"batch_id": batch_id, "tenant_id": tenant_id}
-    insert_rows(session, BatchRejection, [vars(item) | of_batch for item in rejected])
-    jobs.submit_many(session, [item.job for item in accepted])
+    insert_rows(
+        session,
+        *study_rows([item.study for item in accepted if item.study is not None]),
+        (BatchRejection, [vars(item) | of_batch for item in rejected]),
+        jobs.job_rows([item.job for item in accepted]),
+    )
     values = {"total": Batch.total + len(items), "rejected": Batch.rejected + len(rejected)}
     _update(session, batch_id, values)
 

@@ -5,12 +5,15 @@ The ORM needs several times the processor time for the same row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, cast
 
 import sqlalchemy as sa
 
-from shared.models import Base, Job, ModelBundle, Result, Study
+from shared.models import Base, Job, JobState, ModelBundle, Result, Study
 
 
 def _columns(entity: type[Base], *keys: str) -> list[sa.Label[Any]]:
@@ -23,20 +26,26 @@ def _columns(entity: type[Base], *keys: str) -> list[sa.Label[Any]]:
     ]
 
 
-_JOB, _STUDY = _columns(Job), _columns(Study, "modality", "image_count")
-_RESULT, _BUNDLE = _columns(Result), _columns(ModelBundle, "sha256", "name", "version")
-_PARTS = [len(_JOB), len(_STUDY), len(_RESULT), len(_BUNDLE)]
-_NAMES = [column.name.partition(".")[2] for column in (*_JOB, *_STUDY, *_RESULT, *_BUNDLE)]
-_WHOLE = (
-    sa.select(*_JOB, *_STUDY, *_RESULT, *_BUNDLE)
-    .select_from(Job)
+#: What an envelope says of a job, and what its place in line is asked with; not what only workers look at.
+_SEEN = (
+    "id", "tenant_id", "study_id", "batch_id", "classifier", "priority", "rank", "external_id", "item", "member",
+    "custom_id", "extra", "expires_at", "state", "error", "error_attempts", "crash_attempts", "created_at", "queued_at",
+    "started_at", "finished_at",
+)  # fmt: skip
+_JOB = [*_columns(Job, *_SEEN), *_columns(Study, "modality", "image_count")]
+_ANSWER = [*_columns(Result), *_columns(ModelBundle, "sha256", "name", "version")]
+_OF_RESULT = Result.__table__.join(ModelBundle.__table__)
+_ONE = (
+    sa.select(*_JOB)
     .join(Study, Study.id == Job.study_id)
-    .outerjoin(Result, Result.job_id == Job.id)
-    .outerjoin(ModelBundle, ModelBundle.sha256 == Result.bundle_sha256)
+    .where(Job.id == sa.bindparam("job_id"), Job.tenant_id == sa.bindparam("tenant_id"))
 )
-_ONE = _WHOLE.where(Job.id == sa.bindparam("job_id"), Job.tenant_id == sa.bindparam("tenant_id"))
+# Of a job that has one: most polls are of jobs that do not, and its columns cost as much as all others.
+_ITS_ANSWER = sa.select(*_ANSWER).select_from(_OF_RESULT).where(Result.job_id == sa.bindparam("job_id"))
 _OF_BATCH = (
-    _WHOLE.where(Job.batch_id == sa.bindparam("batch_id"), Job.item > sa.bindparam("after"))
+    sa.select(*_JOB, *_ANSWER)
+    .select_from(Job.__table__.join(Study.__table__).outerjoin(_OF_RESULT, Result.job_id == Job.id))
+    .where(Job.batch_id == sa.bindparam("batch_id"), Job.item > sa.bindparam("after"))
     .order_by(Job.item)
     .limit(sa.bindparam("limit"))
 )
@@ -45,28 +54,42 @@ _OF_BATCH = (
 def read(connection: sa.Connection, tenant_id: str, job_id: str) -> Job | None:
     """The tenant's job with its study, its result and the result's bundle; for reading only."""
     row = connection.execute(_ONE, {"job_id": job_id, "tenant_id": tenant_id}).first()
-    return None if row is None else _whole(row)
+    if row is None:
+        return None
+    job, study = _split(row, _JOB_PARTS)
+    if job.state is not JobState.SUCCEEDED:
+        return _whole(job, study, None, None)
+    answer = connection.execute(_ITS_ANSWER, {"job_id": job_id}).one()
+    return _whole(job, study, *_split(answer, _ANSWER_PARTS))
 
 
 def of_batch(connection: sa.Connection, batch_id: str, after: int, limit: int) -> list[Job]:
     """A batch's jobs in the order of their items, as `read` gives them: at most so many after item `after`."""
     rows = connection.execute(_OF_BATCH, {"batch_id": batch_id, "after": after, "limit": limit})
-    return [_whole(row) for row in rows]
+    return [_whole(*_split(row, [*_JOB_PARTS, *_ANSWER_PARTS])) for row in rows]
 
 
-def _whole(row: sa.Row[Any]) -> Job:
-    job, study, result, bundle = _split(row)
+def _names(columns: Sequence[sa.Label[Any]]) -> list[list[str]]:
+    """The attributes of each table, in the order of the columns."""
+    pairs = (column.name.split(".") for column in columns)
+    return [[name for _, name in group] for _, group in groupby(pairs, key=itemgetter(0))]
+
+
+_JOB_PARTS, _ANSWER_PARTS = _names(_JOB), _names(_ANSWER)
+
+
+def _split(row: sa.Row[Any], parts: Sequence[list[str]]) -> list[SimpleNamespace]:
+    """A row as one object per table."""
+    values = iter(row)
+    return [SimpleNamespace(**{name: next(values) for name in names}) for names in parts]
+
+
+def _whole(
+    job: SimpleNamespace, study: SimpleNamespace, result: SimpleNamespace | None, bundle: SimpleNamespace | None
+) -> Job:
     job.study = study
-    job.result = None if result.job_id is None else result
-    result.bundle = bundle
+    job.result = None
+    if result is not None and result.job_id is not None:
+        job.result, result.bundle = result, bundle
     # It has the attributes that an envelope is made of, and nothing else of the entity.
     return cast(Job, job)
-
-
-def _split(row: sa.Row[Any]) -> list[SimpleNamespace]:
-    start, parts = 0, []
-    for length in _PARTS:
-        end = start + length
-        parts.append(SimpleNamespace(**dict(zip(_NAMES[start:end], row[start:end], strict=True))))
-        start = end
-    return parts

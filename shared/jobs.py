@@ -31,6 +31,7 @@ from shared.claims import Claim, Outcome, RetryPolicy, claims_of
 from shared.errors import Conflict, Expired, NotFound, ThoraqError, WorkerCrashed
 from shared.finished import announce
 from shared.models import TERMINAL, Batch, BatchFile, Classifier, EventType, Job, JobState, Priority
+from shared.rows import Rows as InsertedRows
 from shared.rows import insert_rows
 from shared.schedule import Candidate, lock_next
 from shared.webhooks import Happening, emit
@@ -108,7 +109,12 @@ def submit(session: Session, job: NewJob) -> None:
 
 def submit_many(session: Session, jobs: Sequence[NewJob]) -> None:
     """Queue jobs by one statement. The caller commits, and rings after that."""
-    insert_rows(session, Job, [_row(job) for job in jobs])
+    insert_rows(session, job_rows(jobs))
+
+
+def job_rows(jobs: Sequence[NewJob]) -> InsertedRows:
+    """As `submit_many` inserts them."""
+    return Job, [_row(job) for job in jobs]
 
 
 def _row(job: NewJob) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from shared.rows import insert_rows
 
 def keep(session: Session, answers: Sequence[tuple[Claim, Answer]]) -> None:
     """Write the answers of jobs that have succeeded in this transaction."""
-    insert_rows(session, Result, [_result(claim, answer) for claim, answer in answers])
-    insert_rows(session, Artifact, [row for claim, answer in answers for row in _heatmaps(claim, answer)])
+    heatmaps = [row for claim, answer in answers for row in _heatmaps(claim, answer)]
+    insert_rows(session, (Result, [_result(claim, answer) for claim, answer in answers]), (Artifact, heatmaps))
 
 
 def _result(claim: Claim, answer: Answer) -> dict[str, Any]:

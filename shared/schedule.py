@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -107,7 +107,16 @@ PLACE = sa.text("""
 """)
 
 
-def place_in_line(session: Session | sa.Connection, job: Job) -> tuple[int, float | None]:
+class InLine(NamedTuple):
+    """Where a queued job stands: the columns that say so."""
+
+    tenant_id: str
+    rank: int
+    queued_at: datetime
+    id: str
+
+
+def place_in_line(session: Session | sa.Connection, job: Job | InLine) -> tuple[int, float | None]:
     """How many jobs go first, and how many seconds that takes at the pace of the last minutes (None: unknown).
 
     A line is counted as far as COUNTED: where more than that go first, both are the least that they can be.

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from shared.ids import new_id
 from shared.imaging.info import ImageInfo
 from shared.models import Image, Modality, Study
-from shared.rows import insert_rows
+from shared.rows import Rows, insert_rows
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,19 @@ def content_sha256(pairs: Iterable[tuple[str, int]]) -> str:
 
 
 def add_studies(session: Session, studies: Sequence[NewStudy]) -> None:
-    """The rows of whole studies and of their images, in the order given: two statements, however many they are."""
-    insert_rows(session, Study, [_study_row(study) for study in studies])
-    insert_rows(
-        session, Image, [row for study in studies for row in _image_rows(study.id, study.tenant_id, study.images)]
-    )
+    """The rows of whole studies and of their images, in the order given: one statement, however many they are."""
+    insert_rows(session, *study_rows(studies))
+
+
+def study_rows(studies: Sequence[NewStudy]) -> list[Rows]:
+    """As `add_studies` inserts them."""
+    images = [row for study in studies for row in _image_rows(study.id, study.tenant_id, study.images)]
+    return [(Study, [_study_row(study) for study in studies]), (Image, images)]
 
 
 def append_images(session: Session, study: Study, images: Sequence[NewImage]) -> None:
     """The rows of further images of a study, after those that it has. The caller has locked it."""
-    insert_rows(session, Image, _image_rows(study.id, study.tenant_id, images, study.image_count))
+    insert_rows(session, (Image, _image_rows(study.id, study.tenant_id, images, study.image_count)))
     study.image_count += len(images)
 
 
