@@ -45,7 +45,7 @@ def answer_of(envelope: JobEnvelope) -> Answer:
 
 def read_job(service: Services, who: Principal, job_id: str) -> JobEnvelope:
     """The tenant's job as clients see it, with its place in line while it is queued; NotFound otherwise."""
-    with service.database.reading() as connection:
+    with service.database.single() as connection:
         job = job_rows.read(connection, who.tenant_id, job_id)
     if job is None:
         raise NotFound("no such job")
@@ -59,7 +59,7 @@ def _place(service: Services, job: Job | InLine, *remembered_as: str) -> tuple[i
     """A queued job's position and estimated wait in seconds, from memory if it was looked up a moment ago."""
     found = service.places.get(*remembered_as)
     if found is None:
-        with service.database.reading() as connection:
+        with service.database.single() as connection:
             found = place_in_line(connection, job)
         service.places.put(*remembered_as, value=found, seconds=PLACE_SECONDS)
     return found

@@ -72,7 +72,7 @@ def _database_of(batch_id: str) -> Database:
 def _results(database: Database, batch_id: str) -> Iterator[ResultLine]:
     after = -1
     while True:
-        with database.reading() as connection:
+        with database.single() as connection:
             jobs = job_rows.of_batch(connection, batch_id, after, PAGE)
         if not jobs:
             return
@@ -86,7 +86,7 @@ def _results(database: Database, batch_id: str) -> Iterator[ResultLine]:
 def _errors(database: Database, batch_id: str) -> Iterator[ErrorLine]:
     after = -1
     while True:
-        with database.reading() as connection:
+        with database.single() as connection:
             rows = connection.execute(_ERRORS, {"batch_id": batch_id, "after": after}).all()
         if not rows:
             return
@@ -115,7 +115,7 @@ _ERRORS = _errors_statement()
 
 
 def _classes(database: Database) -> list[str]:
-    with database.reading() as connection:
+    with database.single() as connection:
         cards = connection.scalars(sa.select(ModelBundle.card)).all()
     others = (name for card in cards for head in card.get("heads", {}).values() for name in head["classes"])
     return list(dict.fromkeys([*CLASSES, *others]))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from flask import Response, request
-from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.dialects.postgresql import JSON, insert
 from sqlalchemy.orm import Session
 
 from api.context import Principal
@@ -20,14 +21,6 @@ from shared.models import IdempotencyKey
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
-
-# In the order of the keys: two transactions that wait for each other's keys would never end.
-_REMEMBER = sa.text("""
-    INSERT INTO idempotency_keys (tenant_id, key, fingerprint, resource_id)
-    SELECT :tenant_id, key, fingerprint, resource_id
-    FROM json_to_recordset(:uses) AS u(key text, fingerprint text, resource_id text) ORDER BY key
-    ON CONFLICT DO NOTHING RETURNING resource_id
-""").bindparams(sa.bindparam("uses", type_=JSON))
 
 
 def sent_key() -> str | None:
@@ -64,29 +57,36 @@ def earlier(session: Session, who: Principal, fingerprint: str, resource_id: str
 
 def remember(session: Session, who: Principal, key: str, fingerprint: str, resource_id: str) -> str | None:
     """As `earlier`, for a key at hand."""
-    (first,) = remember_all(session, who.tenant_id, [KeyUse(key, fingerprint, resource_id)])
-    if isinstance(first, IdempotencyKeyReused):
-        raise first
-    return first
+    row = {"tenant_id": who.tenant_id, "key": key, "fingerprint": fingerprint, "resource_id": resource_id}
+    made = session.execute(insert(IdempotencyKey).values(row).on_conflict_do_nothing().returning(IdempotencyKey.key))
+    return None if made.first() is not None else find(session, who, key, fingerprint)
 
 
-def remember_all(session: Session, tenant_id: str, uses: Sequence[KeyUse]) -> list[str | IdempotencyKeyReused | None]:
-    """For each use the id of the earlier resource, None if this is the first, or the error if it was another request.
+def remembering(*more: str) -> tuple[sa.CTE, sa.CTE]:
+    """Two parts of a statement that makes resources: the uses of keys that it is given, and those that are the first.
 
-    Of two uses of a key in one call the first makes the resource.
+    Its parameters are `tenant_id` and `uses`, a list of uses as JSON, with `more` texts in each.
     """
-    if not uses:
-        return []
-    rows = [vars(use) for use in uses]
-    made = set(session.scalars(_REMEMBER, {"tenant_id": tenant_id, "uses": rows}))
-    if len(made) == len(uses):
-        return [None] * len(uses)
+    names = ("key", "fingerprint", "resource_id")
+    columns = [sa.column(name, sa.Text) for name in (*names, *more)]
+    uses = sa.func.json_to_recordset(sa.bindparam("uses", type_=JSON)).table_valued(*columns, name="u")
+    asked = sa.select(*uses.render_derived(with_types=True).c).cte("asked")
+    tenant_id = sa.bindparam("tenant_id", type_=sa.Text)
+    # In the order of the keys: two transactions that wait for each other's keys would never end.
+    rows = sa.select(tenant_id, *(asked.c[name] for name in names)).order_by(asked.c.key)
+    first = insert(IdempotencyKey).from_select(["tenant_id", *names], rows).on_conflict_do_nothing()
+    return asked, first.returning(IdempotencyKey.resource_id).cte("made")
+
+
+def firsts(connection: sa.Connection, tenant_id: str, uses: Sequence[KeyUse]) -> dict[str, str | IdempotencyKeyReused]:
+    """By the id of what each use was to make: what its key has made, or the error if that was another request."""
+    columns = (IdempotencyKey.key, IdempotencyKey.fingerprint, IdempotencyKey.resource_id)
     mine = sa.and_(IdempotencyKey.tenant_id == tenant_id, IdempotencyKey.key.in_([use.key for use in uses]))
-    known = {row.key: row for row in session.scalars(sa.select(IdempotencyKey).where(mine))}
-    return [None if use.resource_id in made else _first(known[use.key], use.fingerprint) for use in uses]
+    known = {row.key: row for row in connection.execute(sa.select(*columns).where(mine))}
+    return {use.resource_id: _first(known[use.key], use.fingerprint) for use in uses}
 
 
-def _first(row: IdempotencyKey, fingerprint: str) -> str | IdempotencyKeyReused:
+def _first(row: IdempotencyKey | sa.Row[*tuple[Any, ...]], fingerprint: str) -> str | IdempotencyKeyReused:
     if row.fingerprint != fingerprint:
         return IdempotencyKeyReused(f"this {HEADER} was used for a different request")
     return row.resource_id

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy.orm import Session
+import sqlalchemy as sa
 
 from api import audit, idempotency
 from api.idempotency import KeyUse
 from shared.db import Database
 from shared.errors import IdempotencyKeyReused, Unavailable
 from shared.jobs import NewJob, job_rows
-from shared.rows import insert_rows
+from shared.rows import insertion
 from shared.studies import NewStudy, study_rows
 
 #: Most requests in one transaction.
 MOST = 64
+#: The column of each table that says whose submission a row is of: its study's or its job's id.
+BELONGS = {"studies": "id", "images": "study_id", "jobs": "id", "audit_log": "subject"}
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,8 @@ class Submissions:
 
     def _settle(self, group: Sequence[_Waiting]) -> None:
         try:
-            with self._database.transaction() as session:
-                outcomes = _write(session, [one.submission for one in group])
+            with self._database.single() as connection:
+                outcomes = _write(connection, [one.submission for one in group])
         except BaseException as error:  # noqa: BLE001 - every one of their requests raises it
             if len(group) == 1 or isinstance(error, Unavailable):
                 for one in group:
@@ -104,14 +108,39 @@ class Submissions:
                     one.outcome.set_result(outcome)
 
 
-def _write(session: Session, group: Sequence[Submission]) -> list[Written | IdempotencyKeyReused]:
-    """A handful of statements, however many they are."""
-    tenant_id = group[0].job.tenant_id
+def _write(connection: sa.Connection, group: Sequence[Submission]) -> list[Written | IdempotencyKeyReused]:
+    """One statement, which is a transaction of its own, however many they are."""
     uses = [one.key_use for one in group if one.key_use is not None]
-    firsts = iter(idempotency.remember_all(session, tenant_id, uses))
-    found = [None if one.key_use is None else next(firsts) for one in group]
-    fresh = [one for one, first in zip(group, found, strict=True) if first is None]
-    insert_rows(session, *study_rows([one.study for one in fresh]), job_rows([one.job for one in fresh]))
-    acts = [(one.key_id, "job.submit", one.job.id) for one in fresh]
-    queued_at = audit.record_all(session, tenant_id, acts)
-    return [first if isinstance(first, IdempotencyKeyReused) else Written(queued_at, first) for first in found]
+    tables = [
+        *study_rows([one.study for one in group]),
+        job_rows([one.job for one in group]),
+        audit.rows(group[0].job.tenant_id, [(one.key_id, "job.submit", one.job.id) for one in group]),
+    ]
+    columns = tuple((table.__tablename__, tuple(rows[0])) for table, rows in tables)
+    values: dict[str, Any] = {table.__tablename__: rows for table, rows in tables}
+    studies = {one.job.id: one.study.id for one in group}
+    values["uses"] = [vars(use) | {"study_id": studies[use.resource_id]} for use in uses]
+    row = connection.execute(_statement(columns), values | {"tenant_id": group[0].job.tenant_id}).one()
+    firsts = idempotency.firsts(connection, group[0].job.tenant_id, uses) if row.replayed else {}
+    return [_outcome(one, row.at, row.replayed, firsts) for one in group]
+
+
+def _outcome(
+    one: Submission, at: datetime, replayed: Collection[str], firsts: Mapping[str, str | IdempotencyKeyReused]
+) -> Written | IdempotencyKeyReused:
+    if one.key_use is None or one.job.id not in replayed:
+        return Written(at)
+    first = firsts[one.job.id]
+    return first if isinstance(first, IdempotencyKeyReused) else Written(at, first)
+
+
+@lru_cache
+def _statement(columns: tuple[tuple[str, tuple[str, ...]], ...]) -> sa.Select[Any]:
+    """Remembers the Idempotency-Keys, and inserts the rows of all but those that a key has brought in before."""
+    asked, made = idempotency.remembering("study_id")
+    again = asked.c.resource_id.not_in(sa.select(made.c.resource_id))
+    replayed = sa.select(asked.c.resource_id).where(again)
+    ids = replayed.union_all(sa.select(asked.c.study_id).where(again)).cte("replayed")
+    inserts = [insertion(name, names, (BELONGS[name], sa.select(ids.c[0]))) for name, names in columns]
+    found = sa.select(sa.func.now().label("at"), sa.func.array(replayed.scalar_subquery()).label("replayed"))
+    return found.add_cte(*(insert.cte(f"into_{insert.table.name}") for insert in inserts))

@@ -57,8 +57,8 @@ class Database:
             yield session
 
     @contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
-        """For single SELECTs, each seen as of its own moment: no BEGIN and COMMIT around, a third of the round trips.
+    def single(self) -> Iterator[sa.Connection]:
+        """For single statements, each a transaction of its own: no BEGIN and COMMIT, a third of the round trips.
 
         Raises Unavailable as `transaction` does.
         """

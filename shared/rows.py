@@ -32,14 +32,16 @@ def insert_rows(session: Session, *tables: Rows) -> None:
 
 @lru_cache
 def _insertion(shapes: tuple[tuple[str, tuple[str, ...]], ...]) -> sa.Insert:
-    *others, last = [_of_table(*shape) for shape in shapes]
-    for other in others:
-        last = last.add_cte(other.cte(f"into_{other.table.name}"))
-    return last
+    *others, last = [insertion(*shape) for shape in shapes]
+    return last.add_cte(*(other.cte(f"into_{other.table.name}") for other in others))
 
 
-def _of_table(name: str, columns: tuple[str, ...]) -> sa.Insert:
+def insertion(table: str, columns: tuple[str, ...], unless: tuple[str, sa.Select[Any]] | None = None) -> sa.Insert:
+    """Inserts the rows that come as the parameter of the table's name; `unless` a column is among what is selected."""
     # All rows are one parameter: a VALUES list would be another statement, planned anew, for every number of rows.
-    rows = sa.func.json_populate_recordset(sa.literal_column(f"NULL::{name}"), sa.bindparam(name, type_=JSON))
+    rows = sa.func.json_populate_recordset(sa.literal_column(f"NULL::{table}"), sa.bindparam(table, type_=JSON))
     records = rows.table_valued(*columns)
-    return Base.metadata.tables[name].insert().from_select(columns, sa.select(*records.c))
+    wanted = sa.select(*records.c)
+    if unless is not None:
+        wanted = wanted.where(records.c[unless[0]].not_in(unless[1]))
+    return Base.metadata.tables[table].insert().from_select(columns, wanted)

@@ -13,12 +13,12 @@ NUMBER = sa.select(sa.literal(7))
 
 def test_connections_that_the_server_ended_are_replaced_unnoticed(settings: Settings, clean_database: Database) -> None:
     database = Database(settings)
-    with database.transaction() as session, database.reading() as connection:
+    with database.transaction() as session, database.single() as connection:
         ended = [part.execute(sa.select(sa.func.pg_backend_pid())).scalar_one() for part in (session, connection)]
     with clean_database.transaction() as session:
         for process in ended:
             session.execute(sa.select(sa.func.pg_terminate_backend(process, 10_000)))
-    with database.transaction() as session, database.reading() as connection:
+    with database.transaction() as session, database.single() as connection:
         assert [part.execute(NUMBER).scalar_one() for part in (session, connection)] == [7, 7]
     database.close()
 
@@ -27,7 +27,7 @@ def test_what_was_read_without_a_transaction_leaves_the_connection_as_it_was(
     settings: Settings, clean_database: Database
 ) -> None:
     database = Database(settings, pool_size=1)
-    with database.reading() as connection:
+    with database.single() as connection:
         assert connection.execute(NUMBER).scalar_one() == 7
     with database.transaction() as session:
         session.add(Tenant(id="ten_1", name="north"))
