@@ -88,7 +88,7 @@ def main() -> None:
     # Whatever a library prints must not get among the answers.
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    model = XrayModel()
+    model = XrayModel(our_engine=True)
     with ThreadPoolExecutor(DECODE_THREADS, "decode") as pool:
         print(json.dumps("ready"), file=out, flush=True)
         for line in sys.stdin:

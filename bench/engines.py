@@ -20,12 +20,12 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.machine import machine, versions
+from bench.peers.model import keras_network
 from bench.report import RESULTS, Spread, plain, ratio, read, spread, write
 from shared.bundle import Bundle
 from shared.config import Settings
 from shared.engines import REFERENCE, Engine, candidates, choose_engine, make_engine
 from shared.heads import HeadNetwork
-from shared.networks import rebuild
 
 BATCH = 16
 PREDICT = "keras predict"
@@ -153,11 +153,7 @@ def _answer(engine: Engine, network: HeadNetwork, images: Pixels, times: int) ->
 
 def _predict_one_by_one(bundle: Bundle, images: Pixels) -> Act:
     """What a first version of a service does: Keras' `predict`, image by image."""
-    import keras
-
-    head = bundle.head_for("binary", "xray")
-    (trunk,) = (rebuild(bundle, bundle.card.trunks[name]) for name in head.trunks)
-    network = keras.Model(trunk.input, rebuild(bundle, head)(trunk.output))
+    network = keras_network(bundle, bundle.head_for("binary", "xray"))
     tensors = np.repeat(images[..., np.newaxis], bundle.input.channels, axis=-1).astype(np.float32)
 
     def act() -> None:

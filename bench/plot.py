@@ -17,7 +17,7 @@ def draw(figures: Mapping[str, Any], folder: Path = WHERE) -> list[Path]:
 
     systems: Mapping[str, Any] = figures["systems"]
     order = sorted(systems, key=lambda name: systems[name]["images_per_second"]["median"])
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 0.8 + 0.35 * len(order)), layout="constrained")
     left, right = figure.subplots(1, 2)
     _bars(left, {name: systems[name]["images_per_second"] for name in order})
     left.set_title("throughput, end to end (images/s)", fontsize=10)

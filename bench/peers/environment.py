@@ -4,6 +4,8 @@ from __future__ import annotations
 
 #: Where the model bundle is.
 BUNDLE = "BENCH_BUNDLE"
+#: Set: its networks are run by Thoraq's engine instead of Keras.
+OUR_ENGINE = "BENCH_OUR_ENGINE"
 #: Of the ordinary Celery design: its Redis, and the folder that edge and worker share.
 REDIS_URL = "BENCH_REDIS_URL"
 UPLOADS = "BENCH_UPLOADS"

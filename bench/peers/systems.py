@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
 from bench.peers.celery_peer import CeleryPeer
-from bench.peers.environment import BUNDLE, LITSERVE_PORT
+from bench.peers.environment import BUNDLE, LITSERVE_PORT, OUR_ENGINE
 from bench.peers.servers import Web, flask_server, running
 
 TIMEOUT_SECONDS = 120.0
@@ -38,12 +38,20 @@ class OrdinaryCelery:
 
     name = "ordinary Celery"
 
-    def __init__(self, http: httpx.Client) -> None:
-        self._http = http
+    def __init__(self, http: httpx.Client, name: str = name) -> None:
+        self.name, self._http = name, http
 
     def classify(self, file: Path) -> Mapping[str, float]:
         """httpx.HTTPError without an answer; TimeoutError when it takes minutes."""
-        job = self._http.post("/jobs", files={"file": file.read_bytes()}).raise_for_status().json()["id"]
+        return self.wait(self.submit(file))
+
+    def submit(self, file: Path) -> str:
+        """The job's id; httpx.HTTPError."""
+        job: str = self._http.post("/jobs", files={"file": file.read_bytes()}).raise_for_status().json()["id"]
+        return job
+
+    def wait(self, job: str) -> Mapping[str, float]:
+        """As `classify`, for a job that was submitted."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             found = self._http.get(f"/jobs/{job}").raise_for_status().json()["probabilities"]
@@ -53,42 +61,59 @@ class OrdinaryCelery:
         raise TimeoutError("the ordinary Celery design did not answer in time")
 
 
+class Setting(NamedTuple):
+    """Where a peer keeps its things, the bundle that it runs, and whether Thoraq's engine runs it, or Keras."""
+
+    folder: Path
+    bundle: Path
+    our_engine: bool = False
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its processes are told."""
+        return {BUNDLE: str(self.bundle)} | ({OUR_ENGINE: "1"} if self.our_engine else {})
+
+    def named(self, name: str) -> str:
+        """The peer's name in the results."""
+        return f"{name}, our engine" if self.our_engine else name
+
+
 @contextmanager
-def sync_flask(folder: Path, bundle: Path, clients: int) -> Iterator[Synchronous]:
+def sync_flask(setting: Setting, clients: int) -> Iterator[Synchronous]:
     """The synchronous Flask app."""
-    log = folder / "sync-flask.log"
-    web = flask_server("bench.peers.flask_app:create_app", clients, log, {BUNDLE: str(bundle)})
+    log = setting.folder / "sync-flask.log"
+    web = flask_server("bench.peers.flask_app:create_app", clients, log, setting.environment)
     with running(web), _http(web) as http:
-        yield Synchronous("synchronous Flask", http, "/classify", "file")
+        yield Synchronous(setting.named("synchronous Flask"), http, "/classify", "file")
 
 
 @contextmanager
-def ordinary_celery(folder: Path, bundle: Path, clients: int) -> Iterator[OrdinaryCelery]:
+def ordinary_celery(setting: Setting, clients: int) -> Iterator[OrdinaryCelery]:
     """The ordinary Celery design, with a Redis of its own."""
-    peer = CeleryPeer(folder / "celery", clients, **{BUNDLE: str(bundle)})
+    peer = CeleryPeer(setting.folder / "celery", clients, **setting.environment)
     with running(peer.redis), running(peer.worker, peer.web), _http(peer.web) as http:
-        yield OrdinaryCelery(http)
+        yield OrdinaryCelery(http, setting.named(OrdinaryCelery.name))
 
 
 @contextmanager
-def bentoml(folder: Path, bundle: Path) -> Iterator[Synchronous]:
+def bentoml(setting: Setting) -> Iterator[Synchronous]:
     """BentoML with adaptive batching."""
     command = ["bentoml", "serve", "bench.peers.bento_service:Xrays", "--host", "127.0.0.1", "--port", "{port}"]
-    home = {"BENTOML_HOME": str(folder / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
-    web = Web("BentoML", command, folder / "bentoml.log", health="/readyz", **{BUNDLE: str(bundle)}, **home)
+    home = {"BENTOML_HOME": str(setting.folder / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
+    web = Web("BentoML", command, setting.folder / "bentoml.log", health="/readyz", **setting.environment, **home)
     with running(web), _http(web) as http:
         # A batchable method takes lists from everybody: here, of one.
-        yield Synchronous("BentoML", http, "/classify", "files", lambda found: found[0])
+        yield Synchronous(setting.named("BentoML"), http, "/classify", "files", lambda found: found[0])
 
 
 @contextmanager
-def litserve(folder: Path, bundle: Path) -> Iterator[Synchronous]:
+def litserve(setting: Setting) -> Iterator[Synchronous]:
     """LitServe with batching."""
     command = ["bench.peers.litserve_server"]
-    environment = {BUNDLE: str(bundle), LITSERVE_PORT: "{port}"}
-    web = Web("LitServe", command, folder / "litserve.log", health="/health", **environment)
+    environment = {**setting.environment, LITSERVE_PORT: "{port}"}
+    web = Web("LitServe", command, setting.folder / "litserve.log", health="/health", **environment)
     with running(web), _http(web) as http:
-        yield Synchronous("LitServe", http, "/predict", "file")
+        yield Synchronous(setting.named("LitServe"), http, "/predict", "file")
 
 
 def as_numbers(found: Mapping[str, float]) -> dict[str, float]:

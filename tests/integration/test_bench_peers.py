@@ -12,7 +12,7 @@ from bench.load import OneByOne, check_agreement
 from bench.peers.celery_peer import CeleryPeer
 from bench.peers.environment import NULL
 from bench.peers.servers import running
-from bench.peers.systems import ordinary_celery, sync_flask
+from bench.peers.systems import Setting, ordinary_celery, sync_flask
 from tests.factories_model import tiny_bundle
 
 
@@ -22,9 +22,11 @@ def bundle(tmp_path: Path) -> Path:
     return tiny_bundle(tmp_path / "tiny").path
 
 
-def test_the_synchronous_app_answers_as_the_bare_engine_does(tmp_path: Path, bundle: Path) -> None:
+@pytest.mark.parametrize("our_engine", [True, False], ids=["our engine", "keras"])
+def test_the_synchronous_app_answers_as_the_bare_engine_does(tmp_path: Path, bundle: Path, our_engine: bool) -> None:
     files = make_small(tmp_path / "images", BATCH + 2)
-    with ceiling(bundle) as alone, sync_flask(tmp_path, bundle, clients=2) as system:
+    setting = Setting(tmp_path, bundle, our_engine)
+    with ceiling(bundle) as alone, sync_flask(setting, clients=2) as system:
         expected, found = alone.run(files), OneByOne(system, 2).run(files)
     assert expected.figures.images == BATCH + 2
     assert expected.figures.seconds > 0
@@ -33,7 +35,7 @@ def test_the_synchronous_app_answers_as_the_bare_engine_does(tmp_path: Path, bun
 
 def test_the_ordinary_design_answers_who_polls(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NULL, "1")
-    with ordinary_celery(tmp_path, bundle, clients=2) as system:
+    with ordinary_celery(Setting(tmp_path, bundle), clients=2) as system:
         assert OneByOne(system, 2).run(make_small(tmp_path / "images", 5)).answers == [{}] * 5
 
 
