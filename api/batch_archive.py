@@ -29,6 +29,7 @@ class Member:
     item: int
     name: str
     file: BinaryIO
+    size: int
     error: ThoraqError | None
 
 
@@ -70,8 +71,9 @@ class Archive:
         except BaseException:
             file.close()
             raise
+        size = file.tell()
         file.seek(0)
-        return Member(self._item, shown_name(name), file, error)
+        return Member(self._item, shown_name(name), file, size, error)
 
     def _unpack(self, content: Iterator[bytes], file: BinaryIO) -> ThoraqError | None:
         size = 0

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from queue import Empty, Queue
 
 from flask import request
@@ -22,12 +23,23 @@ from api.batch_turn import Turn
 from shared.errors import BadRequest, PayloadTooLarge, ThoraqError
 
 STORERS = 8  # a store answers each slowly, and many at once
-AHEAD = 32
-CHUNK_ITEMS, CHUNK_SECONDS = 64, 0.5
+#: Small files are stored a few by one thread: handing one over would cost as much as storing it.
+GROUP_ITEMS, GROUP_BYTES = 8, 256 * 1024
+AHEAD = 16
+CHUNK_ITEMS, CHUNK_SECONDS = 128, 0.5
 PROGRESS_SECONDS = 5.0
 PIECE_BYTES = 256 * 1024
 
 Task = Callable[[], Sent | None]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What some tasks gave, in their order; after an error, what the later ones gave is of no use."""
+
+    sent: list[Sent]
+    error: Exception | None
+    unused: list[Sent]
 
 
 class Intake:
@@ -36,7 +48,9 @@ class Intake:
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
         self._pool = ThreadPoolExecutor(STORERS, "store")
-        self._queue: Queue[Future[Sent | None] | None] = Queue(AHEAD)
+        self._group: list[Task] = []
+        self._group_bytes = 0
+        self._queue: Queue[Future[Stored] | None] = Queue(AHEAD)
         self._failure: Exception | None = None
         self._writer = threading.Thread(target=self._write, name="write", daemon=True)
         self._writer.start()
@@ -58,17 +72,26 @@ class Intake:
         if self._bytes < (request.content_length or 0):
             raise BadRequest("the body ends too early")
 
-    def put(self, task: Task) -> None:
-        """The next item, made of what the task gives; None for one that is in already."""
-        # Also when the writing has stopped: the task has a file to close, and the writer drops what comes of it.
-        self._queue.put(self._pool.submit(task))
+    def put(self, task: Task, size: int = 0) -> None:
+        """The next item, made of what the task gives; None for one that is in already. `size`: bytes that it stores."""
+        self._group.append(task)
+        self._group_bytes += size
+        if len(self._group) >= GROUP_ITEMS or self._group_bytes >= GROUP_BYTES:
+            self._hand_over()
         self.check()
 
     def end(self) -> None:
         """Wait until everything is written."""
+        self._hand_over()
         self._queue.put(None)
         self._writer.join()
         self._pool.shutdown()
+
+    def _hand_over(self) -> None:
+        # Also when the writing has stopped: the tasks have files to close, and the writer drops what comes of them.
+        if self._group:
+            self._queue.put(self._pool.submit(_store, self._group))
+            self._group, self._group_bytes = [], 0
 
     def check(self) -> None:
         """Raise what stopped the writing, if something did."""
@@ -96,15 +119,14 @@ class Intake:
             else:
                 if future is None:
                     break
-                try:
-                    sent = future.result()
-                except Exception:
+                stored = future.result()
+                due = due if chunk else time.monotonic() + CHUNK_SECONDS
+                chunk += stored.sent
+                if stored.error is not None:
+                    self._turn.discard(stored.unused)
                     yield chunk  # what came before it is in
-                    raise
-                if sent is not None:
-                    due = due if chunk else time.monotonic() + CHUNK_SECONDS
-                    chunk.append(sent)
-            if len(chunk) == CHUNK_ITEMS or (chunk and time.monotonic() >= due):
+                    raise stored.error
+            if len(chunk) >= CHUNK_ITEMS or (chunk and time.monotonic() >= due):
                 yield chunk
                 chunk = []
         yield chunk
@@ -116,8 +138,22 @@ class Intake:
 
     def _drop_rest(self) -> None:
         while (future := self._queue.get()) is not None:
-            sent = None if future.exception() else future.result()
-            self._turn.discard([sent] if sent is not None else [])
+            stored = future.result()
+            self._turn.discard([*stored.sent, *stored.unused])
+
+
+def _store(tasks: Sequence[Task]) -> Stored:
+    """Run all of them, whatever becomes of one: each has a file to close."""
+    stored = Stored([], None, [])
+    for task in tasks:
+        try:
+            sent = task()
+        except Exception as error:  # noqa: BLE001 - the writer raises the first one
+            stored = stored if stored.error else replace(stored, error=error)
+        else:
+            kept = stored.unused if stored.error else stored.sent
+            kept += [] if sent is None else [sent]
+    return stored
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from api.batch_files import GROUPS, write_groups
 from api.batch_items import Order, Sent
 from api.batch_schemas import BatchForm
 from api.context import Principal, Services
-from api.uploads import discard
+from api.uploads import count_bytes, discard
 from shared import batches, jobs, metrics
 from shared.batches import Accepted, Rejected
 from shared.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidRequest, ThoraqError
@@ -82,13 +83,14 @@ class Turn:
                     self._begin(session)
                 items = self._write(session, self.order, sent)
                 batches.add_items(session, self.batch_id, self.order.tenant_id, items)
-                batches.advance(session, self.batch_id, self._receiver, sent[-1].item + 1)
+                batches.advance(session, self.batch_id, self._receiver, items, sent[-1].item + 1)
         except ThoraqError as error:
             # As where one study is sent: not when nobody knows whether it was committed.
             if error.permanent:
                 self.discard(sent)
             raise
         self.begun, self._next_item = True, sent[-1].item + 1
+        count_bytes(one.taken for one in sent if one.taken is not None)
         refused = {item.item for item in items if isinstance(item, Rejected)}
         self.discard([one for one in sent if one.item in refused])
         self._announce(items)
@@ -131,22 +133,22 @@ class Turn:
             groups, unused = write_groups(session, self.order, self._service.settings.max_files)
             batches.add_items(session, self.batch_id, self.order.tenant_id, [*items, *groups])
             _refuse_if_none([*items, *groups])
-            self._close(session, len(sent))
+            self._close(session, [*items, *groups], len(sent))
         refused = {item.item for item in items if isinstance(item, Rejected)}
         self.discard([one for one in sent if one.item in refused])
         discard(self._service, unused)
         self._announce([*items, *groups])
         return None
 
-    def _close(self, session: Session, next_item: int | None = None) -> None:
-        batches.advance(session, self.batch_id, self._receiver, next_item)
+    def _close(self, session: Session, items: Sequence[Accepted | Rejected] = (), next_item: int | None = None) -> None:
+        batches.advance(session, self.batch_id, self._receiver, items, next_item)
         jobs.close_batch(session, self.batch_id)
         batches.let_go(session, self.batch_id, self._receiver)
 
     def _announce(self, items: Sequence[Accepted | Rejected]) -> None:
         accepted = [item.job for item in items if isinstance(item, Accepted)]
-        for job in accepted:
-            metrics.JOBS_SUBMITTED.labels(job.classifier, job.priority).inc()
+        for (classifier, priority), count in Counter((job.classifier, job.priority) for job in accepted).items():
+            metrics.JOBS_SUBMITTED.labels(classifier, priority).inc(count)
         if accepted:
             ring(self._service.settings, CLASSIFY)
 
@@ -174,7 +176,7 @@ class Turn:
         with self._service.database.transaction() as session:
             items, unused = write_groups(session, self.order, self._service.settings.max_files, GROUPS)
             batches.add_items(session, self.batch_id, self.order.tenant_id, items)
-            batches.advance(session, self.batch_id, self._receiver)
+            batches.advance(session, self.batch_id, self._receiver, items)
         discard(self._service, unused)
         self._announce(items)
         return bool(items)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from functools import partial
 
 import sqlalchemy as sa
@@ -16,7 +15,7 @@ from sqlalchemy.orm import Session
 from api import audit
 from api.batch_archive import Archive, Member
 from api.batch_files import write_studies, write_waiting
-from api.batch_intake import Intake, Task, taking_in
+from api.batch_intake import Intake, taking_in
 from api.batch_items import Sent, shown_name
 from api.batch_lines import lines, write_lines
 from api.batch_openapi import BATCH_BODY
@@ -88,9 +87,8 @@ def _submit_stream(service: Services, who: Principal) -> tuple[str, bool]:
     if not turn.take(query.first_item):
         return turn.batch_id, True
     with taking_in(turn) as intake:
-        tasks = _line_tasks if request.mimetype == NDJSON else _member_tasks
-        for task in tasks(service, who, turn, intake, query.first_item):
-            intake.put(task)
+        put_all = _put_lines if request.mimetype == NDJSON else _put_members
+        put_all(service, who, turn, intake, query.first_item)
     return turn.batch_id, False
 
 
@@ -102,22 +100,22 @@ def _check_lines(form: BatchForm) -> None:
         raise InvalidRequest(message, errors=[{"field": "group_by", "message": message}])
 
 
-def _line_tasks(service: Services, _: Principal, turn: Turn, intake: Intake, first_item: int) -> Iterator[Task]:
+def _put_lines(service: Services, _: Principal, turn: Turn, intake: Intake, first_item: int) -> None:
     most = service.settings.max_batch_items
     for sent in lines(intake.pieces(service.settings.max_upload_bytes), first_item):
         if sent.item >= most:
             raise PayloadTooLarge(f"at most {most} items in one batch")
         if sent.item >= turn.known_until:
-            yield partial(_itself, sent)
+            intake.put(partial(_itself, sent))
 
 
 def _itself(sent: Sent) -> Sent:
     return sent
 
 
-def _member_tasks(service: Services, who: Principal, turn: Turn, intake: Intake, first_item: int) -> Iterator[Task]:
+def _put_members(service: Services, who: Principal, turn: Turn, intake: Intake, first_item: int) -> None:
     for member in Archive(intake.pieces(service.settings.max_batch_bytes), first_item, service.settings):
-        yield partial(_take_in, service, who, turn, member)
+        intake.put(partial(_take_in, service, who, turn, member), member.size)
 
 
 def _take_in(service: Services, who: Principal, turn: Turn, member: Member) -> Sent | None:

@@ -21,12 +21,14 @@ from shared import jobs
 from shared.db import Database
 from shared.errors import Conflict, IdempotencyInProgress
 from shared.jobs import NewJob
-from shared.models import Batch, BatchFile, BatchRejection, Image, Job
+from shared.models import Base, Batch, BatchFile, BatchRejection, Image, Job
 from shared.rows import insert_rows
 from shared.studies import NewStudy, study_rows
 
 #: A receiver that has shown no progress for so long may be replaced: its connection broke and nobody noticed.
 RECEIVER_SECONDS = 30
+#: A batch's row is not needed as an object where it is only counted in.
+BATCHES = Base.metadata.tables["batches"]
 
 
 @dataclass(frozen=True)
@@ -86,26 +88,36 @@ def take_over(session: Session, batch_id: str, receiver: str) -> Batch:
     return batch
 
 
-def advance(session: Session, batch_id: str, receiver: str, next_item: int | None = None) -> None:
-    """Note progress, and the first item that is not in. Conflict if it is not this receiver's turn.
+def advance(
+    session: Session,
+    batch_id: str,
+    receiver: str,
+    items: Sequence[Accepted | Rejected] = (),
+    next_item: int | None = None,
+) -> None:
+    """Note progress: `items` that were added, and the first item that is not in. Conflict if it is not its turn.
 
     Last in its transaction: the row is locked until the commit, and workers count in it.
     """
-    values: dict[str, Any] = {"progress_at": sa.func.now()}
+    rejected = sum(isinstance(item, Rejected) for item in items)
+    values: dict[str, Any] = {
+        "progress_at": sa.func.now(), "total": BATCHES.c.total + len(items), "rejected": BATCHES.c.rejected + rejected
+    }  # fmt: skip
     if next_item is not None:
         values["next_item"] = next_item
-    open_to_it = sa.and_(Batch.receiver == receiver, Batch.received_at.is_(None), Batch.cancelled_at.is_(None))
+    columns = BATCHES.c
+    open_to_it = sa.and_(columns.receiver == receiver, columns.received_at.is_(None), columns.cancelled_at.is_(None))
     if not _update(session, batch_id, values, open_to_it):
         raise Conflict("the batch was cancelled, or another request goes on with it")
 
 
 def let_go(session: Session, batch_id: str, receiver: str) -> None:
     """The request broke off: another one may go on at once."""
-    _update(session, batch_id, {"receiver": None}, Batch.receiver == receiver)
+    _update(session, batch_id, {"receiver": None}, BATCHES.c.receiver == receiver)
 
 
 def add_items(session: Session, batch_id: str, tenant_id: str, items: Sequence[Accepted | Rejected]) -> None:
-    """The rows of items: studies, jobs, rejections; a handful of statements, however many they are."""
+    """The rows of items: studies, jobs, rejections; one statement, however many they are. `advance` counts them."""
     accepted = [item for item in items if isinstance(item, Accepted)]
     rejected = [item for item in items if isinstance(item, Rejected)]
     of_batch = {"batch_id": batch_id, "tenant_id": tenant_id}
@@ -115,13 +127,11 @@ def add_items(session: Session, batch_id: str, tenant_id: str, items: Sequence[A
         (BatchRejection, [vars(item) | of_batch for item in rejected]),
         jobs.job_rows([item.job for item in accepted]),
     )
-    values = {"total": Batch.total + len(items), "rejected": Batch.rejected + len(rejected)}
-    _update(session, batch_id, values)
 
 
 def _update(session: Session, batch_id: str, values: dict[str, Any], *conditions: sa.ColumnElement[bool]) -> bool:
-    changed = sa.update(Batch).where(Batch.id == batch_id, *conditions).values(values).returning(Batch.id)
-    return session.scalar(changed.execution_options(synchronize_session=False)) is not None
+    changed = sa.update(BATCHES).where(BATCHES.c.id == batch_id, *conditions).values(values).returning(BATCHES.c.id)
+    return session.scalar(changed) is not None
 
 
 def sent_before(session: Session, batch_id: str, first: int) -> dict[int, str]:
