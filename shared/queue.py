@@ -48,10 +48,14 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "broker_connection_max_retries": None,
         "broker_transport_options": {
             "visibility_timeout": 3600,
-            "socket_timeout": 10,
-            "socket_connect_timeout": 5,
+            "socket_timeout": 1,
+            "socket_connect_timeout": 2,
             "socket_keepalive": True,
             "retry_on_timeout": False,
+            # A connection whose other end is gone, and never said so, is noticed within twice this and a second.
+            "health_check_interval": 2,
+            # Nothing is put back (see worker/app.py), so nothing needs to be looked for, which blocks while Redis hangs.
+            "unacked_restore_interval": 86_400,
         },
         "task_default_queue": CLASSIFY,
         "task_routes": {f"thoraq.{queue}": {"queue": queue} for queue in QUEUES},
@@ -60,6 +64,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_enable_soft_shutdown_on_idle": False,
         "worker_hijack_root_logger": False,
         "worker_send_task_events": False,
+        # Nobody uses it, and it is one more connection that can hang.
+        "worker_enable_remote_control": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "beat_schedule": {
             # Expires, so that sweeps do not pile up in Redis while no worker takes them.
@@ -118,7 +124,7 @@ class Bell:
         try:
             # Whoever takes a message that lies there looks for work after that, and then finds ours too.
             if not self._redis.llen(queue):
-                self._app.send_task(f"thoraq.{queue}", queue=queue, retry=False, expires=60)
+                self._app.send_task(f"thoraq.{queue}", queue=queue, retry=False)
         except (OperationalError, RedisError) as error:
             # Workers look by themselves within poll_seconds, so this delays work and loses none.
             log.warning("doorbell.lost", queue=queue, error=type(error).__name__)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,35 +16,8 @@ from migrations.upgrade import upgrade
 from shared.config import Settings, parse
 from shared.db import Database
 from shared.models import Base
-from standalone.process import Service
-from standalone.services import HOST, Postgres, Redis, free_port
-
-
-class MotoS3(Service):
-    """moto's S3 over real HTTP, as a process of its own; its objects live in memory and die with it."""
-
-    access_key = "test-access-key"
-    secret_key = "test-secret-key"
-    bucket = "thoraq-test"
-
-    def __init__(self, log: Path) -> None:
-        super().__init__("moto", log)
-        self.port = free_port()
-
-    @property
-    def endpoint(self) -> str:
-        """host:port, as the MinIO client takes it."""
-        return f"{HOST}:{self.port}"
-
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "moto.server", "--host", HOST, "--port", str(self.port)]
-
-    def ready(self) -> bool:
-        try:
-            socket.create_connection((HOST, self.port), timeout=5).close()
-        except ConnectionRefusedError:
-            return False
-        return True
+from standalone.services import Postgres, Redis
+from tests.s3_server import MotoS3
 
 
 @dataclass(frozen=True)

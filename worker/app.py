@@ -46,7 +46,7 @@ def _settings_or_exit() -> Settings:
 
 SETTINGS = _settings_or_exit()
 app = Celery("thoraq")
-app.conf.update(celery_settings(SETTINGS))
+app.conf.update(celery_settings(SETTINGS), worker_consumer="worker.listener:Listener")
 
 
 @app.task(name=f"thoraq.{CLASSIFY}")

@@ -16,17 +16,9 @@ from shared.storage import open_storage
 from standalone.services import free_port
 from standalone.stack import Stack
 from tests.api_support import new_key
+from tests.chaos.system import System
+from tests.fault_support import FAULTY, QUICK, Hospital
 from tests.server_support import Server
-
-# What takes a minute in production takes seconds here; tests wait for states, never for a time.
-QUICK = {
-    "THORAQ_LEASE_SECONDS": "6",
-    "THORAQ_HEARTBEAT_SECONDS": "1",
-    "THORAQ_POLL_SECONDS": "1",
-    "THORAQ_SWEEP_SECONDS": "1",
-    "THORAQ_RETRY_BASE_SECONDS": "0.5",
-    "THORAQ_WEBHOOK_RETRY_SECONDS": "1,1,2,2,5",
-}
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +50,24 @@ def stand_in_stack(tmp_path_factory: pytest.TempPathFactory, plain_environ: dict
     engine = {"THORAQ_ENGINE": "stand-in", "THORAQ_STAND_IN_RATE": "0"}
     with Stack(tmp_path_factory.mktemp("stand-in"), port=free_port(), environ=plain_environ | QUICK | engine) as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Every process with a proxy before each engine, for the tests of faults; see `hospital`."""
+    with System(tmp_path_factory.mktemp("system"), FAULTY) as system:
+        yield system
+
+
+@pytest.fixture
+def hospital(system: System) -> Iterator[Hospital]:
+    """Requests to the system, which is whole, whatever the tests before have done to it."""
+    system.mend()
+    database = system.database()
+    hospital = Hospital(system, database)
+    yield hospital
+    hospital.http.close()
+    database.dispose()
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
-"""Processes die, Redis forgets: every accepted job is answered once all the same."""
+"""With the real models: processes die, Redis forgets, and every accepted job is answered once all the same."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 
 from client import Client, Job
 from standalone.stack import Stack
+from tests.fault_support import count, until
 
 XRAY = Path(__file__).parents[2] / "samples" / "xray-normal.png"
 
@@ -34,20 +34,6 @@ def database(whole_stack: Stack) -> Iterator[sa.Engine]:
 def submit(client: Client, count: int) -> list[Job]:
     """So many jobs, each with a study of its own."""
     return [client.submit([XRAY], classifier="binary", modality="xray") for _ in range(count)]
-
-
-def count(database: sa.Engine, query: str, **values: object) -> int:
-    """A number out of the database, as it is now."""
-    with database.connect() as connection:
-        return int(connection.scalar(sa.text(query), values))
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Returns once the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.01)
 
 
 def assert_each_answered_once(client: Client, database: sa.Engine, jobs: list[Job]) -> None:
