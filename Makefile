@@ -68,8 +68,8 @@ $(BENCH_READY): locks/bench.lock $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r locks/bench.lock
 	@touch $@
 
-chaos: $(READY) ## kill parts at random, then check that nothing was lost [SEED=] [JOBS=] [MINUTES=]
-	$(BIN)/python -m tests.chaos $(call option,seed,$(SEED)) $(call option,jobs,$(JOBS)) $(call option,minutes,$(MINUTES))
+chaos: $(READY) ## break parts at random, then check that nothing was lost [SEED=] [JOBS=] [MINUTES=] [ARGS=--quick|--real]
+	$(BIN)/python -m tests.chaos $(call option,seed,$(SEED)) $(call option,jobs,$(JOBS)) $(call option,minutes,$(MINUTES)) $(ARGS)
 
 train: data-given $(READY) ## train a model bundle on the images of DATA=dir [ARGS=]
 	$(BIN)/python -m training.train $(call option,data,$(DATA)) $(ARGS)

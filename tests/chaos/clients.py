@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +14,7 @@ import httpx
 
 from tests.chaos.plan import Submission
 
-SENDERS = 6
+SENDERS = 8
 TIMEOUT_SECONDS = 6.0
 WAIT_SECONDS = 3
 PAUSE_SECONDS = 0.4
@@ -80,7 +82,8 @@ class Clients:
             if fate.answered and fate.submission.repeats:
                 self._submit(fate)
             if fate.answered and fate.submission.cancels:
-                answer = self._insist(fate, f"/v1/jobs/{min(fate.ids)}/cancel", dict)
+                kind = "batches" if fate.submission.batch else "jobs"
+                answer = self._insist(fate, f"/v1/{kind}/{min(fate.ids)}/cancel", dict)
                 fate.cancelled = answer is not None and answer.status_code == 200
 
     def _submit(self, fate: Fate) -> None:
@@ -102,11 +105,18 @@ class Clients:
                 answer = self._http.post(path, **content())
             except httpx.TransportError:
                 answer = None
-            if answer is not None and answer.status_code < 500 and answer.status_code != 429:
+            if answer is not None and not _come_again(answer):
                 return answer
             fate.failures += 1
             self._over.wait(PAUSE_SECONDS)
         return None
+
+
+def _come_again(answer: httpx.Response) -> bool:
+    """Whether the same request may do better later: also while an earlier try of it is still under way."""
+    if answer.status_code == 409:
+        return str(answer.json()["type"]).endswith("#idempotency-in-progress")
+    return answer.status_code >= 500 or answer.status_code == 429
 
 
 def _content(submission: Submission) -> dict[str, Any]:
@@ -114,8 +124,23 @@ def _content(submission: Submission) -> dict[str, Any]:
     fields = {"classifier": first.classifier, "external_id": submission.key}
     if first.modality is not None:
         fields["modality"] = first.modality
-    files = [("files", (path.name, path.read_bytes())) for ask in submission.asks for path in ask.files]
     headers = {"Idempotency-Key": submission.key}
+    if submission.body == "zip":
+        return {
+            "params": fields,
+            "content": _archive(submission),
+            "headers": headers | {"Content-Type": "application/zip"},
+        }
+    files = [("files", (path.name, path.read_bytes())) for ask in submission.asks for path in ask.files]
     if submission.waits:
         headers["Prefer"] = f"wait={WAIT_SECONDS}"
     return {"data": fields, "files": files, "headers": headers}
+
+
+def _archive(submission: Submission) -> bytes:
+    """The same bytes each time, as the same request has."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for number, ask in enumerate(submission.asks):
+            archive.writestr(zipfile.ZipInfo(f"{number}.png"), ask.files[0].read_bytes())
+    return content.getvalue()

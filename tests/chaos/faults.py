@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,9 +14,11 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from standalone.stack import Stack
+from tests.chaos.proxy import Proxy
 from tests.chaos.receiver import Receiver
 from tests.chaos.schedule import Fault
+from tests.chaos.small_disk import SmallDisk
+from tests.chaos.system import System
 
 TICK_SECONDS = 0.05
 #: A program that was asked to stop and has not after so long is killed, and named in the report.
@@ -25,13 +27,28 @@ STUBBORN_SECONDS = 30.0
 RESTART_SECONDS = 1.0
 #: A fault of what runs jobs waits so long for a job that it can hurt.
 PATIENCE_SECONDS = 1.5
-#: Where a job can be lost sight of.
-RUNS_JOBS = frozenset({"classify", "postgres"})
+RUNNING = sa.text("SELECT id FROM jobs WHERE state = 'running' AND worker LIKE :worker")
+#: What a proxy does; undone by mending it.
+LINES: Mapping[str, Callable[[Proxy], None]] = {
+    "reset": Proxy.reset,
+    "half-open": Proxy.half_open,
+    "black-hole": Proxy.black_hole,
+    "refuse": Proxy.refuse,
+    "delay": lambda proxy: proxy.delay(0.3),
+    # In the middle of a picture, or of its confirmation.
+    "cut": lambda proxy: proxy.cut(4096),
+}
+RECEIVER = frozenset({"500", "hang", "down", "redirect"})
 
 
-@dataclass
+def runs_jobs(victim: str) -> bool:
+    """Whether a job can be lost sight of there."""
+    return victim.startswith("classify") or victim == "postgres"
+
+
+@dataclass(frozen=True)
 class Strike:
-    """A fault that happened; the ids of the jobs that were running when it began."""
+    """A fault that happened; the ids of the jobs that the victim ran when it began."""
 
     fault: Fault
     began: datetime
@@ -40,9 +57,19 @@ class Strike:
 
 
 class Breaker:
-    """Faults on a stack. Use it in the thread that started the stack: the children end with that thread."""
+    """Faults on a system. Use it in the thread that started the system: the children end with that thread.
 
-    def __init__(self, stack: Stack, flaky: Receiver, database: sa.Engine, say: Callable[[str], None]) -> None:
+    `flaky` is the receiver that fails, behind the proxy `receiver`.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        lines: Mapping[str, Proxy],
+        disk: SmallDisk,
+        flaky: Receiver,
+        say: Callable[[str], None],
+    ) -> None:
         self.strikes: list[Strike] = []
         #: How often each child ended by itself.
         self.fell: Counter[str] = Counter()
@@ -50,7 +77,8 @@ class Breaker:
         self.stubborn: Counter[str] = Counter()
         #: time.monotonic() when the last fault was undone.
         self.calm_since = time.monotonic()
-        self._stack, self._flaky, self._database, self._say = stack, flaky, database, say
+        self._system, self._lines, self._disk, self._flaky, self._say = system, lines, disk, flaky, say
+        self._database = system.database()
         self._down: set[str] = set()
         self._fell_at: dict[str, float] = {}
         self._began = 0.0
@@ -69,7 +97,7 @@ class Breaker:
 
     def tend(self) -> None:
         """Start again what ended and should not have."""
-        for name, child in self._stack.children.items():
+        for name, child in self._system.children.items():
             if name in self._down or child.running:
                 continue
             if name not in self._fell_at:
@@ -87,12 +115,14 @@ class Breaker:
         self._say(f"{self._now():7.1f} s  {text}")
 
     def _strike(self, fault: Fault) -> Strike:
-        running = self._hurt() if fault.victim in RUNS_JOBS else self._running()
-        strike = Strike(fault, datetime.now(UTC), running)
-        self.strikes.append(strike)
+        strike = Strike(fault, datetime.now(UTC), self._hurt(fault.victim))
         self._tell(f"{fault.name} for {fault.seconds} s ({len(strike.running)} jobs are running)")
-        if fault.victim == "receiver":
+        if fault.kind in LINES:
+            LINES[fault.kind](self._lines[fault.victim])
+        elif fault.kind in RECEIVER:
             self._flaky.fail(fault.kind)
+        elif fault.kind == "full":
+            self._fill()
         elif fault.kind == "FLUSHALL":
             self._flush()
         else:
@@ -100,7 +130,7 @@ class Breaker:
         return strike
 
     def _signal(self, fault: Fault) -> None:
-        child = self._stack.children[fault.victim]
+        child = self._system.children[fault.victim]
         if not child.running:
             return  # it fell over by itself a moment ago
         if fault.kind == "SIGSTOP":
@@ -115,22 +145,27 @@ class Breaker:
     def _undo(self, strike: Strike) -> bool:
         """Mend it; False while the victim has not stopped yet."""
         fault = strike.fault
-        if fault.victim == "receiver":
+        if fault.kind in LINES:
+            self._lines[fault.victim].mend()
+        elif fault.kind in RECEIVER:
             self._flaky.recover()
+        elif fault.kind == "full":
+            self._free()
         elif fault.kind == "SIGSTOP":
             self._continue(fault.victim)
         elif fault.victim in self._down and not self._start(fault):
             return False
-        strike.ended, self.calm_since = datetime.now(UTC), time.monotonic()
+        self.calm_since = time.monotonic()
+        self.strikes.append(Strike(fault, strike.began, strike.running, datetime.now(UTC)))
         return True
 
     def _continue(self, name: str) -> None:
-        child = self._stack.children[name]
+        child = self._system.children[name]
         if child.running:
             os.kill(child.pid, signal.SIGCONT)
 
     def _start(self, fault: Fault) -> bool:
-        child = self._stack.children[fault.victim]
+        child = self._system.children[fault.victim]
         if child.running:
             if self._now() < fault.until + STUBBORN_SECONDS:
                 return False
@@ -141,22 +176,37 @@ class Breaker:
         self._down.discard(fault.victim)
         return True
 
+    def _fill(self) -> None:
+        """PostgreSQL's disk; without a disk of our own it is the store that takes nothing."""
+        if self._disk.mounted:
+            self._disk.fill()
+        else:
+            self._lines["store"].refuse()
+
+    def _free(self) -> None:
+        if self._disk.mounted:
+            self._disk.free()
+        else:
+            self._lines["store"].mend()
+
     def _flush(self) -> None:
-        with redis.Redis.from_url(self._stack.redis.url, socket_timeout=2) as connection:
+        with redis.Redis.from_url(self._system.redis.url, socket_timeout=2) as connection:
             try:
                 connection.flushall()
             except redis.RedisError as error:
                 self._tell(f"Redis cannot be emptied: {type(error).__name__}")
 
-    def _hurt(self) -> frozenset[str]:
+    def _hurt(self, victim: str) -> frozenset[str]:
+        """What the victim runs; of one that runs jobs, when it does."""
         until = time.monotonic() + PATIENCE_SECONDS
-        while not (running := self._running()) and time.monotonic() < until:
+        while not (running := self._running(victim)) and runs_jobs(victim) and time.monotonic() < until:
             time.sleep(TICK_SECONDS / 5)
         return running
 
-    def _running(self) -> frozenset[str]:
+    def _running(self, victim: str) -> frozenset[str]:
+        worker = f"{victim}@%" if victim.startswith("classify") else "%"
         try:
             with self._database.connect() as connection:
-                return frozenset(connection.scalars(sa.text("SELECT id FROM jobs WHERE state = 'running'")))
+                return frozenset(connection.scalars(RUNNING, {"worker": worker}))
         except OperationalError:
             return frozenset()  # the database is down itself

@@ -6,18 +6,27 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from client.models import Classifier, Modality
 from standalone.samples import Sample
+from tests.chaos.pictures import picture
 
-#: Of every hundred requests, so many are batches; of the single jobs, so many are cancelled, or waited for.
-BATCHES, CANCELS, WAITS = 12, 6, 25
+#: Of every hundred requests, so many are batches, every other one a ZIP; so many are cancelled; so many single jobs
+#: are waited for.
+BATCHES, CANCELS, WAITS = 14, 6, 25
 #: Of every hundred requests, so many are sent again after they were answered.
 REPEATS = 20
-BATCH_SIZE = (2, 6)
+BATCH_SIZE = (2, 24)
 #: Requests come in bursts, so many seconds apart: a worker that has always just finished has nothing to lose.
 BURST_SECONDS = 5
+#: Pictures for every hundred jobs: some come twice, and are answered from the first result.
+PICTURES = 80
+CLASSIFIERS: tuple[Classifier, ...] = ("binary", "ensemble")
+
+Body = Literal["job", "form", "zip"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Ask:
     modality: Modality | None
     classifier: Classifier
 
-    @property
+    @cached_property
     def identity(self) -> tuple[str, tuple[str, ...]]:
         """The classifier and the files' SHA-256: what it is in the database."""
         return self.classifier, tuple(hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files)
@@ -41,10 +50,26 @@ class Submission:
     at: float
     key: str
     asks: tuple[Ask, ...]
-    batch: bool
+    body: Body
     cancels: bool
     waits: bool
     repeats: bool
+
+    @property
+    def batch(self) -> bool:
+        return self.body != "job"
+
+
+def draw(folder: Path, jobs: int) -> list[Ask]:
+    """Pictures for so many jobs, in files of the folder, each for one of the classifiers."""
+    folder.mkdir(parents=True)
+    asks = []
+    for number in range(max(1, jobs * PICTURES // 100)):
+        file = folder / f"{number}.png"
+        file.write_bytes(picture(number))
+        # Every other eight, so that each classifier sees each grey.
+        asks.append(Ask((file,), "xray", CLASSIFIERS[number // 8 % 2]))
+    return asks
 
 
 def asks_of(samples: Sequence[Sample]) -> list[Ask]:
@@ -69,13 +94,13 @@ def plan(seed: int, jobs: int, minutes: float, asks: Sequence[Ask]) -> list[Subm
 
 def _submission(dice: random.Random, at: float, key: str, asks: Sequence[Ask], left: int) -> Submission:
     batch = left >= BATCH_SIZE[0] and dice.randrange(100) < BATCHES
-    chosen = _batch(dice, asks, left) if batch else (dice.choice(asks),)
+    body: Body = dice.choice(("form", "zip")) if batch else "job"
     return Submission(
         at=at,
         key=key,
-        asks=chosen,
-        batch=batch,
-        cancels=not batch and dice.randrange(100) < CANCELS,
+        asks=_batch(dice, asks, left) if batch else (dice.choice(asks),),
+        body=body,
+        cancels=dice.randrange(100) < CANCELS,
         waits=not batch and dice.randrange(100) < WAITS,
         repeats=dice.randrange(100) < REPEATS,
     )

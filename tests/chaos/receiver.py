@@ -1,4 +1,4 @@
-"""A webhook receiver that can fail: it answers 500, hangs, or does not listen."""
+"""A webhook receiver that can fail: it answers 500, redirects, hangs, or does not listen."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Receiver:
         #: The webhook-ids that told of the end of a job.
         self.told: dict[str, set[str]] = {}
         self.unverified = 0
+        #: Where it redirects to.
+        self.elsewhere = f"http://{HOST}:1/"
         self._port = free_port()
         self._lock = threading.Lock()
         self._well = threading.Event()
@@ -42,12 +44,17 @@ class Receiver:
         self._close()
 
     @property
-    def url(self) -> str:
+    def port(self) -> int:
         """Where it listens, when it does."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """Its address as an endpoint."""
         return f"http://{HOST}:{self._port}/thoraq"
 
     def fail(self, mode: str) -> None:
-        """Be in a bad way: "500", "hang" or "down"."""
+        """Be in a bad way: "500", "redirect", "hang" or "down"."""
         self.mode = mode
         self._well.clear()
         if mode == "down":
@@ -68,7 +75,7 @@ class Receiver:
             self._well.wait(60)
             return None
         if mode != "well":
-            return 500
+            return 307 if mode == "redirect" else 500
         try:
             event = Webhook(self.secret).verify(body, headers)
         except WebhookVerificationError:
@@ -103,6 +110,8 @@ class Receiver:
                     return
                 try:
                     self.send_response(status)
+                    if status == 307:
+                        self.send_header("Location", receiver.elsewhere)
                     self.end_headers()
                 except OSError:
                     # The sender died or gave up: it does not know that this was accepted, and sends it again.

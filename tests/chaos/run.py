@@ -5,90 +5,122 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import redis
 import sqlalchemy as sa
-from sqlalchemy.pool import NullPool
 
 from shared.queue import QUEUES
 from standalone.process import ROOT
-from standalone.samples import Sample, classify, read_samples
-from standalone.services import free_port
-from standalone.stack import Stack
+from standalone.samples import read_samples
+from standalone.services import HOST
 from tests.chaos.clients import Clients
-from tests.chaos.count import Findings, Identity, Known, Rows, examine, recoveries
+from tests.chaos.count import Findings, Identity, Known, Rows, examine, known_of, recoveries
 from tests.chaos.faults import Breaker
-from tests.chaos.plan import asks_of, plan
+from tests.chaos.plan import Ask, asks_of, draw, plan
+from tests.chaos.proxy import Proxy
 from tests.chaos.receiver import Receiver
 from tests.chaos.report import Settled, Verdict, tabulate
 from tests.chaos.schedule import schedule
-from tests.chaos.settings import environ
+from tests.chaos.settings import SHIPPED, Pace, stand_in
+from tests.chaos.small_disk import SmallDisk
+from tests.chaos.system import System
 
 #: Every job is terminal so many seconds after the last fault; a job's rows are counted a little later.
 SETTLE_SECONDS = 75.0
 MARGIN_SECONDS = 15.0
 #: A worker takes up the doorbell so many seconds after Redis is back.
 HEARING_SECONDS = 10.0
+#: What a killed worker held has ended so many seconds later.
+RECOVERY_SECONDS = 60.0
+#: Patience for a sample's answer, while all is well.
+ANSWER_SECONDS = 180.0
+#: For PostgreSQL: an empty cluster is 40 MB, and each job some 5 kB with its indexes and its share of the log.
+DISK_MEGABYTES = 256
 ENDPOINTS = ("steady", "flaky")
 OPEN_JOBS = sa.text("SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')")
 OPEN_DELIVERIES = sa.text("SELECT count(*) FROM deliveries WHERE state = 'pending'")
 
 
-def run(seed: int, jobs: int, minutes: float, data: Path, say: Callable[[str], None]) -> Verdict:
+@dataclass(frozen=True)
+class Options:
+    """A run: `jobs` jobs over so many `minutes` of faults; `real`: with the real models, and the samples."""
+
+    seed: int
+    jobs: int
+    minutes: float
+    pace: Pace = SHIPPED
+    real: bool = False
+
+
+def run(options: Options, data: Path, say: Callable[[str], None]) -> Verdict:
     """Starts everything on the folder `data`, breaks it by the seed, counts, and stops everything.
 
     Call it in the main thread: the processes end with the thread that starts them.
     """
-    samples = read_samples(ROOT / "samples")
-    faults, planned = schedule(seed, minutes), plan(seed, jobs, minutes, asks_of(samples))
-    say(f"seed {seed}: {len(faults)} faults in {minutes:g} minutes, {jobs} jobs in {len(planned)} requests")
+    faults = schedule(options.seed, options.minutes, options.pace)
+    asks = asks_of(read_samples(ROOT / "samples")) if options.real else draw(data / "pictures", options.jobs)
+    planned = plan(options.seed, options.jobs, options.minutes, asks)
+    requests = f"{options.jobs} jobs in {len(planned)} requests"
+    say(f"seed {options.seed}: {len(faults)} faults in {options.minutes:g} minutes, {requests}")
     for fault in faults:
         say(f"  {fault.at:7.2f} s  {fault.name}, {fault.seconds:g} s")
     with ExitStack() as stays:
-        stack = stays.enter_context(Stack(data, port=free_port(), environ=environ()))
+        disk = stays.enter_context(SmallDisk(data / "disk", DISK_MEGABYTES))
+        settings = options.pace.settings | ({} if options.real else stand_in(_rate(options)))
+        system = System(data, settings, disk=disk.folder, classifiers=options.pace.classifiers)
+        stays.enter_context(system)
         receivers = [stays.enter_context(Receiver(name)) for name in ENDPOINTS]
-        database = _database(stack)
-        _subscribe(stack, receivers)
-        known = _known(stack, samples)
-        say(f"the answers of {len(known)} samples are known; it begins")
-        clients = Clients(stack.url, stack.key, planned)
-        breaker = Breaker(stack, receivers[1], database, say)
+        lines = {**system.proxies, "receiver": stays.enter_context(Proxy("receiver", receivers[1].port))}
+        _subscribe(system, receivers[0], receivers[0].port)
+        _subscribe(system, receivers[1], lines["receiver"].port)
+        known = _answers(system, asks) if options.real else known_of(asks)
+        say(f"the answers to {len(known)} studies are known; it begins")
+        clients = Clients(system.url, system.key, planned)
+        breaker = Breaker(system, lines, disk, receivers[1], say)
         stays.callback(clients.give_up)
         clients.start()
-        breaker.play(faults, minutes * 60)
-        settled = _settle(database, clients, breaker, say)
+        breaker.play(faults, options.minutes * 60)
+        settled = _settle(system.database(), clients, breaker, say)
         clients.give_up()
-        rows = Rows.read(database)
+        rows = Rows.read(system.database())
         findings = examine(clients.fates, rows, known, receivers)
         recovered = recoveries(breaker.strikes, rows, receivers[1].name)
-        extra, notes = _extras(stack, breaker, findings, settled)
-        table = tabulate(f"chaos, seed {seed}", clients.fates, rows, findings, receivers, settled, recovered, extra)
-        return Verdict(table, findings.all + notes, [str(job.error) for job in rows.jobs if job.error])
+        extra, notes = _extras(system, breaker, findings, settled)
+        notes += _late(recovered)
+        title = f"chaos, seed {options.seed}"
+        table = tabulate(title, clients.fates, rows, findings, receivers, settled, recovered, extra)
+        return Verdict(table, findings.all + notes, [f"{job.id}: {job.error}" for job in rows.jobs if job.error])
 
 
-def _database(stack: Stack) -> sa.Engine:
-    """No pool: a connection of before the last crash is worth nothing."""
-    url = stack.settings.database_url.get_secret_value()
-    return sa.create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 2})
+def _rate(options: Options) -> float:
+    """Images a second of one worker: all of them together can do twice what comes in, so that jobs are lost sight of
+    while they run, and what waited through a fault is done soon after it."""
+    return max(4.0, 2 * options.jobs / (options.minutes * 60) / options.pace.workers)
 
 
-def _subscribe(stack: Stack, receivers: Sequence[Receiver]) -> None:
-    with stack.client() as client:
-        for receiver in receivers:
-            receiver.secret = client.create_endpoint(receiver.url, ["*"], receiver.name).secret or ""
+def _late(recovered: Mapping[str, float]) -> list[str]:
+    slow = {name: seconds for name, seconds in recovered.items() if name.startswith("SIGKILL classify")}
+    return [f"{name}: recovered after {s:.1f} s" for name, s in slow.items() if s > RECOVERY_SECONDS]
 
 
-def _known(stack: Stack, samples: Sequence[Sample]) -> dict[Identity, Known]:
-    """The answer to every sample, while all is well."""
-    with stack.client() as client:
-        results = [answered.job.answer() for answered in classify(client, samples)]
-    identities = [ask.identity for ask in asks_of(samples)]
+def _subscribe(system: System, receiver: Receiver, port: int) -> None:
+    with system.client() as client:
+        endpoint = client.create_endpoint(f"http://{HOST}:{port}/thoraq", ["*"], receiver.name)
+    receiver.secret = endpoint.secret or ""
+
+
+def _answers(system: System, asks: Sequence[Ask]) -> dict[Identity, Known]:
+    """The real models' answers to every sample, while all is well."""
+    with system.client() as client:
+        sent = [client.submit(ask.files, classifier=ask.classifier, modality=ask.modality) for ask in asks]
+        results = [client.wait(job, ANSWER_SECONDS).answer() for job in sent]
     return {
-        identity: Known(result.prediction, result.probabilities)
-        for identity, result in zip(identities, results, strict=True)
+        ask.identity: Known({result.prediction}, result.probabilities)
+        for ask, result in zip(asks, results, strict=True)
         if result.prediction is not None and result.probabilities is not None
     }
 
@@ -116,23 +148,23 @@ def _open(database: sa.Engine) -> tuple[int, int]:
         return 1, 1  # it is only just coming up
 
 
-def _extras(stack: Stack, breaker: Breaker, findings: Findings, settled: Settled) -> tuple[dict[str, str], list[str]]:
+def _extras(system: System, breaker: Breaker, findings: Findings, settled: Settled) -> tuple[dict[str, str], list[str]]:
     """Further rows of the table, and further violations."""
     doctor = subprocess.run(
         [sys.executable, "-m", "admin", "doctor"],
-        cwd=ROOT, env=stack.environ, capture_output=True, text=True, check=False,
+        cwd=ROOT, env=system.environ, capture_output=True, text=True, check=False,
     )  # fmt: skip
     violations = [f"doctor: {doctor.stdout}{doctor.stderr}"] if doctor.returncode else []
     if settled.jobs is None or settled.jobs > SETTLE_SECONDS:
         violations.append(f"not every job was terminal {SETTLE_SECONDS:.0f} s after the last fault")
     undelivered = ", ".join(f"{name} {len(texts)}" for name, texts in findings.undelivered.items())
-    late = (stack.folder.logs / "classify.log").read_text(errors="replace").count('"lease_lost"')
+    logs = [system.children[name].log.read_text(errors="replace") for name in system.children if "classify" in name]
     return {
         "undelivered by endpoint": undelivered,
-        "late commits that changed nothing": str(late),
+        "late commits that changed nothing": str(sum(log.count('"lease_lost"') for log in logs)),
         "ended by themselves": _counted(breaker.fell),
         "did not stop when asked": _counted(breaker.stubborn),
-        "doorbells left lying": _doorbells(stack),
+        "doorbells left lying": _doorbells(system),
         "thoraq-admin doctor": "complains" if doctor.returncode else "content",
     }, violations
 
@@ -141,10 +173,10 @@ def _counted(names: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(names.items())) or "none"
 
 
-def _doorbells(stack: Stack) -> str:
+def _doorbells(system: System) -> str:
     """Messages that nobody takes although there is nothing else to do: a consumer that went deaf leaves them lying."""
     until = time.monotonic() + HEARING_SECONDS
-    with redis.Redis.from_url(stack.redis.url, socket_timeout=5) as connection:
+    with redis.Redis.from_url(system.redis.url, socket_timeout=5) as connection:
         while True:
             left = {queue: length for queue in QUEUES if (length := connection.llen(queue))}
             if not left or time.monotonic() > until:

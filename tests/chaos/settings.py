@@ -1,22 +1,47 @@
-"""The settings of a chaos run: what takes a minute in production takes seconds here."""
+"""The settings of a chaos run."""
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 
-LEASE_SECONDS = 6.0
-SETTINGS = {
-    "THORAQ_LEASE_SECONDS": f"{LEASE_SECONDS:.0f}",
-    "THORAQ_HEARTBEAT_SECONDS": "1",
-    "THORAQ_POLL_SECONDS": "1",
-    "THORAQ_SWEEP_SECONDS": "1",
-    "THORAQ_RETRY_BASE_SECONDS": "0.5",
-    # Patient enough for every receiver fault of a run: a delivery that is given up is one that was lost.
-    "THORAQ_WEBHOOK_RETRY_SECONDS": "1,1,2,2" + ",4" * 20,
-    "THORAQ_WEBHOOK_TIMEOUT_SECONDS": "3",
-}
+from shared.config import Settings
 
 
-def environ() -> dict[str, str]:
-    """The environment of the system under test, without the settings of whoever runs it."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("THORAQ_")} | SETTINGS
+@dataclass(frozen=True)
+class Pace:
+    """How quickly the system notices a fault, and so how long a fault must last to be one."""
+
+    settings: dict[str, str]
+    lease_seconds: float
+    #: Classify workers.
+    workers: int = 2
+    #: Seconds that one needs, from its start, to be of use.
+    getting_up_seconds: float = 8.0
+
+    @property
+    def classifiers(self) -> list[str]:
+        """The names of the classify workers."""
+        return ["classify", *(f"classify-{n}" for n in range(2, self.workers + 1))]
+
+
+#: Patient enough for every receiver fault of a run: a delivery that is given up is one that was lost.
+PATIENT = {"THORAQ_WEBHOOK_RETRY_SECONDS": "1,1,2,2" + ",4" * 40, "THORAQ_WEBHOOK_TIMEOUT_SECONDS": "3"}
+#: As it is shipped.
+SHIPPED = Pace(PATIENT, Settings.model_fields["lease_seconds"].default)
+#: What takes a minute in production takes seconds here.
+QUICK = Pace(
+    PATIENT
+    | {
+        "THORAQ_LEASE_SECONDS": "6",
+        "THORAQ_HEARTBEAT_SECONDS": "1",
+        "THORAQ_POLL_SECONDS": "1",
+        "THORAQ_SWEEP_SECONDS": "1",
+        "THORAQ_RETRY_BASE_SECONDS": "0.5",
+    },
+    lease_seconds=6.0,
+)
+
+
+def stand_in(rate: float) -> dict[str, str]:
+    """Settings for workers that do so many images a second, and whose answers are known."""
+    return {"THORAQ_ENGINE": "stand-in", "THORAQ_STAND_IN_RATE": f"{rate:.1f}"}

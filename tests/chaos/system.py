@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -27,23 +27,35 @@ from standalone.stack import Stack
 from tests.chaos.proxy import Proxy
 from tests.s3_server import MotoS3
 
+#: Without fsync: processes are killed, not the machine. And little on disk, which may be a small one.
+POSTGRES = {"fsync": "off", "min_wal_size": "32MB", "max_wal_size": "64MB"}
+
 
 class System:
     """Use it with `with`, in a thread that outlives it: the processes end with the thread that started them.
 
-    `settings` are THORAQ_*. `children` are the processes by name, the engines `postgres`, `redis` and `store` too.
+    `settings` are THORAQ_*. `children` are the processes by name, the engines `postgres`, `redis` and `store` too;
+    `classifiers` are the names of the classify workers. PostgreSQL's data are on `disk`, if that is given.
     """
 
-    def __init__(self, data: Path, settings: Mapping[str, str], *, disk: Path | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        settings: Mapping[str, str],
+        *,
+        disk: Path | None = None,
+        classifiers: Sequence[str] = ("classify",),
+    ) -> None:
         logs = data / "logs"
         folder = (disk or data) / "postgres"
-        self.postgres = Postgres(folder, secrets.token_hex(16), log=logs / "postgres.log", options={"fsync": "off"})
+        self.postgres = Postgres(folder, secrets.token_hex(16), log=logs / "postgres.log", options=POSTGRES)
         self.redis = Redis(data / "redis", secrets.token_hex(16), log=logs / "redis.log")
         self.store = MotoS3(logs / "store.log")
         ports = {"postgres": self.postgres.port, "redis": self.redis.port, "store": self.store.port}
         self.proxies = {name: Proxy(name, port) for name, port in ports.items()}
         self.stack = Stack(data, port=free_port(), environ=self._environ(settings))
         self.children: dict[str, Service] = {"postgres": self.postgres, "redis": self.redis, "store": self.store}
+        self._classifiers = classifiers
         self._stays = ExitStack()
         self._others: list[Service] = []
 
@@ -75,6 +87,10 @@ class System:
             self.stack = stays.enter_context(self.stack)
             self.children |= self.stack.children
             self.proxies["api"] = stays.enter_context(Proxy("api", int(self.stack.url.rpartition(":")[2])))
+            for name in self._classifiers[1:]:
+                self.children[name] = self._worker(name, {})
+                self.children[name].start()
+                stays.callback(self.children[name].kill)
             self._stays = stays.pop_all()
         return self
 
@@ -110,13 +126,16 @@ class System:
 
     def worker(self, name: str, **settings: str) -> Service:
         """Another worker for the classify queue, started; it ends with the system, or when everything is mended."""
-        arguments = ["--queues", "classify", "--pool", "solo", "--concurrency", "1", "--hostname", f"{name}@%h"]
-        log = self.stack.folder.logs / f"{name}.log"
-        worker = Program(name, [*WORKER, *arguments], self.environ | settings, log)
+        worker = self._worker(name, settings)
         worker.start()
         self._stays.callback(worker.kill)
         self._others.append(worker)
         return worker
+
+    def _worker(self, name: str, settings: Mapping[str, str]) -> Service:
+        arguments = ["--queues", "classify", "--pool", "solo", "--concurrency", "1", "--hostname", f"{name}@%h"]
+        log = self.stack.folder.logs / f"{name}.log"
+        return Program(name, [*WORKER, *arguments], {**self.environ, **settings}, log)
 
     def mend(self) -> None:
         """Everything up and every proxy open, whatever was done before; no other workers."""

@@ -18,8 +18,8 @@ from tests.chaos.schedule import Fault
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ASK = Ask((Path(ROOT / "samples" / "xray-normal.png"),), "xray", "binary")
-SINGLE = Submission(at=0, key="one", asks=(ASK,), batch=False, cancels=False, waits=False, repeats=False)
-KNOWN = {ASK.identity: Known("negative", {"negative": 0.9, "positive": 0.1})}
+SINGLE = Submission(at=0, key="one", asks=(ASK,), body="job", cancels=False, waits=False, repeats=False)
+KNOWN = {ASK.identity: Known({"negative"}, {"negative": 0.9, "positive": 0.1})}
 JOB = JobRow(
     id="job_1",
     key="one",
@@ -72,7 +72,7 @@ def test_a_job_without_a_row_is_lost() -> None:
 
 
 def test_a_batch_that_lacks_a_job_is_lost() -> None:
-    batch = replace(SINGLE, asks=(ASK, ASK), batch=True)
+    batch = replace(SINGLE, asks=(ASK, ASK), body="form")
     rows = (BatchRow(id="bat_1", key="one", completed_at=NOON, events=1),)
     assert count(JOB, of=fate(batch, "bat_1"), batches=rows).lost
     assert not count(JOB, replace(JOB, id="job_2"), of=fate(batch, "bat_1"), batches=rows).all

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from standalone.process import ROOT
 from standalone.samples import read_samples
 from tests.chaos.plan import asks_of, plan
-from tests.chaos.schedule import KINDS, Fault, schedule
-from tests.chaos.settings import LEASE_SECONDS
+from tests.chaos.schedule import Fault, kinds, schedule
+from tests.chaos.settings import QUICK, SHIPPED, Pace
 
 ASKS = asks_of(read_samples(ROOT / "samples"))
 seeds = st.integers(0, 2**32)
@@ -21,18 +22,18 @@ lengths = st.floats(0.2, 20)
 
 @given(seeds, lengths)
 def test_the_same_seed_gives_the_same_run(seed: int, minutes: float) -> None:
-    assert schedule(seed, minutes) == schedule(seed, minutes)
+    assert schedule(seed, minutes, QUICK) == schedule(seed, minutes, QUICK)
     assert plan(seed, 40, minutes, ASKS) == plan(seed, 40, minutes, ASKS)
 
 
 def test_another_seed_gives_another_run() -> None:
-    assert schedule(1, 3) != schedule(2, 3)
+    assert schedule(1, 3, QUICK) != schedule(2, 3, QUICK)
     assert [s.asks for s in plan(1, 40, 3, ASKS)] != [s.asks for s in plan(2, 40, 3, ASKS)]
 
 
 @given(seeds, lengths)
 def test_faults_come_in_the_order_of_time_and_are_undone_before_the_end(seed: int, minutes: float) -> None:
-    faults = schedule(seed, minutes)
+    faults = schedule(seed, minutes, QUICK)
     assert all(earlier.at <= later.at for earlier, later in pairwise(faults))
     assert all(fault.until < minutes * 60 for fault in faults)
 
@@ -40,21 +41,24 @@ def test_faults_come_in_the_order_of_time_and_are_undone_before_the_end(seed: in
 @given(seeds, lengths)
 def test_no_victim_is_hit_while_it_is_down(seed: int, minutes: float) -> None:
     last: dict[str, Fault] = {}
-    for fault in schedule(seed, minutes):
+    for fault in schedule(seed, minutes, QUICK):
         assert fault.victim not in last or last[fault.victim].until < fault.at
         last[fault.victim] = fault
 
 
 @given(seeds)
-def test_three_minutes_know_every_fault(seed: int) -> None:
-    assert {(fault.kind, fault.victim) for fault in schedule(seed, 3)} == set(KINDS)
+def test_ten_minutes_know_every_fault(seed: int) -> None:
+    assert {(fault.kind, fault.victim) for fault in schedule(seed, 10, SHIPPED)} == set(kinds(SHIPPED))
 
 
-@given(seeds)
-def test_a_worker_is_stopped_for_longer_than_its_lease(seed: int) -> None:
-    stops = [fault for fault in schedule(seed, 5) if fault.kind == "SIGSTOP"]
+@pytest.mark.parametrize("pace", [QUICK, SHIPPED], ids=["quick", "shipped"])
+@given(seed=seeds)
+def test_a_worker_is_stopped_for_longer_than_its_lease(pace: Pace, seed: int) -> None:
+    stops = [
+        fault for fault in schedule(seed, 10, pace) if fault.kind == "SIGSTOP" and fault.victim in pace.classifiers
+    ]
     assert stops
-    assert all(fault.seconds > LEASE_SECONDS for fault in stops)
+    assert all(fault.seconds > pace.lease_seconds for fault in stops)
 
 
 @given(seeds, st.integers(1, 300))
