@@ -17,6 +17,7 @@ from shared.models import Modality, Study
 from shared.studies import NewStudy
 
 NAME_CHARACTERS = 1_000
+NOTHING_ASKED = BatchLine.model_construct()
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Sent:
     member: str | None = None
     taken: Received | None = None
     #: a file asks for nothing beside its batch
-    line: BatchLine = field(default_factory=BatchLine.model_construct)
+    line: BatchLine = field(default_factory=lambda: NOTHING_ASKED)
     custom_id: str | None = None
     error: ThoraqError | None = None
 
