@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
+from inspect import cleandoc
 from typing import Any
 
 import structlog
@@ -35,15 +36,20 @@ BY_STATUS: dict[int, type[ThoraqError]] = {
 
 
 def problem_types() -> Iterator[type[ThoraqError]]:
-    """Every class of the tree that has a type of its own, in the order of shared/errors.py."""
+    """Every class of shared/errors.py that has a type of its own, in its order: what clients may see."""
     seen = set()
     waiting = [ThoraqError]
     while waiting:
         kind = waiting.pop(0)
-        if kind.type not in seen:
+        if kind.type not in seen and kind.__module__ == ThoraqError.__module__:
             seen.add(kind.type)
             yield kind
         waiting.extend(kind.__subclasses__())
+
+
+def meaning_of(kind: type[ThoraqError]) -> str:
+    """What a type of problem means, in one sentence: the first of its class's docstring."""
+    return cleandoc(kind.__doc__ or kind.title).splitlines()[0]
 
 
 def body(error: ThoraqError) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from api.problems import problem_types
 from shared.models import JobState
+from tests import problems_table
 from tests.settings_table import with_table
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +19,19 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_settings_table_is_true() -> None:
     assert with_table(README) == README, "run `python -m tests.settings_table`"
+
+
+def test_the_page_of_problems_is_true() -> None:
+    assert problems_table.PAGE.read_text(encoding="utf-8") == problems_table.page(), (
+        "run `python -m tests.problems_table`"
+    )
+
+
+def test_every_problem_says_what_helps() -> None:
+    for kind in problem_types():
+        assert kind.remedy, kind
+        assert kind.__doc__, kind
+        assert 400 <= kind.status < 600, kind
 
 
 def test_every_file_that_the_readme_links_to_exists() -> None:

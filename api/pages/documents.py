@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import cleandoc
 from pathlib import Path
 
 import flask_openapi3_swagger
@@ -11,8 +10,8 @@ from flask import Response, make_response, render_template, send_from_directory
 from api.auth import authenticate
 from api.context import principal, services
 from api.pages.words import SCORES
-from api.problems import problem_types
-from shared.errors import NotFound, ThoraqError
+from api.problems import meaning_of, problem_types
+from shared.errors import NotFound
 from shared.keys import Scope
 from shared.models import ModelBundle
 
@@ -37,7 +36,7 @@ def show_model(sha256: str) -> str:
 
 def list_problems() -> str:
     """Every type of problem, as its class explains it."""
-    return render_template("problems.html", kinds=[(kind, _meaning(kind)) for kind in problem_types()])
+    return render_template("problems.html", kinds=[(kind, meaning_of(kind)) for kind in problem_types()])
 
 
 def show_docs() -> Response:
@@ -50,7 +49,3 @@ def show_docs() -> Response:
 def docs_asset(name: str) -> Response:
     """A file of Swagger UI, out of the installed plugin."""
     return send_from_directory(SWAGGER, name)
-
-
-def _meaning(kind: type[ThoraqError]) -> str:
-    return cleandoc(kind.__doc__ or kind.title).splitlines()[0]
