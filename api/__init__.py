@@ -16,12 +16,14 @@ from pydantic import ValidationError
 
 from api import (
     artifacts,
+    audit_log,
     batch_events,
     batch_output,
     batches,
     direct_uploads,
     health,
     jobs,
+    keys,
     models,
     open_studies,
     pages,
@@ -39,7 +41,7 @@ from api.submissions import Submissions
 from shared import log as logs
 from shared import metrics
 from shared.config import Settings, settings
-from shared.db import Database
+from shared.db import TenantDatabase
 from shared.errors import ConfigError, NotFound
 from shared.finished import Listener
 from shared.ids import new_id
@@ -57,6 +59,8 @@ BLUEPRINTS = (
     batch_events,
     models,
     webhooks,
+    keys,
+    audit_log,
     health,
 )
 SECURITY: dict[str, SecurityScheme | dict[str, Any]] = {
@@ -80,10 +84,9 @@ def create_app(given: Settings | None = None) -> Flask:
         static_folder=None,
     )
     app.request_class, app.session_interface = Request, Sessions()
-    database = Database(config)
-    app.extensions[EXTENSION] = Services(
-        config, database, open_storage(config), Listener(config), Submissions(database)
-    )
+    database = TenantDatabase(config)
+    service = Services(config, database, open_storage(config), Listener(config), Submissions(database))
+    app.extensions[EXTENSION] = service
     _configure(app, config)
     for module in BLUEPRINTS:
         app.register_api(module.blueprint)

@@ -5,20 +5,24 @@ A key that was found in force is taken without another look for `key_seconds`, b
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import cast
 
-import sqlalchemy as sa
 import structlog
-from flask import g, request, session
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from flask import current_app, g, request, session
+from sqlalchemy.orm import Session
 
 from api import csrf
-from api.context import Principal, Services, services
+from api.context import EXTENSION, Principal, Services
 from shared import keys
 from shared.errors import Unauthenticated
-from shared.models import ApiKey
+from shared.keys import KeyInForce
 
 SESSION_KEY = "key_id"
+Find = Callable[[Session], KeyInForce | None]
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -27,47 +31,39 @@ def authenticate() -> None:
 
     Runs before the body is read, so that strangers upload nothing.
     """
-    service = services()
-    column, value = _given()
-    found = service.principals.get(value) or _look_up(service, column, value)
+    service = cast(Services, current_app.extensions[EXTENSION])
+    found = _remembered(service)
     g.principal = found
+    g.services = replace(service, database=service.database.of(found.tenant_id))
     structlog.contextvars.bind_contextvars(tenant_id=found.tenant_id, key_id=found.key_id)
 
 
-def _given() -> tuple[InstrumentedAttribute[str], str]:
-    """Which key is meant: the column of its row, and what is in it."""
+def _remembered(service: Services) -> Principal:
     scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        return ApiKey.hash, keys.digest(credentials.strip())
+        key = credentials.strip()
+        # By its digest: a process's memory is no place for keys.
+        digest = keys.digest(key)
+        return service.principals.get(digest) or _look_up(service, digest, partial(keys.find, key=key))
     if key_id := session.get(SESSION_KEY):
         # A browser adds the cookie to whatever page asks; nobody else's page knows the token.
         if request.method not in SAFE_METHODS:
             csrf.check(request.headers.get(csrf.HEADER))
-        return ApiKey.id, key_id
+        return service.principals.get(key_id) or _look_up(service, key_id, partial(keys.find_by_id, key_id=key_id))
     raise Unauthenticated("this needs an API key: Authorization: Bearer tq_...")
 
 
-def _look_up(service: Services, column: InstrumentedAttribute[str], value: str) -> Principal:
+def _look_up(service: Services, remembered_as: str, find: Find) -> Principal:
     """The principal of a key in force, remembered; Unauthenticated, which is not, as a new key works at once."""
     with service.database.transaction() as database_session:
-        key = keys.in_force(database_session, column == value)
-        if key is None:
-            raise Unauthenticated("the API key is unknown, expired or revoked")
-        _note_use(database_session, key)
+        key = find(database_session)
+    if key is None:
+        raise Unauthenticated("the API key is unknown, expired or revoked")
+    with service.database.of(key.tenant_id).transaction() as database_session:
+        keys.note_use(database_session, key.id)
     seconds = service.settings.key_seconds
     if key.expires_at is not None:
         seconds = min(seconds, (key.expires_at - datetime.now(UTC)).total_seconds())
-    found = Principal(key.id, key.tenant_id, frozenset(key.scopes))
-    service.principals.put(value, value=found, seconds=seconds)
+    found = Principal(key.id, key.tenant_id, key.scopes)
+    service.principals.put(remembered_as, value=found, seconds=seconds)
     return found
-
-
-def _note_use(database_session: Session, key: ApiKey) -> None:
-    # Once a minute is precise enough, and spares a write per look.
-    stale = sa.or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < sa.func.now() - timedelta(minutes=1))
-    database_session.execute(
-        sa.update(ApiKey)
-        .where(ApiKey.id == key.id, stale)
-        .values(last_used_at=sa.func.now())
-        .execution_options(synchronize_session=False)
-    )

@@ -12,7 +12,6 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session
 
-from api import audit
 from api.batch_archive import Archive, Member
 from api.batch_files import write_studies, write_waiting
 from api.batch_intake import Intake, taking_in
@@ -161,9 +160,7 @@ def cancel_batch(path: BatchPath) -> Response:
     """Withdraw what has not ended; answers that are there stay. Cancelling it again changes nothing."""
     who = principal(Scope.JOBS_WRITE)
     service = services()
-    batches.cancel(service.database, who.tenant_id, path.batch_id)
-    with service.database.transaction() as session:
-        audit.record(session, who, "batch.cancel", path.batch_id)
+    batches.cancel(service.database, who.tenant_id, path.batch_id, who.key_id)
     ring(service.settings, DELIVER)
     log.info("batch.cancelled", batch_id=path.batch_id)
     return _respond(_view(service, who, path.batch_id), 200)

@@ -9,7 +9,7 @@ from flask import current_app, g
 
 from api.memory import Memory
 from shared.config import Settings
-from shared.db import Database
+from shared.db import TenantDatabase
 from shared.errors import Forbidden, Unauthenticated
 from shared.finished import Listener
 from shared.keys import Scope
@@ -32,9 +32,13 @@ class Principal:
     tenant_id: str
     scopes: frozenset[str]
 
+    def has(self, scope: Scope) -> bool:
+        """Whether the key may do this; `admin` may do everything of its tenant."""
+        return scope in self.scopes or (Scope.ADMIN in self.scopes and scope is not Scope.MODELS_MANAGE)
+
     def require(self, scope: Scope) -> None:
-        """Forbidden unless the key has the scope; `admin` has all of its tenant."""
-        if scope not in self.scopes and Scope.ADMIN not in self.scopes:
+        """Forbidden unless the key has the scope."""
+        if not self.has(scope):
             raise Forbidden(f"this needs a key with the scope {scope.value}")
 
 
@@ -43,7 +47,7 @@ class Services:
     """The process's ways to the outside, and what it remembers of it for seconds."""
 
     settings: Settings
-    database: Database
+    database: TenantDatabase
     storage: Storage
     listener: Listener
     submissions: Submissions
@@ -56,8 +60,8 @@ class Services:
 
 
 def services() -> Services:
-    """The current application's services."""
-    return cast(Services, current_app.extensions[EXTENSION])
+    """The current application's services; the database holds the rows of the tenant who asks, and of nobody else."""
+    return cast(Services, g.get("services") or current_app.extensions[EXTENSION])
 
 
 def principal(scope: Scope | None = None) -> Principal:

@@ -19,7 +19,7 @@ from api.context import Services, services
 from api.schemas import Readiness
 from shared.db import Database
 from shared.errors import QueueError, ThoraqError, Unavailable
-from shared.models import Delivery, DeliveryState, Job, Worker
+from shared.models import PENDING_DELIVERIES, QUEUE, Worker
 from shared.queue import QUEUES
 
 blueprint = APIBlueprint("health", __name__, abp_tags=[Tag(name="operation")])
@@ -72,13 +72,12 @@ class QueueCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Jobs that are not terminal, the oldest one's age, deliveries that are due, live workers."""
         with self._database.transaction() as session:
-            live = sa.select(Job.state, Job.priority, sa.func.count()).where(Job.finished_at.is_(None))
-            jobs = session.execute(live.group_by(Job.state, Job.priority)).all()
-            age = sa.extract("epoch", sa.func.now() - sa.func.min(Job.queued_at))
-            oldest = session.scalar(sa.select(age).where(Job.finished_at.is_(None)))
-            pending = session.scalar(
-                sa.select(sa.func.count()).select_from(Delivery).where(Delivery.state == DeliveryState.PENDING)
-            )
+            of = QUEUE.c
+            live = sa.select(of.state, of.priority, sa.func.count()).where(of.finished_at.is_(None))
+            jobs = session.execute(live.group_by(of.state, of.priority)).all()
+            age = sa.extract("epoch", sa.func.now() - sa.func.min(of.queued_at))
+            oldest = session.scalar(sa.select(age).where(of.finished_at.is_(None)))
+            pending = session.scalar(sa.select(sa.func.count()).select_from(PENDING_DELIVERIES))
             fresh = Worker.seen_at > sa.func.now() - timedelta(minutes=1)
             workers = session.execute(
                 sa.select(Worker.queue, sa.func.count()).where(fresh).group_by(Worker.queue)

@@ -9,6 +9,7 @@ from flask_openapi3.models import OPENAPI3_REF_TEMPLATE
 from pydantic import BaseModel
 
 from api.schemas import Problem
+from shared.keys import Scope
 
 
 def _problem(description: str) -> dict[str, Any]:
@@ -77,6 +78,59 @@ def form_body(
     }
 
 
+def scope_of(tag: str, method: str) -> Scope:
+    """The scope that a route asks for; tests/integration/test_api_authorisation.py holds the routes to it."""
+    reads = method == "get"
+    return {
+        "webhooks": Scope.WEBHOOKS_MANAGE,
+        "models": Scope.MODELS_READ if reads else Scope.MODELS_MANAGE,
+        "keys": Scope.ADMIN,
+        "audit": Scope.ADMIN,
+    }.get(tag, Scope.JOBS_READ if reads else Scope.JOBS_WRITE)
+
+
+#: Where the id that an answer holds leads on: route and status of the answer, where the id is, and the routes.
+LINKS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
+    ("/v1/jobs", "202", "id", (("get", "/v1/jobs/{job_id}"), ("post", "/v1/jobs/{job_id}/cancel"))),
+    ("/v1/jobs", "202", "study_id", (("get", "/v1/studies/{study_id}"),)),
+    (
+        "/v1/studies",
+        "201",
+        "id",
+        (
+            ("get", "/v1/studies/{study_id}"),
+            ("post", "/v1/studies/{study_id}/images"),
+            ("post", "/v1/studies/{study_id}/complete"),
+        ),
+    ),
+    ("/v1/batches", "202", "id", (("get", "/v1/batches/{batch_id}"), ("post", "/v1/batches/{batch_id}/cancel"))),
+    ("/v1/uploads", "201", "data/0/id", (("get", "/v1/uploads/{upload_id}"), ("delete", "/v1/uploads/{upload_id}"))),
+    (
+        "/v1/webhook-endpoints",
+        "201",
+        "id",
+        (
+            ("get", "/v1/webhook-endpoints/{endpoint_id}"),
+            ("patch", "/v1/webhook-endpoints/{endpoint_id}"),
+            ("post", "/v1/webhook-endpoints/{endpoint_id}/test"),
+            ("get", "/v1/webhook-endpoints/{endpoint_id}/deliveries"),
+            ("delete", "/v1/webhook-endpoints/{endpoint_id}"),
+        ),
+    ),
+    ("/v1/keys", "201", "id", (("get", "/v1/keys/{key_id}"), ("delete", "/v1/keys/{key_id}"))),
+)
+
+
+def _link(document: dict[str, Any]) -> None:
+    for path, status, field, targets in LINKS:
+        links = document["paths"][path]["post"]["responses"][status].setdefault("links", {})
+        for method, target in targets:
+            operation = document["paths"][target][method]["operationId"]
+            name = target.partition("{")[2].partition("}")[0]
+            parameters = {name: f"$response.body#/{field}"}
+            links[f"{operation}_of_{field.rpartition('/')[2]}"] = {"operationId": operation, "parameters": parameters}
+
+
 def completed(document: dict[str, Any], *others: type[BaseModel]) -> dict[str, Any]:
     """The document with what the routes' types cannot say: problems, who needs a key, the headers of a poll.
 
@@ -89,10 +143,11 @@ def completed(document: dict[str, Any], *others: type[BaseModel]) -> dict[str, A
         schemas |= {**schema.pop("$defs", {}), model.__name__: schema}
     # What flask-openapi3 would answer to an invalid request; ours is a problem.
     del schemas["ValidationErrorModel"]
-    document["security"] = [{"apiKey": []}]
     for path, operations in document["paths"].items():
-        if not path.startswith("/v1/"):
-            for operation in operations.values():
+        for method, operation in operations.items():
+            if path.startswith("/v1/"):
+                operation["security"] = [{"apiKey": [scope_of(operation["tags"][0], method)]}]
+            else:
                 operation["security"] = []
                 if "application/json" in operation["responses"]["422"]["content"]:
                     # flask-openapi3's own again, where no errors of ours are described.
@@ -101,4 +156,5 @@ def completed(document: dict[str, Any], *others: type[BaseModel]) -> dict[str, A
     for path in ("/v1/jobs/{job_id}/artifacts/{artifact_id}", "/v1/batches/{batch_id}"):
         document["paths"][path]["get"]["parameters"].append(IF_NONE_MATCH)
     document["paths"]["/v1/studies/{study_id}/images"]["post"]["parameters"].append(IDEMPOTENCY_KEY)
+    _link(document)
     return document

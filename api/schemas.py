@@ -169,6 +169,12 @@ class ModelView(BaseModel):
     card: dict[str, Any]
 
 
+class ModelPath(BaseModel):
+    """A bundle's SHA-256 in the path."""
+
+    sha256: str
+
+
 class ModelList(BaseModel):
     """The bundles that were stored or have answered, newest first."""
 

@@ -109,6 +109,7 @@ class UploadPath(BaseModel):
 class ContentQuery(Strict):
     """What makes an upload's address valid."""
 
+    tenant: str
     expires: int
     signature: str
 

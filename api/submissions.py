@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from api import audit, idempotency
 from api.idempotency import KeyUse
-from shared.db import Database
+from shared.db import TenantDatabase
 from shared.errors import IdempotencyKeyReused, Unavailable
 from shared.jobs import NewJob, job_rows
 from shared.rows import insertion
@@ -59,7 +59,7 @@ class _Waiting:
 class Submissions:
     """The process's way to write them. Safe to share between threads."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: TenantDatabase) -> None:
         self._database = database
         self._waiting: deque[_Waiting] = deque()
         self._turn = threading.Lock()
@@ -90,7 +90,7 @@ class Submissions:
 
     def _settle(self, group: Sequence[_Waiting]) -> None:
         try:
-            with self._database.single() as connection:
+            with self._database.of(group[0].submission.job.tenant_id).single() as connection:
                 outcomes = _write(connection, [one.submission for one in group])
         except BaseException as error:  # noqa: BLE001 - every one of their requests raises it
             if len(group) == 1 or isinstance(error, Unavailable):

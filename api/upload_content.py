@@ -13,7 +13,6 @@ from datetime import timedelta
 from typing import BinaryIO, cast
 from urllib.parse import urlencode
 
-import sqlalchemy as sa
 from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
@@ -22,7 +21,8 @@ from itsdangerous import Signer
 from api.context import Services, services
 from api.openapi import ERRORS
 from api.study_schemas import ContentQuery, UploadPath
-from shared.errors import AddressRefused, Conflict, NotFound, UploadMismatch
+from shared import uploads
+from shared.errors import AddressRefused, Conflict, UploadMismatch
 from shared.models import Upload, UploadState
 from shared.storage import SignedPut
 
@@ -58,7 +58,8 @@ class AnnouncedBytes(io.RawIOBase):
 def own_address(service: Services, upload: Upload, lifetime: timedelta) -> SignedPut:
     """An address of this API that takes the upload's bytes for as long as `lifetime`."""
     expires = int(time.time() + lifetime.total_seconds())
-    query = urlencode({"expires": expires, "signature": _signer(service).get_signature(_signed(upload.id, expires))})
+    signature = _signer(service).get_signature(_signed(upload.id, upload.tenant_id, expires))
+    query = urlencode({"tenant": upload.tenant_id, "expires": expires, "signature": signature})
     origin = service.settings.public_url or request.url_root.rstrip("/")
     return SignedPut(f"{origin}/uploads/{upload.id}/content?{query}", {})
 
@@ -73,8 +74,8 @@ def _signer(service: Services) -> Signer:
     )
 
 
-def _signed(upload_id: str, expires: int) -> str:
-    return f"{upload_id} {expires}"
+def _signed(upload_id: str, tenant_id: str, expires: int) -> str:
+    return f"{upload_id} {tenant_id} {expires}"
 
 
 @blueprint.put(
@@ -85,14 +86,12 @@ def _signed(upload_id: str, expires: int) -> str:
 def put_content(path: UploadPath, query: ContentQuery) -> Response:
     """Take the bytes of an announced file, at the address that was given out for it."""
     service = services()
-    if not _signer(service).verify_signature(_signed(path.upload_id, query.expires), query.signature):
+    if not _signer(service).verify_signature(_signed(path.upload_id, query.tenant, query.expires), query.signature):
         raise AddressRefused("the address is not one that was given out")
     if query.expires < time.time():
         raise AddressRefused("the address's time is over")
-    with service.database.transaction() as session:
-        upload = session.scalar(sa.select(Upload).where(Upload.id == path.upload_id))
-    if upload is None:
-        raise NotFound("no such upload")
+    with service.database.of(query.tenant).transaction() as session:
+        upload = uploads.find(session, query.tenant, path.upload_id)
     if upload.state is not UploadState.PENDING:
         raise Conflict("the upload is complete already")
     # One more than can be right: a stream that is read to just its limit counts as too long.

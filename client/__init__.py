@@ -13,7 +13,9 @@ from client.batch_models import Batch, BatchCounts, BatchError, BatchResult
 from client.client import Client
 from client.errors import ApiError, ClientError, JobFailed, Unreachable, WaitTimeout
 from client.models import (
+    ApiKey,
     Artifact,
+    AuditEntry,
     Bundle,
     Classifier,
     Delivery,
@@ -32,8 +34,10 @@ from client.transport import Retry
 
 __all__ = [
     "ApiError",
+    "ApiKey",
     "Archive",
     "Artifact",
+    "AuditEntry",
     "Batch",
     "BatchCounts",
     "BatchError",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from client.admin_calls import AdminCalls
 from client.batch_calls import BatchCalls
 from client.calls import POLL_SECONDS, given, id_of, route
 from client.models import Artifact, Classifier, Delivery, Endpoint, Job, Modality, Model, Priority, Study
@@ -14,7 +15,7 @@ from client.transport import retry_after
 from client.uploads import parts
 
 
-class Client(BatchCalls):
+class Client(BatchCalls, AdminCalls):
     """A Thoraq server, as its tenant sees it. Threads may share one.
 
     `timeout` is in seconds, for connecting and between two pieces of an answer. Every method raises ApiError when the

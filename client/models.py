@@ -196,6 +196,32 @@ class Model(Answer):
     serving: bool
 
 
+class ApiKey(Answer):
+    """A key of the tenant; `key`, the key itself, is there only when it was just made."""
+
+    id: str
+    object: str = "api_key"
+    name: str
+    prefix: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+    key: str | None = Field(None, repr=False)  # a repr ends up in logs
+
+
+class AuditEntry(Answer):
+    """One act: who did what to which thing."""
+
+    id: int
+    object: str = "audit_entry"
+    actor: str
+    action: str
+    subject: str
+    created_at: datetime
+
+
 class Endpoint(Answer):
     """A webhook endpoint; `secret` is there only when it was just made or rotated."""
 

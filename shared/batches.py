@@ -21,7 +21,7 @@ from shared import jobs
 from shared.db import Database
 from shared.errors import Conflict, IdempotencyInProgress
 from shared.jobs import NewJob
-from shared.models import Base, Batch, BatchFile, BatchRejection, Image, Job
+from shared.models import AuditEntry, Base, Batch, BatchFile, BatchRejection, Image, Job
 from shared.rows import insert_rows
 from shared.studies import NewStudy, study_rows
 
@@ -142,13 +142,14 @@ def sent_before(session: Session, batch_id: str, first: int) -> dict[int, str]:
     return {row.item: row.sha256 for row in session.execute(of_jobs.union_all(waiting))}
 
 
-def cancel(database: Database, tenant_id: str, batch_id: str) -> None:
+def cancel(database: Database, tenant_id: str, batch_id: str, actor: str) -> None:
     """Withdraw what has not ended, and take nothing more in. NotFound for another tenant's, Conflict if complete.
 
     In two transactions: jobs that were being written during the first are seen by the second, and no more can come.
     """
     with database.transaction() as session:
         jobs.cancel_batch(session, tenant_id, batch_id)
+        session.add(AuditEntry(tenant_id=tenant_id, actor=actor, action="batch.cancel", subject=batch_id))
     with database.transaction() as session:
         jobs.cancel_batch(session, tenant_id, batch_id)
         jobs.close_batch(session, batch_id)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import select
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import sqlalchemy as sa
+from psycopg import sql
 from sqlalchemy import exc
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -15,12 +17,16 @@ from shared.config import Settings
 from shared.errors import Unavailable
 
 IDLE_IN_TRANSACTION_MS = 10_000
+#: Who the API is in the database (migration 0007). Row-level security holds for it: it sees one tenant's rows.
+API_ROLE = "thoraq_api"
+#: The setting that the policies compare with: whose rows a transaction sees.
+TENANT_SETTING = "thoraq.tenant"
 
 
 class Database:
     """A connection pool. Safe to share between threads, not across a fork."""
 
-    def __init__(self, settings: Settings, pool_size: int = 8) -> None:
+    def __init__(self, settings: Settings, pool_size: int = 8, role: str | None = None) -> None:
         self.engine = sa.create_engine(
             settings.database_url.get_secret_value(),
             hide_parameters=True,  # values may name a patient, and exceptions end up in logs
@@ -36,7 +42,7 @@ class Database:
                 f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS} -c timezone=utc"
                 # As for memory and SSDs. With the default, made for disks that turn, a batch's few dozen rows are
                 # found by reading a whole table of ten thousand.
-                " -c random_page_cost=1.1",
+                " -c random_page_cost=1.1" + (f" -c role={role}" if role else ""),
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
@@ -68,6 +74,47 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+class TenantDatabase(Database):
+    """The database in the API's role: what `of` names a tenant for sees that tenant's rows, the rest sees nobody's.
+
+    The one place where the API's queries are held to a tenant, whatever they ask for themselves: PostgreSQL leaves
+    every other row out (row-level security), and refuses to write one.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, role=API_ROLE)
+        sa.event.listen(self.engine, "begin", _begin)
+        # The driver begins nothing by itself: `_begin` does, in one message with whose transaction it is.
+        self._unbound = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._bind("")
+
+    def of(self, tenant_id: str) -> Self:
+        """The same pool for one tenant's rows."""
+        view = copy.copy(self)
+        view._bind(tenant_id)
+        return view
+
+    def _bind(self, tenant_id: str) -> None:
+        tenant = sql.Literal(tenant_id).as_string(None)
+        self._several = self._unbound.execution_options(begin=f"BEGIN; SET LOCAL {TENANT_SETTING} = {tenant}")
+        self._single = self._unbound.execution_options(tenant=tenant)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        with _errors(), self._sessions(bind=self._several) as session, session.begin():
+            yield session
+
+
+def _begin(connection: sa.Connection) -> None:
+    options = connection.get_execution_options()
+    if "begin" in options:
+        connection.exec_driver_sql(options["begin"])
+    elif connection.info.get(TENANT_SETTING) != options["tenant"]:
+        # Outside a transaction a setting stays with its connection: another tenant's read there sets its own first.
+        connection.exec_driver_sql(f"SET {TENANT_SETTING} = {options['tenant']}")
+        connection.info[TENANT_SETTING] = options["tenant"]
 
 
 @contextmanager

@@ -7,10 +7,12 @@ high-entropy secrets").
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -18,6 +20,9 @@ from sqlalchemy.orm import Session
 
 from shared.ids import new_id
 from shared.models import ApiKey, AuditEntry, Tenant
+
+#: `tq_` and 30 of the 256 bits.
+PREFIX_CHARACTERS = 8
 
 
 class Scope(StrEnum):
@@ -27,7 +32,8 @@ class Scope(StrEnum):
     JOBS_READ = "jobs:read"  #: read studies, jobs, batches and results
     WEBHOOKS_MANAGE = "webhooks:manage"  #: endpoints and deliveries
     MODELS_READ = "models:read"  #: model bundles and their cards
-    ADMIN = "admin"  #: everything of its tenant
+    MODELS_MANAGE = "models:manage"  #: which bundle answers, for every tenant
+    ADMIN = "admin"  #: everything of its tenant: the above but `models:manage`, its keys, its audit log
 
 
 @dataclass(frozen=True)
@@ -52,15 +58,21 @@ def tenant_named(session: Session, name: str) -> Tenant:
 
 
 def create(
-    session: Session, tenant: Tenant, name: str, scopes: list[Scope], expires_at: datetime | None, actor: str
+    session: Session,
+    tenant: Tenant,
+    name: str,
+    scopes: list[Scope],
+    expires_at: datetime | None,
+    actor: str,
+    key_id: str | None = None,
 ) -> NewKey:
     """A new key for a tenant; the caller shows it and forgets it."""
     key = "tq_" + secrets.token_urlsafe(32)
     row = ApiKey(
-        id=new_id("key"),
+        id=key_id or new_id("key"),
         tenant_id=tenant.id,
         name=name,
-        prefix=key[:8],
+        prefix=key[:PREFIX_CHARACTERS],
         hash=digest(key),
         scopes=[scope.value for scope in scopes],
         expires_at=expires_at,
@@ -70,20 +82,42 @@ def create(
     return NewKey(row.id, tenant.id, key)
 
 
-def find(session: Session, key: str) -> ApiKey | None:
-    """The key's row if it is in force. The lookup is by hash, so its timing tells nothing about stored keys."""
-    return in_force(session, ApiKey.hash == digest(key))
+@dataclass(frozen=True)
+class KeyInForce:
+    """A key that is neither revoked nor expired, by the database's clock."""
+
+    id: str
+    tenant_id: str
+    scopes: frozenset[str]
+    expires_at: datetime | None
 
 
-def in_force(session: Session, which: sa.ColumnElement[bool]) -> ApiKey | None:
-    """The row of a key that is neither revoked nor expired, by the database's clock."""
-    return session.scalar(
-        sa.select(ApiKey).where(
-            which,
-            ApiKey.revoked_at.is_(None),
-            sa.or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > sa.func.now()),
-        )
-    )
+# A function of the database (migration 0007): whose key it is, is not known before it is found.
+IN_FORCE = sa.text("SELECT id, tenant_id, hash, scopes, expires_at FROM keys_in_force(:prefix, :id)")
+
+
+def find(session: Session, key: str) -> KeyInForce | None:
+    """The key, if it is in force. Found by its prefix, which is no secret, and compared in constant time."""
+    sought = digest(key)
+    rows = session.execute(IN_FORCE, {"prefix": key[:PREFIX_CHARACTERS], "id": None}).all()
+    return next((_in_force(row) for row in rows if hmac.compare_digest(row.hash, sought)), None)
+
+
+def find_by_id(session: Session, key_id: str) -> KeyInForce | None:
+    """The key with this id, if it is in force."""
+    row = session.execute(IN_FORCE, {"prefix": None, "id": key_id}).one_or_none()
+    return None if row is None else _in_force(row)
+
+
+def _in_force(row: sa.Row[Any]) -> KeyInForce:
+    return KeyInForce(row.id, row.tenant_id, frozenset(row.scopes), row.expires_at)
+
+
+def note_use(session: Session, key_id: str) -> None:
+    """Remember when the key was used last; once a minute is precise enough, and spares a write per look."""
+    stale = sa.or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < sa.func.now() - timedelta(minutes=1))
+    noted = sa.update(ApiKey).where(ApiKey.id == key_id, stale).values(last_used_at=sa.func.now())
+    session.execute(noted.execution_options(synchronize_session=False))
 
 
 def revoke(session: Session, key_id: str, actor: str) -> bool:

@@ -163,7 +163,7 @@ class ApiKey(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = _tenant()
     name: Mapped[str]
-    prefix: Mapped[str]
+    prefix: Mapped[str] = mapped_column(index=True)
     hash: Mapped[str] = mapped_column(unique=True)
     scopes: Mapped[list[str]]
     created_at: Mapped[datetime] = _created()
@@ -537,6 +537,7 @@ class DeliveryAttempt(Base):
     __tablename__ = "delivery_attempts"
     delivery_id: Mapped[str] = mapped_column(sa.ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    tenant_id: Mapped[str] = _tenant()
     status_code: Mapped[int | None]
     error: Mapped[str | None]
     duration_ms: Mapped[float]
@@ -565,6 +566,17 @@ class AuditEntry(Base):
     subject: Mapped[str]
     created_at: Mapped[datetime] = _created()
     __table_args__ = (sa.Index("ix_audit_log_tenant_id_id", "tenant_id", "id"),)
+
+
+# Views of everybody's rows, for those who see one tenant's alone: how long the lines are, nothing of what is in them.
+#: each job's columns that places in line and gauges are made of
+QUEUE = sa.table(
+    "queue",
+    *(sa.column(name) for name in ("tenant_id", "rank", "priority", "state", "not_before")),
+    *(sa.column(name, sa.DateTime(timezone=True)) for name in ("queued_at", "started_at", "finished_at")),
+)
+#: a row for each delivery that is under way
+PENDING_DELIVERIES = sa.table("pending_deliveries", sa.column("next_attempt_at", sa.DateTime(timezone=True)))
 
 
 class Worker(Base):

@@ -78,7 +78,8 @@ def waiting(session: Session) -> bool:
 
 
 # In its own line the job has every earlier one ahead of it; in another tenant's line, as many as the turns before its
-# own; and of higher ranks all. What ran lately was measured: jobs by the time in which any of them ran.
+# own; and of higher ranks all. What ran lately was measured: jobs by the time in which any of them ran. The views
+# `queue` and `queue_tenants` show everybody's lines to the API, which sees nothing else of other tenants.
 PLACE = sa.text("""
     WITH own AS (
         SELECT count(*) AS ahead FROM (
@@ -87,14 +88,14 @@ PLACE = sa.text("""
         ) earlier
     ), others AS (
         SELECT coalesce(sum(line.length), 0) AS ahead
-        FROM own, tenants t, LATERAL (VALUES (0), (1), (2)) ranks(rank), LATERAL (
+        FROM own, queue_tenants t, LATERAL (VALUES (0), (1), (2)) ranks(rank), LATERAL (
             SELECT count(*) AS length FROM (
-                SELECT FROM jobs WHERE state = 'queued' AND not_before IS NULL AND tenant_id = t.id
+                SELECT FROM queue WHERE state = 'queued' AND not_before IS NULL AND tenant_id = t.id
                 AND rank = ranks.rank LIMIT CASE WHEN ranks.rank < :rank THEN :counted ELSE own.ahead END
             ) head
         ) line WHERE ranks.rank < :rank OR ranks.rank = :rank AND t.id <> :tenant_id
     ), lately AS (
-        SELECT started_at, finished_at FROM jobs
+        SELECT started_at, finished_at FROM queue
         WHERE finished_at > now() - interval '5 minutes' AND started_at IS NOT NULL
         ORDER BY finished_at DESC LIMIT :recent
     ), pace AS (
@@ -102,7 +103,7 @@ PLACE = sa.text("""
         FROM (SELECT unnest(range_agg(tstzrange(started_at, finished_at))) AS busy FROM lately) runs
     )
     SELECT CAST(own.ahead + others.ahead AS int) AS ahead, CAST(pace.seconds AS float) AS seconds_each,
-        CAST((SELECT count(*) FROM jobs WHERE state = 'running') AS int) AS running
+        CAST((SELECT count(*) FROM queue WHERE state = 'running') AS int) AS running
     FROM own, others, pace
 """)
 

@@ -221,6 +221,7 @@ class Deliver:
             session.add(
                 DeliveryAttempt(
                     delivery_id=delivery.id,
+                    tenant_id=delivery.tenant_id,
                     number=parcel.attempt,
                     status_code=reply.status_code,
                     error=reply.error,

@@ -7,11 +7,11 @@ from flask import redirect, render_template, request, session, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from api import csrf
+from api.audit import record
 from api.auth import SESSION_KEY
-from api.context import services
+from api.context import Principal, services
 from shared import keys
 from shared.errors import ForeignRequest
-from shared.models import AuditEntry
 
 #: Where a stranger wanted to go; kept in the session, so that no address from outside is ever followed.
 WANTED = "wanted"
@@ -24,16 +24,16 @@ def sign_in() -> tuple[str, int] | AnyResponse:
         csrf.check(request.form.get(csrf.FIELD))
     except ForeignRequest:
         return render_template("sign_in.html", expired=True), 403
-    with services().database.transaction() as database_session:
+    database = services().database
+    with database.transaction() as database_session:
         # One query answers for unknown, expired and revoked keys alike: the time it takes does not tell which.
         key = keys.find(database_session, request.form.get("key", "").strip())
-        if key is not None:
-            database_session.add(
-                AuditEntry(tenant_id=key.tenant_id, actor=key.id, action="session.open", subject=key.id)
-            )
     if key is None:
         log.info("session.refused")
         return render_template("sign_in.html", refused=True), 401
+    with database.of(key.tenant_id).transaction() as database_session:
+        keys.note_use(database_session, key.id)
+        record(database_session, Principal(key.id, key.tenant_id, key.scopes), "session.open", key.id)
     wanted = session.get(WANTED) or url_for("pages.home")
     session.clear()
     session.permanent = True

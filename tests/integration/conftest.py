@@ -14,7 +14,7 @@ from flask import Flask
 from api import create_app
 from api.context import EXTENSION
 from shared.config import Settings
-from shared.db import Database
+from shared.db import Database, TenantDatabase
 from tests.api_support import Caller, MakeApp, new_key, record_log
 from tests.worker_support import Counting
 
@@ -49,6 +49,14 @@ def app(make_app: MakeApp) -> Flask:
 def logged(app: Flask) -> io.StringIO:  # noqa: ARG001 - making the application sets the logging up
     """What the application logs from now on, as it would be printed."""
     return record_log()
+
+
+@pytest.fixture
+def api_database(settings: Settings, clean_database: Database) -> Iterator[TenantDatabase]:  # noqa: ARG001
+    """The database as the API has it."""
+    database = TenantDatabase(settings)
+    yield database
+    database.close()
 
 
 @pytest.fixture

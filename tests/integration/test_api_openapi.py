@@ -85,7 +85,7 @@ def test_every_route_with_a_key_describes_its_errors(document: dict[str, Any]) -
             for status in ("400", "401", "403", "404", "409", "413", "415", "422", "500", "503"):
                 assert operation["responses"][status]["content"] == problem, (method, path, status)
             assert any(status.startswith("2") for status in operation["responses"]), (method, path)
-            assert "security" not in operation
+            assert operation["security"][0]["apiKey"], (method, path)
             assert operation["summary"]
         else:
             assert operation["security"] == [], (method, path)
@@ -117,6 +117,7 @@ def test_headers_are_described(document: dict[str, Any]) -> None:
         "/v1/uploads",
         "/v1/batches",
         "/v1/webhook-endpoints",
+        "/v1/keys",
     ):
         assert headers_of(document, "post", path) == {"Idempotency-Key"}
 
@@ -147,5 +148,10 @@ def test_direct_uploads_are_an_alternative_to_files(path: str, document: dict[st
 def test_an_address_describes_what_it_takes(document: dict[str, Any]) -> None:
     operation = document["paths"]["/uploads/{upload_id}/content"]["put"]
     assert set(operation["requestBody"]["content"]) == {"application/octet-stream"}
-    assert {parameter["name"] for parameter in operation["parameters"]} == {"upload_id", "expires", "signature"}
+    assert {parameter["name"] for parameter in operation["parameters"]} == {
+        "upload_id",
+        "tenant",
+        "expires",
+        "signature",
+    }
     assert set(operation["responses"]["422"]["content"]) == {"application/problem+json"}

@@ -2,75 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
-from api.context import EXTENSION
 from shared.db import Database
 from shared.errors import CorruptImage
-from tests.api_support import PNG, TEXT, Caller, claim_all, finish, json_of, problem_of, work
+from tests.api_support import PNG, TEXT, Caller, json_of, problem_of, work
 from tests.queue_support import told
-from tests.result_support import answered, spot
+from tests.tenant_support import (
+    artifact,
+    batch,
+    complete_upload,
+    endpoint,
+    job,
+    key,
+    open_study,
+    pending_upload,
+    study,
+)
 
 UNKNOWN = "0" * 32
 ID = re.compile(r"\{(\w+)\}")
 CANARY = "Mustermann"
-
-
-def job(caller: Caller) -> dict[str, str]:
-    return {"job": caller.submit()["id"]}
-
-
-def artifact(caller: Caller) -> dict[str, str]:
-    ids, database = job(caller), caller.client.application.extensions[EXTENSION].database
-    finish(database, *(answered(claim, spot()) for claim in claim_all(database)))
-    (found,) = json_of(caller.get(f"/v1/jobs/{ids['job']}/artifacts"))["data"]
-    return ids | {"artifact": found["id"]}
-
-
-def study(caller: Caller) -> dict[str, str]:
-    made = json_of(caller.send(PNG, path="/v1/studies", modality="xray"), 201)
-    return {"study": made["id"], "image": made["images"][0]["id"]}
-
-
-def open_study(caller: Caller) -> dict[str, str]:
-    body = {"open": True, "modality": "xray", "classifiers": ["binary"]}
-    return {"study": json_of(caller.post("/v1/studies", json=body), 201)["id"]} | pending_upload(caller)
-
-
-def pending_upload(caller: Caller) -> dict[str, str]:
-    file = {"size_bytes": len(PNG), "sha256": hashlib.sha256(PNG).hexdigest()}
-    (made,) = json_of(caller.post("/v1/uploads", json={"files": [file]}), 201)["data"]
-    address = urlsplit(made["url"])
-    assert caller.client.put(f"{address.path}?{address.query}", data=PNG).status_code == 204
-    return {"upload": made["id"]}
-
-
-def complete_upload(caller: Caller) -> dict[str, str]:
-    ids = pending_upload(caller)
-    json_of(caller.post(f"/v1/uploads/{ids['upload']}/complete"))
-    return ids
-
-
-def batch(caller: Caller) -> dict[str, str]:
-    return {"batch": json_of(caller.send(PNG, path="/v1/batches", modality="xray"), 202)["id"]}
-
-
-def endpoint(caller: Caller) -> dict[str, str]:
-    body = {"url": "http://127.0.0.1/", "events": ["*"]}
-    made = json_of(caller.post("/v1/webhook-endpoints", json=body), 201)
-    sent = json_of(caller.post(f"/v1/webhook-endpoints/{made['id']}/test"), 202)
-    return {"endpoint": made["id"], "delivery": sent["id"]}
 
 
 ROUTES: list[tuple[Callable[[Caller], dict[str, str]], str, str, Any]] = [
@@ -100,6 +61,8 @@ ROUTES: list[tuple[Callable[[Caller], dict[str, str]], str, str, Any]] = [
     (endpoint, "GET", "/v1/webhook-endpoints/{endpoint}/deliveries", None),
     (endpoint, "POST", "/v1/deliveries/{delivery}/redeliver", None),
     (endpoint, "DELETE", "/v1/webhook-endpoints/{endpoint}", None),
+    (key, "GET", "/v1/keys/{key}", None),
+    (key, "DELETE", "/v1/keys/{key}", None),
 ]
 
 
@@ -133,12 +96,14 @@ def test_every_route_that_takes_an_id_is_in_that_table(north: Caller) -> None:
         "batch": "b",
         "endpoint": "e",
         "delivery": "d",
+        "key": "k",
     }
     tried = {(adapter.match(path.format(**names), method=method)[0], method) for _, method, path, _ in ROUTES}
     with_ids = {
         (rule.endpoint, method)
         for rule in app.url_map.iter_rules()
-        if rule.rule.startswith("/v1/") and rule.arguments
+        # Model bundles belong to no hospital.
+        if rule.rule.startswith("/v1/") and rule.arguments and not rule.rule.startswith("/v1/models/")
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
     assert with_ids <= tried

@@ -265,11 +265,13 @@ def test_a_job_of_uploads_is_submitted_once(north: Caller, clean_database: Datab
 def tampered(address: dict[str, Any]) -> Iterator[str]:
     """Addresses that are nearly the one that was given out."""
     url = urlsplit(address["url"])
-    expires, signature = (part.partition("=")[2] for part in url.query.split("&"))
-    yield f"{url.path}?expires={int(expires) + 1}&signature={signature}"
-    yield f"{url.path}?expires={expires}&signature={signature[:-1]}"
-    yield f"{url.path}?expires={expires}&signature=" + ("A" if signature[0] != "A" else "B") + signature[1:]
-    yield f"{url.path}?expires={expires}&signature="
+    tenant, expires, signature = (part.partition("=")[2] for part in url.query.split("&"))
+    path = f"{url.path}?tenant={tenant}"
+    yield f"{path}&expires={int(expires) + 1}&signature={signature}"
+    yield f"{path}&expires={expires}&signature={signature[:-1]}"
+    yield f"{path}&expires={expires}&signature=" + ("A" if signature[0] != "A" else "B") + signature[1:]
+    yield f"{path}&expires={expires}&signature="
+    yield f"{path}0&expires={expires}&signature={signature}"
     yield url.path.replace(address["id"], "upl_" + "0" * 32) + f"?{url.query}"
 
 
@@ -280,7 +282,7 @@ def test_a_tampered_address_takes_nothing(north: Caller) -> None:
     swapped = urlsplit(first["url"])._replace(path=urlsplit(second["url"]).path).geturl()
     problem_of(north.client.put(swapped, data=PNG), 403, "address-refused")
     path = urlsplit(first["url"]).path
-    assert fields_of(north.client.put(path, data=PNG)) == ["expires", "signature"]
+    assert fields_of(north.client.put(path, data=PNG)) == ["tenant", "expires", "signature"]
     # A key does not stand in for the signature.
     problem_of(north.call("PUT", next(tampered(first)), data=PNG), 403, "address-refused")
     assert objects(north.client) == []

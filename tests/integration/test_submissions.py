@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from api.idempotency import KeyUse
 from api.submissions import Submission, Submissions, Written
 from shared.config import Settings
-from shared.db import Database
+from shared.db import Database, TenantDatabase
 from shared.errors import IdempotencyKeyReused, Unavailable
 from shared.ids import new_id
 from shared.jobs import NewJob
@@ -41,7 +41,7 @@ def submission(tenant_id: str, key: str | None = None, fingerprint: str = "as be
     )
 
 
-def write_together(database: Database, group: Sequence[Submission]) -> list[Future[Written]]:
+def write_together(database: TenantDatabase, group: Sequence[Submission]) -> list[Future[Written]]:
     """All of `group` wait while one more is being written; how each came out."""
     submissions = Submissions(database)
     with ThreadPoolExecutor(len(group) + 1) as pool:
@@ -57,7 +57,7 @@ def write_together(database: Database, group: Sequence[Submission]) -> list[Futu
         return others
 
 
-def _waits_for_lock(database: Database) -> bool:
+def _waits_for_lock(database: TenantDatabase) -> bool:
     with database.transaction() as session:
         return bool(session.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
@@ -67,9 +67,11 @@ def queued(database: Database) -> set[str]:
         return set(session.scalars(sa.select(Job.id)))
 
 
-def test_those_that_wait_are_written_by_one_transaction(clean_database: Database, tenant_id: str) -> None:
+def test_those_that_wait_are_written_by_one_transaction(
+    clean_database: Database, api_database: TenantDatabase, tenant_id: str
+) -> None:
     group = [submission(tenant_id) for _ in range(5)]
-    times = {future.result().queued_at for future in write_together(clean_database, group)}
+    times = {future.result().queued_at for future in write_together(api_database, group)}
     assert len(times) == 1
     with clean_database.transaction() as session:
         of_group = Job.id.in_([one.job.id for one in group])
@@ -79,44 +81,50 @@ def test_those_that_wait_are_written_by_one_transaction(clean_database: Database
         assert set(session.scalars(acts)) == queued(clean_database)
 
 
-def test_one_that_cannot_be_written_spoils_no_other(clean_database: Database, tenant_id: str) -> None:
+def test_one_that_cannot_be_written_spoils_no_other(
+    clean_database: Database, api_database: TenantDatabase, tenant_id: str
+) -> None:
     good, other = submission(tenant_id), submission(tenant_id)
     bad = replace(submission(tenant_id), job=replace(good.job))  # a job of this id is there already
-    outcomes = write_together(clean_database, [good, bad, other])
+    outcomes = write_together(api_database, [good, bad, other])
     assert isinstance(outcomes[1].exception(), IntegrityError)
     assert outcomes[0].result().first is outcomes[2].result().first is None
     assert {good.job.id, other.job.id} <= queued(clean_database)
 
 
-def test_two_of_one_key_make_one_job(clean_database: Database, tenant_id: str) -> None:
+def test_two_of_one_key_make_one_job(clean_database: Database, api_database: TenantDatabase, tenant_id: str) -> None:
     one, again, other = submission(tenant_id, "k"), submission(tenant_id, "k"), submission(tenant_id)
-    outcomes = [future.result().first for future in write_together(clean_database, [one, again, other])]
+    outcomes = [future.result().first for future in write_together(api_database, [one, again, other])]
     made = one if outcomes[0] is None else again
     assert sorted(outcomes[:2], key=str) == sorted([None, made.job.id], key=str)
     assert outcomes[2] is None
     assert queued(clean_database) & {one.job.id, again.job.id} == {made.job.id}
 
 
-def test_a_key_of_another_request_is_refused_alone(clean_database: Database, tenant_id: str) -> None:
-    Submissions(clean_database).write(submission(tenant_id, "k"))
+def test_a_key_of_another_request_is_refused_alone(
+    clean_database: Database, api_database: TenantDatabase, tenant_id: str
+) -> None:
+    Submissions(api_database).write(submission(tenant_id, "k"))
     reused, other = submission(tenant_id, "k", "another"), submission(tenant_id, "l")
-    refused, written = write_together(clean_database, [reused, other])
+    refused, written = write_together(api_database, [reused, other])
     assert isinstance(refused.exception(), IdempotencyKeyReused)
     assert written.result().first is None
     assert reused.job.id not in queued(clean_database)
 
 
-def test_tenants_have_transactions_of_their_own(clean_database: Database, tenant_id: str) -> None:
+def test_tenants_have_transactions_of_their_own(
+    clean_database: Database, api_database: TenantDatabase, tenant_id: str
+) -> None:
     with clean_database.transaction() as session:
         south = add_tenant(session, "south").id
     group = [submission(tenant) for tenant in (tenant_id, south, tenant_id, south)]
-    times = [future.result().queued_at for future in write_together(clean_database, group)]
+    times = [future.result().queued_at for future in write_together(api_database, group)]
     assert times[0] == times[2] != times[1] == times[3]
     assert {one.job.id for one in group} <= queued(clean_database)
 
 
 def test_without_a_database_everybody_is_told(settings: Settings, tenant_id: str) -> None:
     nowhere = f"postgresql+psycopg://thoraq@127.0.0.1:{free_port()}/thoraq"
-    database = Database(settings.model_copy(update={"database_url": type(settings.database_url)(nowhere)}))
+    database = TenantDatabase(settings.model_copy(update={"database_url": type(settings.database_url)(nowhere)}))
     with pytest.raises(Unavailable):
         Submissions(database).write(submission(tenant_id))
