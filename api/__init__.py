@@ -24,6 +24,7 @@ from api import (
     health,
     jobs,
     keys,
+    limits,
     models,
     open_studies,
     pages,
@@ -35,6 +36,7 @@ from api import (
 from api.auth import authenticate
 from api.batch_schemas import ItemProblem
 from api.context import EXTENSION, Services
+from api.limits import Limits
 from api.openapi import completed
 from api.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request, Sessions
 from api.submissions import Submissions
@@ -85,14 +87,14 @@ def create_app(given: Settings | None = None) -> Flask:
     )
     app.request_class, app.session_interface = Request, Sessions()
     database = TenantDatabase(config)
-    service = Services(config, database, open_storage(config), Listener(config), Submissions(database))
+    service = Services(config, database, open_storage(config), Listener(config), Submissions(database), Limits(config))
     app.extensions[EXTENSION] = service
     _configure(app, config)
     for module in BLUEPRINTS:
         app.register_api(module.blueprint)
     app.register_blueprint(pages.blueprint)
     problems.install(app)
-    _around_requests(app)
+    _around_requests(app, service)
     document = completed(app.api_doc, ItemProblem)
     app.get("/openapi.json", doc_ui=False)(lambda: document)
     return app
@@ -118,7 +120,7 @@ def _invalid(error: ValidationError) -> Response:
     raise problems.invalid(error)
 
 
-def _around_requests(app: Flask) -> None:
+def _around_requests(app: Flask, service: Services) -> None:
     @app.before_request
     def begin() -> None:
         g.started, g.request_id = time.perf_counter(), new_id("req")
@@ -128,6 +130,7 @@ def _around_requests(app: Flask) -> None:
             raise NotFound  # PostgreSQL's text cannot hold it, so no id has it
         if request.path.startswith("/v1/"):
             authenticate()
+            limits.admit(service.limits, g.principal.key_id, g.principal.tenant_id)
         if request.mimetype != MULTIPART or "principal" not in g:
             request.max_content_length = min(MAX_BODY_IN_MEMORY, app.config["MAX_CONTENT_LENGTH"])
 
@@ -141,5 +144,7 @@ def _around_requests(app: Flask) -> None:
             "request", method=method, route=route, status=response.status_code, ms=round(seconds * 1000, 1)
         )
         response.headers["X-Request-Id"] = g.request_id
+        if "principal" in g:
+            service.limits.tell(response, g.principal.key_id)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         return response

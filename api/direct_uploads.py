@@ -40,6 +40,8 @@ def create_uploads(body: UploadRequest) -> Response:
     who = principal(Scope.JOBS_WRITE)
     service = services()
     _check_sizes(service, body)
+    # Their bytes may go past the API: they are counted when they are announced.
+    service.limits.count_bytes(who.tenant_id, sum(file.size_bytes for file in body.files))
     lifetime = timedelta(seconds=service.settings.upload_url_seconds)
     files = [(new_id("upl"), file.size_bytes, file.sha256) for file in body.files]
     with service.database.transaction() as session:

@@ -29,6 +29,7 @@ ERRORS: dict[str | int | HTTPStatus, type[BaseModel] | dict[Any, Any] | None] = 
     "413": _problem("Payload too large"),
     "415": _problem("Unsupported media type"),
     "422": _problem("Invalid request"),
+    "429": _problem("Too many requests or bytes: wait for `Retry-After` seconds"),
     "500": _problem("Internal error"),
     "503": _problem("Temporarily unavailable"),
 }

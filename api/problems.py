@@ -18,6 +18,7 @@ from shared.errors import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    RateLimited,
     ThoraqError,
     Unauthenticated,
     Unavailable,
@@ -69,8 +70,8 @@ def respond(error: ThoraqError) -> Response:
     response = jsonify(body(error))
     response.status_code = error.status
     response.mimetype = "application/problem+json"
-    if isinstance(error, Unavailable):
-        response.headers["Retry-After"] = "5"
+    if isinstance(error, Unavailable | RateLimited):
+        response.headers["Retry-After"] = str(error.extensions.get("retry_after", 5))
     if isinstance(error, Unauthenticated):
         response.headers["WWW-Authenticate"] = 'Bearer realm="thoraq"'
     return response

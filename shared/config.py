@@ -95,6 +95,14 @@ class Settings(BaseModel):
     session_hours: float = Field(12, gt=0, description="How long a sign-in on the page lasts")
     session_secure: bool = Field(True, description="Session cookie over https only; off for plain http on localhost")
 
+    limit_key_requests: int = Field(600_000, ge=0, description="Requests of one key in a minute; 0: no limit")
+    limit_tenant_requests: int = Field(
+        1_200_000, ge=0, description="Requests of all keys of one tenant in a minute; 0: no limit"
+    )
+    limit_tenant_bytes: int = Field(
+        1_000_000_000_000, ge=0, description="Bytes that one tenant sends or announces in an hour; 0: no limit"
+    )
+
     batch_size: int = Field(16, gt=0, le=512, description="Images that go through the engine at once")
     lease_seconds: float = Field(30, gt=0, description="How long a claimed job belongs to a worker without a heartbeat")
     heartbeat_seconds: float = Field(5, gt=0, description="How often a worker extends its leases")

@@ -142,6 +142,13 @@ class PayloadTooLarge(ThoraqError):
     remedy = "Send fewer or smaller files in one request."
 
 
+class RateLimited(ThoraqError):
+    """The key, or the tenant, has asked for more in a short time than it may; nothing was accepted."""
+
+    type, title, status = "rate-limited", "Too many requests or bytes", 429
+    remedy = "Wait for `Retry-After` seconds, then send it again; ask the operator about THORAQ_LIMIT_*."
+
+
 class UnsupportedMediaType(ThoraqError):
     """The request's Content-Type is not one that the route takes."""
 
