@@ -54,5 +54,17 @@ RESULT_LINES = _lines(ResultLine, "A line for each item that became a job")
 ERROR_LINES = _lines(ErrorLine, "A line for each item without an answer")
 EVENT_STREAM: dict[str, Any] = {
     "description": "`progress` and `end`, each with the batch as data",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    # Each event is the item that the schema is of.
+    "content": {
+        "text/event-stream": {
+            "schema": {
+                "type": "object",
+                "required": ["event", "data"],
+                "properties": {
+                    "event": {"type": "string", "enum": ["progress", "end"]},
+                    "data": {"type": "string", "description": "The batch, as JSON"},
+                },
+            }
+        }
+    },
 }

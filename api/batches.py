@@ -61,6 +61,12 @@ def submit_batch() -> Response:
 
 def _submit_form(service: Services, who: Principal) -> tuple[str, bool]:
     files = sent_files()
+    if request.args:
+        # Ignored, a misspelt one would pass for a default.
+        errors = [
+            {"field": name[:100], "message": "with a form the options are fields of the form"} for name in request.args
+        ]
+        raise InvalidRequest("the query has no meaning beside a form", errors=errors)
     form = BatchForm.model_validate(sent_fields())
     with received(service, who, files, service.settings.max_batch_items) as taken:
         names = [shown_name(file.filename or "") or None for file in files]

@@ -7,7 +7,7 @@ import re
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, Json, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Json, Strict, StringConstraints
 
 # U+FFFD is what bytes that are no UTF-8 were replaced with: keeping it would keep something that nobody sent.
 PLAIN = r"^[^\x00-\x1f\x7f" + "\ufffd]*$"
@@ -20,6 +20,17 @@ ExpiresIn = Annotated[
     int, Field(gt=0, le=31_536_000, description="Seconds after which it is not run any more; it fails as `expired`")
 ]
 Force = Annotated[bool, Field(description="Run it even if the same bytes were answered before")]
+
+
+def _number(value: object) -> object:
+    if isinstance(value, str | bool):
+        raise ValueError("a number, not text and not a boolean")  # noqa: TRY004 - pydantic reports ValueError
+    return value
+
+
+#: In JSON 0, 1 and "yes" are no booleans, and "7" and true no numbers. (In forms and queries all is text.)
+JsonBool = Annotated[bool, Strict()]
+JsonNumber = BeforeValidator(_number)
 
 METADATA_CHARACTERS = 16_384
 NUL_IN_JSON = re.compile(r"(?<!\\)(\\\\)*\\u0000")
@@ -50,6 +61,15 @@ def _metadata(value: object) -> object:
 
 #: In a form, metadata is a JSON object as text.
 FormMetadata = Annotated[Json[Metadata], BeforeValidator(_metadata)]
+
+
+def _text(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("a time is text: RFC 3339, with its zone")  # noqa: TRY004 - pydantic reports ValueError
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_text)]
 
 
 def _url(value: str) -> str:

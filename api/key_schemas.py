@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
-from api.fields import PLAIN
+from api.fields import PLAIN, Moment
 from api.schemas import Strict
 from shared.keys import Scope
 
@@ -20,7 +20,7 @@ class KeyRequest(Strict):
 
     name: Name = Field(description="What the key is for")
     scopes: list[Scope] = Field(min_length=1, max_length=len(Scope))
-    expires_at: AwareDatetime | None = Field(None, description="Without it the key does not expire")
+    expires_at: Moment | None = Field(None, description="Without it the key does not expire")
 
 
 class KeyPath(BaseModel):

@@ -68,7 +68,7 @@ def get_key(path: KeyPath) -> Response:
     return jsonify(view.model_dump(mode="json"))
 
 
-@blueprint.delete("/keys/<string:key_id>", responses={"204": None})
+@blueprint.post("/keys/<string:key_id>/revoke", responses={"200": KeyView})
 def revoke_key(path: KeyPath) -> Response:
     """End a key, and the sessions of the page that it opened. Again: nothing changes.
 
@@ -76,8 +76,11 @@ def revoke_key(path: KeyPath) -> Response:
     """
     who = principal(Scope.ADMIN)
     with services().database.transaction() as session:
-        keys.revoke(session, find_key(session, who, path.key_id).id, who.key_id)
-    return Response(status=204)
+        key = find_key(session, who, path.key_id)
+        if keys.revoke(session, key.id, who.key_id):
+            session.refresh(key)
+        view = _view(key)
+    return jsonify(view.model_dump(mode="json"))
 
 
 def find_key(session: Session, who: Principal, key_id: str) -> ApiKey:

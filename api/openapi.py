@@ -66,7 +66,8 @@ def form_body(
     """The request body of a route that takes `files` beside a form, and maybe JSON instead."""
     schema = form.model_json_schema(ref_template=OPENAPI3_REF_TEMPLATE)
     schema.pop("$defs", None)
-    schema["properties"] = {"files": FILES} | schema["properties"]
+    fields = {name: _without_null(field) for name, field in schema["properties"].items()}
+    schema["properties"] = {"files": FILES} | fields
     schema["required"] = ["files", *schema.get("required", [])]
     content: dict[str, Any] = {"multipart/form-data": {"schema": schema}}
     if json_body is not None:
@@ -92,7 +93,16 @@ def scope_of(tag: str, method: str) -> Scope:
 
 #: Where the id that an answer holds leads on: route and status of the answer, where the id is, and the routes.
 LINKS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
-    ("/v1/jobs", "202", "id", (("get", "/v1/jobs/{job_id}"), ("post", "/v1/jobs/{job_id}/cancel"))),
+    (
+        "/v1/jobs",
+        "202",
+        "id",
+        (
+            ("get", "/v1/jobs/{job_id}"),
+            ("get", "/v1/jobs/{job_id}/artifacts"),
+            ("post", "/v1/jobs/{job_id}/cancel"),
+        ),
+    ),
     ("/v1/jobs", "202", "study_id", (("get", "/v1/studies/{study_id}"),)),
     (
         "/v1/studies",
@@ -104,8 +114,34 @@ LINKS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
             ("post", "/v1/studies/{study_id}/complete"),
         ),
     ),
-    ("/v1/batches", "202", "id", (("get", "/v1/batches/{batch_id}"), ("post", "/v1/batches/{batch_id}/cancel"))),
-    ("/v1/uploads", "201", "data/0/id", (("get", "/v1/uploads/{upload_id}"), ("delete", "/v1/uploads/{upload_id}"))),
+    (
+        "/v1/batches",
+        "202",
+        "id",
+        (
+            ("get", "/v1/batches/{batch_id}"),
+            ("get", "/v1/batches/{batch_id}/results"),
+            ("get", "/v1/batches/{batch_id}/errors"),
+            ("get", "/v1/batches/{batch_id}/events"),
+            ("post", "/v1/batches/{batch_id}/cancel"),
+        ),
+    ),
+    (
+        "/v1/uploads",
+        "201",
+        "data/0/id",
+        (
+            ("get", "/v1/uploads/{upload_id}"),
+            ("post", "/v1/uploads/{upload_id}/complete"),
+            ("delete", "/v1/uploads/{upload_id}"),
+        ),
+    ),
+    (
+        "/v1/webhook-endpoints/{endpoint_id}/test",
+        "202",
+        "id",
+        (("post", "/v1/deliveries/{delivery_id}/redeliver"),),
+    ),
     (
         "/v1/webhook-endpoints",
         "201",
@@ -113,12 +149,13 @@ LINKS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
         (
             ("get", "/v1/webhook-endpoints/{endpoint_id}"),
             ("patch", "/v1/webhook-endpoints/{endpoint_id}"),
+            ("post", "/v1/webhook-endpoints/{endpoint_id}/rotate-secret"),
             ("post", "/v1/webhook-endpoints/{endpoint_id}/test"),
             ("get", "/v1/webhook-endpoints/{endpoint_id}/deliveries"),
             ("delete", "/v1/webhook-endpoints/{endpoint_id}"),
         ),
     ),
-    ("/v1/keys", "201", "id", (("get", "/v1/keys/{key_id}"), ("delete", "/v1/keys/{key_id}"))),
+    ("/v1/keys", "201", "id", (("get", "/v1/keys/{key_id}"), ("post", "/v1/keys/{key_id}/revoke"))),
 )
 
 
@@ -130,6 +167,15 @@ def _link(document: dict[str, Any]) -> None:
             name = target.partition("{")[2].partition("}")[0]
             parameters = {name: f"$response.body#/{field}"}
             links[f"{operation}_of_{field.rpartition('/')[2]}"] = {"operationId": operation, "parameters": parameters}
+
+
+def _without_null(field: dict[str, Any]) -> dict[str, Any]:
+    """A form has no null: a field is there or it is not."""
+    if "anyOf" not in field:
+        return field
+    (kind,) = (one for one in field["anyOf"] if one != {"type": "null"})
+    rest: dict[str, Any] = {name: value for name, value in field.items() if name not in {"anyOf", "default"}}
+    return rest | kind
 
 
 def completed(document: dict[str, Any], *others: type[BaseModel]) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Strict as Strictly
 
-from api.fields import Description, ExpiresIn, ExternalId, Force, FormMetadata, Id, Metadata, Url
+from api.fields import Description, ExpiresIn, ExternalId, Force, FormMetadata, Id, JsonBool, JsonNumber, Metadata, Url
 from shared.envelope import JobEnvelope
 from shared.models import ArtifactKind, Classifier, DeliveryState, EventType, JobState, Modality, Priority
 
@@ -65,8 +66,8 @@ class JobRequest(Strict):
     priority: Priority = Priority.ROUTINE
     external_id: ExternalId | None = None
     metadata: Metadata | None = None
-    expires_in: ExpiresIn | None = None
-    force: Force = False
+    expires_in: Annotated[ExpiresIn, JsonNumber] | None = None
+    force: Annotated[Force, Strictly()] = False
 
 
 class JobQuery(Strict):
@@ -199,7 +200,7 @@ class EndpointUpdate(Strict):
     url: Url | None = None
     events: list[Subscription] | None = Field(None, min_length=1, max_length=20)
     description: Description | None = None
-    enabled: bool | None = None
+    enabled: JsonBool | None = None
 
 
 class EndpointView(BaseModel):

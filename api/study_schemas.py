@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from api.fields import ExternalId, Id, Metadata, Sha256
+from api.fields import ExternalId, Id, JsonBool, JsonNumber, Metadata, Sha256
 from api.schemas import Strict
 from shared.envelope import ProblemRef
 from shared.models import Classifier, Modality, Priority, UploadState
@@ -20,9 +20,11 @@ class StudyRequest(Strict):
     modality: Modality | None = Field(None, description="What only DICOM files say themselves")
     external_id: ExternalId | None = None
     metadata: Metadata = Field(default_factory=dict)
-    open: bool = Field(False, description="Images will be added: close it with `complete`, or let it become quiet")
-    expected_images: int | None = Field(None, ge=1, le=1_000_000, description="If open: close it with this many images")
-    quiet_seconds: float | None = Field(
+    open: JsonBool = Field(False, description="Images will be added: close it with `complete`, or let it become quiet")
+    expected_images: Annotated[int, JsonNumber] | None = Field(
+        None, ge=1, le=1_000_000, description="If open: close it with this many images"
+    )
+    quiet_seconds: Annotated[float, JsonNumber] | None = Field(
         None, gt=0, le=86_400, description="If open: close it when nothing was added for so long"
     )
     classifiers: list[Classifier] = Field(
@@ -90,7 +92,7 @@ class ImagesAdded(BaseModel):
 class AnnouncedFile(Strict):
     """A file that is going to be uploaded."""
 
-    size_bytes: int = Field(ge=1)
+    size_bytes: Annotated[int, JsonNumber] = Field(ge=1)
     sha256: Sha256
 
 

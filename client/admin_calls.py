@@ -28,9 +28,9 @@ class AdminCalls(Calls):
         """The tenant's keys, newest first, those that have ended too."""
         return map(ApiKey.model_validate, self._pages("/v1/keys", {}))
 
-    def revoke_key(self, key_id: str) -> None:
+    def revoke_key(self, key_id: str) -> ApiKey:
         """End a key now."""
-        self._transport.send("DELETE", route("keys", key_id))
+        return ApiKey.model_validate(self._post(route("keys", key_id, "revoke")).json())
 
     def audit(
         self, *, actor: str | None = None, action: str | None = None, subject: str | None = None

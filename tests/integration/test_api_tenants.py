@@ -62,7 +62,7 @@ ROUTES: list[tuple[Callable[[Caller], dict[str, str]], str, str, Any]] = [
     (endpoint, "POST", "/v1/deliveries/{delivery}/redeliver", None),
     (endpoint, "DELETE", "/v1/webhook-endpoints/{endpoint}", None),
     (key, "GET", "/v1/keys/{key}", None),
-    (key, "DELETE", "/v1/keys/{key}", None),
+    (key, "POST", "/v1/keys/{key}/revoke", None),
 ]
 
 
