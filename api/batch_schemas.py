@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from api.fields import ExpiresIn, ExternalId, Force, Id, Metadata
+from api.fields import PLAIN, ExpiresIn, ExternalId, Force, Id, Metadata
 from api.schemas import FieldError, PageQuery, Strict
 from shared.envelope import BatchEnvelope, JobEnvelope, ProblemRef
 from shared.models import Classifier, Grouping, Modality, Priority
@@ -64,7 +64,9 @@ class BatchListQuery(PageQuery):
     """Filters of the list of batches."""
 
     external_id: ExternalId | None = None
-    idempotency_key: str | None = Field(None, max_length=255, description="The batch that was begun with this key")
+    idempotency_key: str | None = Field(
+        None, max_length=255, pattern=PLAIN, description="The batch that was begun with this key"
+    )
 
 
 class OutputQuery(Strict):

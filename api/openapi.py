@@ -175,7 +175,7 @@ def _without_null(field: dict[str, Any]) -> dict[str, Any]:
         return field
     (kind,) = (one for one in field["anyOf"] if one != {"type": "null"})
     rest: dict[str, Any] = {name: value for name, value in field.items() if name not in {"anyOf", "default"}}
-    return rest | kind
+    return {**rest, **kind}
 
 
 def completed(document: dict[str, Any], *others: type[BaseModel]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 from psycopg import sql
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
 from sqlalchemy import exc
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -88,18 +90,23 @@ class TenantDatabase(Database):
         sa.event.listen(self.engine, "begin", _begin)
         # The driver begins nothing by itself: `_begin` does, in one message with whose transaction it is.
         self._unbound = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._views: dict[str, Self] = {}
         self._bind("")
 
     def of(self, tenant_id: str) -> Self:
         """The same pool for one tenant's rows."""
-        view = copy.copy(self)
-        view._bind(tenant_id)
+        view = self._views.get(tenant_id)
+        if view is None:
+            view = copy.copy(self)
+            view._bind(tenant_id)
+            self._views[tenant_id] = view
         return view
 
     def _bind(self, tenant_id: str) -> None:
-        tenant = sql.Literal(tenant_id).as_string(None)
-        self._several = self._unbound.execution_options(begin=f"BEGIN; SET LOCAL {TENANT_SETTING} = {tenant}")
-        self._single = self._unbound.execution_options(tenant=tenant)
+        tenant = sql.Literal(tenant_id).as_bytes()
+        setting = TENANT_SETTING.encode()
+        self._several = self._unbound.execution_options(begin=b"BEGIN; SET LOCAL %s = %s" % (setting, tenant))
+        self._single = self._unbound.execution_options(tenant=b"SET %s = %s" % (setting, tenant))
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -110,11 +117,21 @@ class TenantDatabase(Database):
 def _begin(connection: sa.Connection) -> None:
     options = connection.get_execution_options()
     if "begin" in options:
-        connection.exec_driver_sql(options["begin"])
+        _say(connection, options["begin"])
     elif connection.info.get(TENANT_SETTING) != options["tenant"]:
         # Outside a transaction a setting stays with its connection: another tenant's read there sets its own first.
-        connection.exec_driver_sql(f"SET {TENANT_SETTING} = {options['tenant']}")
+        _say(connection, options["tenant"])
         connection.info[TENANT_SETTING] = options["tenant"]
+
+
+def _say(connection: sa.Connection, command: bytes) -> None:
+    """A command without parameters or rows; a third of what a cursor's `execute` takes, at every request."""
+    server = connection.connection.driver_connection.pgconn  # type: ignore[union-attr]
+    result = server.exec_(command)
+    if result.status != ExecStatus.COMMAND_OK:
+        error = error_from_result(result)
+        connection.invalidate(error)
+        raise Unavailable("the database does not answer") from error
 
 
 @contextmanager

@@ -88,6 +88,9 @@ def protect(response: Response) -> Response:
     response.headers.setdefault("Content-Security-Policy", POLICY)
     response.headers["Referrer-Policy"] = "no-referrer"
     response.headers["X-Frame-Options"] = "DENY"
+    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    response.headers["Permissions-Policy"] = "camera=(), geolocation=(), microphone=()"
     if response.mimetype == "text/html":
         # Results are not for whoever sits down at the workstation next and goes back in its history.
         response.headers["Cache-Control"] = "no-store"

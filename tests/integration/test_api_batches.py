@@ -12,9 +12,29 @@ from shared.db import Database
 from shared.errors import CorruptImage
 from shared.models import Event, EventType
 from shared.webhooks import payloads
-from tests.api_support import CT_DICOM, PNG, TEXT, Caller, claim_all, finish, json_of, objects, problem_of, work
+from tests.api_support import (
+    CT_DICOM,
+    PNG,
+    TEXT,
+    Caller,
+    claim_all,
+    fields_of,
+    finish,
+    json_of,
+    objects,
+    problem_of,
+    work,
+)
 from tests.batch_support import counts, errors
 from tests.queue_support import answer
+
+
+def test_a_key_that_no_batch_can_have_is_refused(north: Caller) -> None:
+    assert fields_of(north.get("/v1/batches?idempotency_key=%00")) == ["idempotency_key"]
+
+
+def test_options_beside_a_form_are_not_ignored(north: Caller) -> None:
+    assert fields_of(north.send(PNG, path="/v1/batches?priority=stat", modality="xray")) == ["priority"]
 
 
 def send(caller: Caller, *files: bytes, **fields: Any) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
 from shared.config import Settings
-from shared.db import Database
+from shared.db import Database, TenantDatabase, _refuse_ended
+from shared.errors import Unavailable
 from shared.models import Tenant
 
 NUMBER = sa.select(sa.literal(7))
@@ -20,6 +22,23 @@ def test_connections_that_the_server_ended_are_replaced_unnoticed(settings: Sett
             session.execute(sa.select(sa.func.pg_terminate_backend(process, 10_000)))
     with database.transaction() as session, database.single() as connection:
         assert [part.execute(NUMBER).scalar_one() for part in (session, connection)] == [7, 7]
+    database.close()
+
+
+def test_a_connection_that_breaks_as_it_is_taken_is_told_and_given_up(
+    settings: Settings, clean_database: Database
+) -> None:
+    database = TenantDatabase(settings)
+    sa.event.remove(database.engine, "checkout", _refuse_ended)  # it breaks just after that
+    for way in (database.of("ten_1").transaction, database.of("ten_1").reading):
+        with way() as part:
+            ended = part.execute(sa.select(sa.func.pg_backend_pid())).scalar_one()
+        with clean_database.transaction() as session:
+            session.execute(sa.select(sa.func.pg_terminate_backend(ended, 10_000)))
+        with pytest.raises(Unavailable), database.of("ten_2").transaction() as session:
+            session.execute(NUMBER)
+        with way() as part:
+            assert part.execute(NUMBER).scalar_one() == 7
     database.close()
 
 
