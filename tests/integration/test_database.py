@@ -30,7 +30,7 @@ def test_a_connection_that_breaks_as_it_is_taken_is_told_and_given_up(
 ) -> None:
     database = TenantDatabase(settings)
     sa.event.remove(database.engine, "checkout", _refuse_ended)  # it breaks just after that
-    for way in (database.of("ten_1").transaction, database.of("ten_1").reading):
+    for way in (database.of("ten_1").transaction, database.of("ten_1").single):
         with way() as part:
             ended = part.execute(sa.select(sa.func.pg_backend_pid())).scalar_one()
         with clean_database.transaction() as session:
