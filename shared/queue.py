@@ -47,15 +47,15 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": {
-            "visibility_timeout": 3600,
+            # Nothing is acknowledged to Redis: it would be a write for each doorbell, and one that finds its connection
+            # just lost ends the worker.
+            "ack_emulation": False,
             "socket_timeout": 1,
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
             "retry_on_timeout": False,
             # A connection whose other end is gone, and never said so, is noticed within twice this and a second.
             "health_check_interval": 2,
-            # Nothing is put back (see worker/app.py), so nothing needs to be looked for, which blocks while Redis hangs.
-            "unacked_restore_interval": 86_400,
         },
         "task_default_queue": CLASSIFY,
         "task_routes": {f"thoraq.{queue}": {"queue": queue} for queue in QUEUES},

@@ -84,9 +84,11 @@ def test_a_redis_that_hangs(system: System, hospital: Hospital) -> None:
 @pytest.mark.parametrize("seconds", [0.05, 0.5])
 def test_redis_connections_reset_twenty_times(system: System, hospital: Hospital, seconds: float) -> None:
     ids: list[str] = []
+    pids = {name: child.pid for name, child in system.children.items()}
     for _ in range(20):
         system.proxies["redis"].reset()
         ids += hospital.ids(1)
         time.sleep(seconds)
-    assert_hears_again(system, hospital)
     hospital.assert_each_answered_once(ids)
+    assert {name: child.pid for name, child in system.children.items() if child.running} == pids, "some have died of it"
+    assert_hears_again(system, hospital)
