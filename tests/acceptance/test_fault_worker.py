@@ -71,6 +71,26 @@ def test_a_worker_frozen_past_its_lease_changes_nothing_when_it_goes_on(system: 
     hospital.assert_each_answered_once(ids)
 
 
+def test_a_worker_frozen_past_its_lease_does_not_answer_for_who_took_over(system: System, hospital: Hospital) -> None:
+    system.stack.stop("classify")
+    ids = hospital.ids(3)
+    frozen = system.worker("frozen", THORAQ_STAND_IN_RATE="2")
+    until(lambda: hospital.running(ids))
+    time.sleep(0.5)  # with the engine, for another second
+    os.kill(frozen.pid, signal.SIGSTOP)
+    taken = "SELECT count(*) FROM jobs WHERE state = 'running' AND worker LIKE 'heir@%'"
+    try:
+        heir = system.worker("heir", THORAQ_STAND_IN_RATE="0.1")
+        until(lambda: hospital.count(taken))
+    finally:
+        os.kill(frozen.pid, signal.SIGCONT)
+    until(lambda: b'"lease_lost": ["job_' in frozen.log.read_bytes())
+    assert hospital.count(taken), "the late answer ended a job of somebody else"
+    heir.kill()
+    system.stack.start("classify")
+    hospital.assert_each_answered_once(ids)
+
+
 def test_a_worker_told_to_stop_gives_back_what_it_has_not_run(system: System, hospital: Hospital) -> None:
     system.stack.stop("classify")
     ids = hospital.ids(40)
