@@ -9,7 +9,8 @@ from rich.console import Console
 from tests.chaos.run import Options, run
 from tests.chaos.settings import QUICK
 
-SEED, JOBS, MINUTES = 11, 250, 1.2
+# The seed whose first minute breaks most: workers killed and frozen, a full disk, lines of every engine.
+SEED, JOBS, MINUTES = 1013, 250, 1.2
 
 
 def test_a_minute_of_chaos_breaks_no_promise(tmp_path: Path) -> None:
