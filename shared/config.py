@@ -107,7 +107,7 @@ class Settings(BaseModel):
     lease_seconds: float = Field(30, gt=0, description="How long a claimed job belongs to a worker without a heartbeat")
     heartbeat_seconds: float = Field(5, gt=0, description="How often a worker extends its leases")
     progress_seconds: float = Field(
-        120, gt=0, description="Without progress for this long, a worker stops its heartbeat"
+        120, gt=0, description="Without progress for this long, a worker ends itself: its leases run out"
     )
     poll_seconds: float = Field(2, gt=0, description="How often a worker looks for work without a doorbell")
     drain_seconds: float = Field(30, gt=0, description="How long one doorbell's work may last before it rings again")
@@ -119,6 +119,10 @@ class Settings(BaseModel):
     retry_base_seconds: float = Field(2, gt=0, description="First delay after a transient error; doubles each time")
     engine_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: all cores")
     decode_threads: int = Field(2, gt=0, description="Threads that load and decode while the engine works")
+    decode_seconds: float = Field(60, gt=0, description="How long a decoder of DICOM and TIFF may take for one frame")
+    decode_memory_bytes: int = Field(
+        8_000_000_000, gt=0, description="Address space that such a decoder, a process of its own, may have"
+    )
 
     webhook_retry_seconds: Seconds = Field(
         (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400),
@@ -140,6 +144,8 @@ class Settings(BaseModel):
             raise ValueError("storage `minio` needs minio_endpoint, minio_access_key and minio_secret_key")
         if self.heartbeat_seconds * 3 > self.lease_seconds:
             raise ValueError("lease_seconds must be at least three times heartbeat_seconds")
+        if self.progress_seconds <= self.decode_seconds:
+            raise ValueError("progress_seconds must be longer than decode_seconds")
         return self
 
 

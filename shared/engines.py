@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from shared.bundle import Bundle
 from shared.config import Settings
-from shared.errors import EngineError, ModelError
+from shared.errors import EngineError, EngineOutOfMemory, ModelError
 from shared.networks import rebuild, tensorflow
 from shared.parity import Reference, disagreement
 
@@ -41,8 +41,8 @@ class Engine(Protocol):
     def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
         """Feature maps (N, h, w, channels) of each asked trunk for prepared images (N, size, size).
 
-        Raises ModelError for a trunk that the bundle lacks, ValueError for images of another shape, EngineError
-        when the device runs out of memory or fails.
+        Raises ModelError for a trunk that the bundle lacks, ValueError for images of another shape, EngineOutOfMemory
+        when fewer images may go through, EngineError when the device fails.
         """
 
     def warm_up(self) -> None:
@@ -143,8 +143,8 @@ class TensorFlowEngine:
         check_request(self._bundle, images, trunks)
         try:
             return run_in_buckets(images, {name: self._trunks[name] for name in trunks}, self._buckets)
-        except self._tf.errors.ResourceExhaustedError as error:
-            raise EngineError("out of memory on the inference device") from error
+        except (self._tf.errors.ResourceExhaustedError, MemoryError) as error:
+            raise EngineOutOfMemory from error
         except self._tf.errors.OpError as error:
             raise EngineError("the inference device failed") from error
 

@@ -231,6 +231,13 @@ class UnsupportedDicom(ImageError):
     remedy = "Send CR, DX or CT images in a transfer syntax that the documentation lists."
 
 
+class UndecodableImage(ImageError):
+    """Decoders crash or hang over it, each in a process of its own."""
+
+    type, title = "undecodable-image", "The decoder crashed or hung over it"
+    remedy = "Export the image again, in another transfer syntax or format."
+
+
 class ModelError(ThoraqError):
     """A model bundle is missing, incomplete, or not the bytes that its card pins."""
 
@@ -242,6 +249,12 @@ class EngineError(ThoraqError):
     """Inference failed for a reason that another attempt may not meet."""
 
     type, title = "engine", "Inference failed"
+
+
+class EngineOutOfMemory(EngineError):
+    """The inference device has no memory for so many images, or for one."""
+
+    type, title = "engine-out-of-memory", "Inference ran out of memory"
 
 
 class WorkerCrashed(ThoraqError):

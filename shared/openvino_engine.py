@@ -5,6 +5,7 @@ A bundle may have int8 files for some of its trunks only; the int8 engine runs t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -13,10 +14,11 @@ import openvino as ov
 
 from shared.bundle import Bundle
 from shared.engines import EngineName, Maps, Pixels, TrunkRunner, check_request, run_in_buckets
-from shared.errors import EngineError, ModelError
+from shared.errors import EngineError, EngineOutOfMemory, ModelError
 from shared.openvino_graph import build_trunk
 
 INT8: EngineName = "openvino-int8"
+OUT_OF_MEMORY = re.compile("bad_alloc|out of memory|alloc", re.IGNORECASE)
 
 
 class OpenVinoEngine:
@@ -41,7 +43,11 @@ class OpenVinoEngine:
         check_request(self._bundle, images, trunks)
         try:
             return run_in_buckets(images, {name: self._trunks[name] for name in trunks}, self._batches)
-        except RuntimeError as error:  # the only kind that OpenVINO raises
+        except MemoryError as error:
+            raise EngineOutOfMemory from error
+        except RuntimeError as error:  # the only other kind that OpenVINO raises, with whatever text its plugin has
+            if OUT_OF_MEMORY.search(str(error)):
+                raise EngineOutOfMemory from error
             raise EngineError("the inference device failed") from error
 
     def warm_up(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
@@ -17,16 +17,24 @@ CHUNK = 500
 
 
 def orphans(database: Database, storage: Storage, older_than: timedelta) -> Iterator[list[str]]:
-    """The keys of orphans, as many at a time as one query asks about; young ones may belong to a request under way."""
+    """The keys of orphans, as many at a time as one query asks about; young ones may belong to a request under way.
+
+    A list, which may be empty, comes for every so many objects: whoever reads them sees that it gets on.
+    """
     before = datetime.now(UTC) - older_than
-    old = (info.key for info in storage.list("") if info.modified < before)
-    while keys := list(islice(old, CHUNK)):
-        bundles = {bundle for key in keys if (bundle := bundle_of(key)) is not None}
-        with database.transaction() as session:
-            known = set(session.scalars(sa.select(Image.object_key).where(Image.object_key.in_(keys))))
-            known |= set(session.scalars(sa.select(BatchFile.object_key).where(BatchFile.object_key.in_(keys))))
-            # A used upload's object is an image's, or of no use: the study had the same bytes already.
-            unused = sa.select(Upload.object_key).where(Upload.state != UploadState.USED)
-            known |= set(session.scalars(unused.where(Upload.object_key.in_(keys))))
-            known |= set(session.scalars(sa.select(ModelBundle.sha256).where(ModelBundle.sha256.in_(bundles))))
-        yield [key for key in keys if key not in known and bundle_of(key) not in known]
+    listed = storage.list("")
+    while some := list(islice(listed, CHUNK)):
+        old = [info.key for info in some if info.modified < before]
+        yield _nameless(database, old) if old else []
+
+
+def _nameless(database: Database, keys: Sequence[str]) -> list[str]:
+    bundles = {bundle for key in keys if (bundle := bundle_of(key)) is not None}
+    with database.transaction() as session:
+        known = set(session.scalars(sa.select(Image.object_key).where(Image.object_key.in_(keys))))
+        known |= set(session.scalars(sa.select(BatchFile.object_key).where(BatchFile.object_key.in_(keys))))
+        # A used upload's object is an image's, or of no use: the study had the same bytes already.
+        unused = sa.select(Upload.object_key).where(Upload.state != UploadState.USED)
+        known |= set(session.scalars(unused.where(Upload.object_key.in_(keys))))
+        known |= set(session.scalars(sa.select(ModelBundle.sha256).where(ModelBundle.sha256.in_(bundles))))
+    return [key for key in keys if key not in known and bundle_of(key) not in known]

@@ -11,22 +11,18 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import chain, count, islice
-
-import numpy as np
+from itertools import count
 
 from shared import jobs, metrics
 from shared.claims import Answer, Claim, Outcome
 from shared.config import Settings
 from shared.db import Database
-from shared.models import Classifier
 from shared.reuse import earlier_answers
 from worker.leases import Leases
-from worker.load import Loader, Pixels, Study, unseen
-from worker.model import Ask, Reader
+from worker.load import Loader, Study, unseen
+from worker.look import Asked, split
+from worker.model import Reader
 
-#: An image and a classifier: what several jobs of a batch ask of it is read once.
-Key = tuple[str, Classifier]
 #: A claim, with the answer to it that is known already.
 Claimed = tuple[Claim, Answer | None]
 
@@ -38,15 +34,6 @@ BURST_SECONDS, MOST_STEPS = 0.1, 3
 #: What is claimed at once: as many batches as the engine does in this time, and no more than so many. A transaction for
 #: each single batch would keep a fast engine waiting.
 LOT_SECONDS, MOST_BATCHES = 0.1, 4
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Images that go through the engine at once, and what is asked about them."""
-
-    keys: list[Key]
-    asks: list[Ask]
-    images: Pixels
 
 
 @dataclass(frozen=True)
@@ -166,8 +153,7 @@ class Ahead:
         for some in found:
             entries += [Outcome(claim, answer=earlier) for claim, earlier in some if earlier is not None]
             entries += self._load([claim for claim, earlier in some if earlier is None], reader)
-        # Begun here, and not when the engine is free: it would wait for the copy, and for the other threads' turns.
-        return Batch(reader, entries, _begun(split(studies_of(entries), self._settings.batch_size)))
+        return Batch(reader, entries, split(studies_of(entries), self._settings.batch_size))
 
     def _load(self, claims: Sequence[Claim], reader: Reader) -> list[Study | Outcome]:
         if not reader.needs_pixels:
@@ -184,19 +170,3 @@ def _goes_alone(claimed: Claimed) -> bool:
 def studies_of(entries: Sequence[Study | Outcome]) -> list[Study]:
     """Those that go to the engine."""
     return [entry for entry in entries if isinstance(entry, Study)]
-
-
-def split(studies: Sequence[Study], size: int) -> Iterator[Asked]:
-    """At most so many images at once: a study alone may have thousands."""
-    pixels = {name: image for study in studies for name, image in study.pixels.items()}
-    wanted = {(name, study.claim.classifier): study.claim.modality for study in studies for name in study.pixels}
-    names = list(pixels)
-    for start in range(0, len(names), size):
-        rows = {name: row for row, name in enumerate(names[start : start + size])}
-        asks = {key: Ask(rows[key[0]], key[1], sent_as) for key, sent_as in wanted.items() if key[0] in rows}
-        yield Asked(list(asks), list(asks.values()), np.stack([pixels[name] for name in rows]))
-
-
-def _begun(asked: Iterator[Asked]) -> Iterator[Asked]:
-    """The same, the first one made."""
-    return chain(list(islice(asked, 1)), asked)

@@ -27,6 +27,7 @@ from shared.storage import Storage, open_storage
 from worker.deliver import Deliver
 from worker.station import Station
 from worker.sweep import Sweep
+from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 stations: dict[str, Station] = {}
@@ -92,7 +93,13 @@ def _open_stations(name: str, queues: list[str]) -> None:
         start_http_server(SETTINGS.metrics_port)
     for station in stations.values():
         station.open()
+    Watchdog(SETTINGS.progress_seconds, _progress).start()
     log.info("worker.ready", worker=name, queues=queues)
+
+
+def _progress() -> float:
+    """That of the station that gets on least."""
+    return min(station.progress for station in stations.values())
 
 
 def _sign_off(name: str, database: Database) -> None:

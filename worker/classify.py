@@ -9,45 +9,30 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
 import structlog
 
-from shared import metrics
 from shared.claims import Outcome
 from shared.config import Settings
 from shared.db import Database
 from shared.errors import ThoraqError
-from shared.imaging.decode import Limits
 from shared.model_store import register
 from shared.queue import CLASSIFY, ring
 from shared.storage import Storage
-from worker.ahead import MOST_BATCHES, Ahead, Asked, Batch, Key, split, studies_of
+from worker.ahead import MOST_BATCHES, Ahead, Batch, studies_of
 from worker.answer import answer
 from worker.leases import Leases
 from worker.load import Loader, Study
-from worker.model import Reader, Reading, Refusal, Sight
+from worker.look import Looker, Readings, Stopped, split
+from worker.model import Reader, Reading, Refusal
 from worker.write import Writer
 
 log = structlog.get_logger(__name__)
-Readings = dict[Key, Reading | Refusal]
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the engine has seen of the images that were asked about."""
-
-    keys: list[Key]
-    sight: Sight
-
-    def readings(self, *, heatmaps: bool) -> Readings:
-        """What there is to say."""
-        return dict(zip(self.keys, self.sight.readings(heatmaps=heatmaps), strict=True))
 
 
 class Classify:
@@ -56,14 +41,34 @@ class Classify:
     bundle_sha256: str | None
 
     def __init__(self, name: str, settings: Settings, database: Database, storage: Storage, reader: Reader) -> None:
-        self.progress = time.monotonic()
         self._settings, self._database = settings, database
-        loader = Loader(storage, Limits(settings.max_pixels, settings.max_frames), settings.decode_threads)
+        self._got_on()
+        loader = Loader(storage, settings, self._got_on)
         self._leases = Leases(database, timedelta(seconds=settings.lease_seconds))
         self._writer = Writer(settings, database, self._leases)
         self._ahead = Ahead(name, settings, database, loader, self._leases)
+        self._looker = Looker(heatmaps=settings.heatmaps, keep=MOST_BATCHES, looked=self._looked)
         self._thread = ThreadPoolExecutor(1, "claim-ahead")
         self.swap(reader)
+
+    @property
+    def progress(self) -> float:
+        """Seconds of time.monotonic() at which the work last got anywhere.
+
+        While the engine has images, what is claimed and loaded beside it is none: a hung call would be hidden by it.
+        """
+        return self._looker.since or self._progress
+
+    @progress.setter
+    def progress(self, at: float) -> None:
+        self._progress = at
+
+    def _got_on(self) -> None:
+        self._progress = time.monotonic()
+
+    def _looked(self, images: int, seconds: float) -> None:
+        self._ahead.pace.note(images, seconds)
+        self._got_on()
 
     def swap(self, reader: Reader) -> None:
         """Answer with this reader what is claimed from now on; from any thread.
@@ -80,8 +85,8 @@ class Classify:
         try:
             with closing(self._batches(stopping)) as batches:
                 for batch in batches:
-                    self._writer.put(batch.claims, self._run(batch))
-                    self.progress = time.monotonic()
+                    self._writer.put(batch.claims, self._run(batch, stopping))
+                    self._got_on()
         finally:
             self._writer.wait()
 
@@ -116,10 +121,10 @@ class Classify:
 
     def _take(self) -> list[Batch]:
         taken = self._ahead.take(self._reader)
-        self.progress = time.monotonic()
+        self._got_on()
         return taken
 
-    def _run(self, batch: Batch) -> Callable[[], list[Outcome]]:
+    def _run(self, batch: Batch, stopping: threading.Event) -> Callable[[], list[Outcome]]:
         """Take a batch through the engine. What it then needs to become outcomes is not the engine's business."""
         ended = [entry for entry in batch.entries if isinstance(entry, Outcome)]
         studies = [study for study in studies_of(batch.entries) if self._leases.held(study.claim)]
@@ -127,42 +132,14 @@ class Classify:
         started = time.perf_counter()
         try:
             asked = batch.asked if whole else split(studies, self._settings.batch_size)
-            readings = self._read(batch.reader, asked)
-        except ThoraqError as error:
-            log.warning("engine.failed", error=error.type, detail=error.detail, studies=len(studies))
-            ended += [Outcome(study.claim, error=error) for study in studies]
-            return lambda: ended
+            readings = self._looker.read(batch.reader, asked, stopping)
+        except Stopped:
+            self._leases.release(batch.claims)
+            return list
         except BaseException:
             self._leases.forget(batch.claims)
             raise
         return partial(_outcomes, batch.reader, ended, studies, readings, time.perf_counter() - started)
-
-    def _read(self, reader: Reader, asked: Iterator[Asked]) -> Callable[[], Readings]:
-        """Show the images to the engine; what is returned says what it makes of them, when asked to."""
-        readings = Readings()
-        heatmaps = self._settings.heatmaps
-        looks: deque[Look] = deque()
-        for one in asked:
-            # What a look leaves is large: of a study of thousands of images, only the last ones are kept for later.
-            if len(looks) == MOST_BATCHES:
-                readings |= looks.popleft().readings(heatmaps=heatmaps)
-            looks.append(self._look(reader, one))
-
-        def read() -> Readings:
-            for look in looks:
-                readings.update(look.readings(heatmaps=heatmaps))
-            return readings
-
-        return read
-
-    def _look(self, reader: Reader, asked: Asked) -> Look:
-        metrics.BATCH_IMAGES.observe(len(asked.images))
-        began = time.perf_counter()
-        with metrics.INFER_SECONDS.time():
-            sight = reader.look(asked.images, asked.asks)
-        self._ahead.pace.note(len(asked.images), time.perf_counter() - began)
-        self.progress = time.monotonic()
-        return Look(asked.keys, sight)
 
 
 def _outcomes(
@@ -177,5 +154,16 @@ def _outcomes(
     outcomes = list(ended)
     for study in studies:
         mine = {name: readings[name, study.claim.classifier] for name in study.pixels}
-        outcomes.append(Outcome(study.claim, answer=answer(study, mine, reader.bundle.sha256, seconds)))
+        outcomes.append(_outcome(study, mine, reader.bundle.sha256, seconds))
     return outcomes
+
+
+def _outcome(
+    study: Study, mine: Mapping[str, Reading | Refusal | ThoraqError], bundle_sha256: str, seconds: float
+) -> Outcome:
+    said: dict[str, Reading | Refusal] = {}
+    for name, reading in mine.items():
+        if isinstance(reading, ThoraqError):
+            return Outcome(study.claim, error=reading)
+        said[name] = reading
+    return Outcome(study.claim, answer=answer(study, said, bundle_sha256, seconds))

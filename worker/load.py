@@ -1,10 +1,15 @@
-"""Claims to pixels: fetch, verify, decode, prepare. An image that cannot be read keeps its reason, and fails alone."""
+"""Claims to pixels: fetch, verify, decode, prepare. An image that cannot be read keeps its reason, and fails alone.
+
+PNG and JPEG are decoded here, in threads, the rest in processes that may die of it (worker/sandbox.py). A job that runs
+alone is one whose last worker died: all of its files are decoded there, so that the worker outlives even a picture that
+crashes the codecs of this process.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.claims import Claim, ImageRef, Outcome
+from shared.config import Settings
 from shared.errors import CorruptImage, ImageError, ObjectCorrupt, ObjectNotFound, ThoraqError
-from shared.imaging.decode import Limits, frames
+from shared.imaging.decode import Limits, frames, is_risky
 from shared.imaging.preprocess import InputSpec, prepare
 from shared.jobs import problem_of
 from shared.storage import Storage
+from worker.sandbox import Allowance, Sandbox
 
 Pixels = NDArray[np.uint8]
 #: What one image came to: pixels (size, size), or the problem that it has.
@@ -61,11 +68,13 @@ class _Fetched:
 
 
 class Loader:
-    """Loads claims, a few files at a time."""
+    """Loads claims, a few files at a time; `progress` is called, in any thread, after every image."""
 
-    def __init__(self, storage: Storage, limits: Limits, threads: int) -> None:
-        self._storage, self._limits = storage, limits
-        self._pool = ThreadPoolExecutor(threads, "decode")
+    def __init__(self, storage: Storage, settings: Settings, progress: Callable[[], None]) -> None:
+        self._storage, self._progress = storage, progress
+        self._limits = Limits(settings.max_pixels, settings.max_frames)
+        self._sandbox = Sandbox(self._limits, Allowance(settings.decode_seconds, settings.decode_memory_bytes))
+        self._pool = ThreadPoolExecutor(settings.decode_threads, "decode")
 
     def load(self, claims: Sequence[Claim], spec: InputSpec) -> list[Study | Outcome]:
         """Each claim's study, or how the claim ended if it cannot go to the engine.
@@ -77,32 +86,42 @@ class Loader:
             for ref, key in _readable(claim):
                 wanted[key][ref.id] = ref
         refs = [list(group.values()) for group in wanted.values()]
-        files = dict(zip(wanted, self._pool.map(partial(self._fetch, spec), wanted, refs), strict=True))
+        fetch = partial(self._fetch, spec, any(claim.alone for claim in claims))
+        files = dict(zip(wanted, self._pool.map(fetch, wanted, refs), strict=True))
         return [_loaded(claim, files) for claim in claims]
 
-    def _fetch(self, spec: InputSpec, key: str, refs: Sequence[ImageRef]) -> _Fetched:
+    def _fetch(self, spec: InputSpec, apart: bool, key: str, refs: Sequence[ImageRef]) -> _Fetched:
         fetched = _Fetched(began=time.perf_counter())
         try:
-            self._decode(spec, key, refs, fetched.images)
+            self._decode(spec, apart, key, refs, fetched.images)
         except (ImageError, ObjectCorrupt, ObjectNotFound) as error:
             unread = [ref.id for ref in refs if ref.id not in fetched.images]
             fetched.images |= {image_id: problem_of(error) for image_id in unread}
         except ThoraqError as error:
             fetched.error = error
+        self._progress()
         fetched.ended = time.perf_counter()
         return fetched
 
-    def _decode(self, spec: InputSpec, key: str, refs: Sequence[ImageRef], images: dict[str, Loaded]) -> None:
+    def _decode(
+        self, spec: InputSpec, apart: bool, key: str, refs: Sequence[ImageRef], images: dict[str, Loaded]
+    ) -> None:
         """Every asked frame of one stored file; decoded a frame at a time, so memory stays small."""
         wanted = defaultdict[int, list[str]](list)
         for ref in refs:
             wanted[ref.frame].append(ref.id)
         data = self._storage.get(key, expect_sha256=refs[0].sha256)
-        for number, picture in enumerate(frames(data, self._limits, target=spec.size)):
+        for number, pixels in enumerate(self._prepared(data, spec, apart)):
             if number in wanted:
-                images |= dict.fromkeys(wanted.pop(number), prepare(picture, spec))
+                images |= dict.fromkeys(wanted.pop(number), pixels)
+            self._progress()
         if wanted:
             raise CorruptImage("the file has fewer frames than its header says")
+
+    def _prepared(self, data: bytes, spec: InputSpec, apart: bool) -> Iterator[Pixels]:
+        if apart or is_risky(data):
+            return self._sandbox.prepared(data, spec)
+        return (prepare(picture, spec) for picture in frames(data, self._limits, target=spec.size))
 
 
 def _readable(claim: Claim) -> Iterator[tuple[ImageRef, str]]:

@@ -65,23 +65,27 @@ class Station:
     ) -> None:
         self._worker, self._queue, self._role, self._keeper = worker, queue, role, keeper
         self._database, self._settings = database, settings
-        self._stopping = threading.Event()
+        self._stopping, self._closed = threading.Event(), threading.Event()
         self._rung = threading.Event()
-        self._door = threading.Lock()
+        self._door, self._beating = threading.Lock(), threading.Lock()
         self._threads = [
-            threading.Thread(target=self._every, args=(settings.poll_seconds, self._look), name=f"{queue}-look"),
-            threading.Thread(target=self._every, args=(settings.heartbeat_seconds, self._beat), name=f"{queue}-beat"),
+            self._thread("look", settings.poll_seconds, self._look, self._stopping),
+            # Until the end: what is under way when it stops is finished, and must not be lost meanwhile.
+            self._thread("beat", settings.heartbeat_seconds, self._beat, self._closed),
         ]
         if keeper is not None:
             seconds = settings.poll_seconds * LOOKS_PER_MODEL_LOOK
-            keep = partial(self._keep, keeper)
-            self._threads.append(threading.Thread(target=self._every, args=(seconds, keep), name=f"{queue}-keep"))
+            self._threads.append(self._thread("keep", seconds, partial(self._keep, keeper), self._stopping))
+
+    @property
+    def progress(self) -> float:
+        """Seconds of time.monotonic() at which the work last got anywhere."""
+        return self._role.progress
 
     def open(self) -> None:
         """Report for work and start to look for it."""
         self._beat()
         for thread in self._threads:
-            thread.daemon = True
             thread.start()
 
     def work(self) -> None:
@@ -111,12 +115,18 @@ class Station:
     def close(self) -> None:
         """Wait for the work under way, then sign off."""
         self.stop()
-        with self._door, self._database.transaction() as session:
+        with self._door:
+            self._closed.set()
+        with self._beating, self._database.transaction() as session:
             mine = sa.and_(Worker.name == self._worker, Worker.queue == self._queue)
             session.execute(sa.delete(Worker).where(mine))
 
-    def _every(self, seconds: float, act: Callable[[], None]) -> None:
-        while not self._stopping.wait(seconds):
+    def _thread(self, name: str, seconds: float, act: Callable[[], None], until: threading.Event) -> threading.Thread:
+        every = partial(self._every, seconds, act, until)
+        return threading.Thread(target=every, name=f"{self._queue}-{name}", daemon=True)
+
+    def _every(self, seconds: float, act: Callable[[], None], until: threading.Event) -> None:
+        while not until.wait(seconds):
             try:
                 act()
             except Exception:
@@ -132,23 +142,26 @@ class Station:
             keeper.look(self._role)
         except ThoraqError as error:
             log.warning("worker.keep_failed", queue=self._queue, error=error.type, detail=error.detail)
-        # Who signed off while a model was loading must not sign on again.
-        if not self._stopping.is_set():
-            self._beat()
+        self._beat()
 
     def _beat(self) -> None:
         if time.monotonic() - self._role.progress > self._settings.progress_seconds:
-            log.error("worker.stuck", queue=self._queue)
-            return
+            return  # the watchdog says why, and what comes of it
         try:
-            self._role.beat()
-            with self._database.transaction() as session:
-                said = {
-                    "bundle_sha256": self._role.bundle_sha256,
-                    "bundle_problem": None if self._keeper is None else self._keeper.problem,
-                }
-                row = {"name": self._worker, "queue": self._queue} | said
-                seen = {"seen_at": sa.func.now()} | said
-                session.execute(insert(Worker).values(row).on_conflict_do_update(constraint="pk_workers", set_=seen))
+            with self._beating:
+                # Who signed off while a model was loading must not sign on again.
+                if not self._closed.is_set():
+                    self._role.beat()
+                    self._sign_on()
         except ThoraqError as error:
             log.warning("worker.beat_failed", queue=self._queue, error=error.type)
+
+    def _sign_on(self) -> None:
+        said = {
+            "bundle_sha256": self._role.bundle_sha256,
+            "bundle_problem": None if self._keeper is None else self._keeper.problem,
+        }
+        row = {"name": self._worker, "queue": self._queue} | said
+        seen = {"seen_at": sa.func.now()} | said
+        with self._database.transaction() as session:
+            session.execute(insert(Worker).values(row).on_conflict_do_update(constraint="pk_workers", set_=seen))

@@ -67,6 +67,14 @@ def probe(file: BinaryIO, limits: Limits) -> ImageInfo:
     return ImageInfo(media_type, header.width, header.height)
 
 
+def is_risky(data: bytes) -> bool:
+    """Whether codecs get to see it that have crashed on damaged files; raises EmptyFile and UnsupportedImage.
+
+    PNG and JPEG go to libpng and libjpeg-turbo, which all browsers hold out against what the web sends them.
+    """
+    return _media_type(BytesIO(data)) in (MediaType.DICOM, MediaType.TIFF)
+
+
 def frames(data: bytes, limits: Limits, target: int | None = None) -> Iterator[NDArray[np.uint8]]:
     """Yield the display grey (H, W) of each frame, decoded one at a time.
 

@@ -50,7 +50,7 @@ _PREAMBLE_BYTES = 128
 
 # One plugin per transfer syntax: the pixels must not depend on what else is installed. The deflated syntax is left
 # out because its header cannot be read without inflating the whole object. GDCM is the only free decoder of lossless
-# and of 12-bit JPEG; a codestream with flipped bits can crash it, which costs its worker process.
+# and of 12-bit JPEG; a codestream with flipped bits can crash it, which costs a worker's decoder.
 _PLUGINS: dict[str, str] = {
     ImplicitVRLittleEndian: "",
     ExplicitVRLittleEndian: "",

@@ -15,9 +15,9 @@ from shared import jobs
 from shared.bundle import Bundle
 from shared.config import Settings
 from shared.db import Database
-from shared.engines import EngineName, Maps, Pixels
+from shared.engines import Engine, EngineName, Maps, Pixels
 from shared.envelope import job_envelope
-from shared.errors import EngineError
+from shared.errors import EngineError, EngineOutOfMemory
 from shared.gate import REASON
 from shared.models import Artifact, Classifier, Image, Job, JobState, Modality, Result
 from tests.factories_model import BLACK, CT_GREY, DENSENET, SIZE, VGG, Watched, tiny_bundle, tiny_model
@@ -37,6 +37,25 @@ class Faulty:
 
     def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:  # noqa: ARG002 - Engine's
         raise self.fault
+
+    def warm_up(self) -> None:
+        """Nothing to do."""
+
+
+class Narrow:
+    """An engine that has memory for so many images."""
+
+    name: EngineName = "tensorflow"
+
+    def __init__(self, engine: Engine, most: int) -> None:
+        self._engine, self._most = engine, most
+        self.looks: list[int] = []
+
+    def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
+        self.looks.append(len(images))
+        if len(images) > self._most:
+            raise EngineOutOfMemory
+        return self._engine.maps(images, trunks)
 
     def warm_up(self) -> None:
         """Nothing to do."""
@@ -256,10 +275,37 @@ def test_a_transient_fault_of_the_engine_costs_an_attempt(
     settings: Settings, clean_database: Database, storage: Counting, bundle: Bundle
 ) -> None:
     (job_id,) = queue(clean_database, storage, count=1)
-    drain(settings, clean_database, storage, Model(bundle, Faulty(EngineError("out of memory"))))
+    drain(settings, clean_database, storage, Model(bundle, Faulty(EngineError("the device failed"))))
     with clean_database.transaction() as session:
         job = session.get_one(Job, job_id)
     assert (job.state, job.error_attempts) == (JobState.QUEUED, 1)
+
+
+@pytest.mark.parametrize(
+    ("most", "looks"), [(16, [11]), (8, [11, 5, 6]), (3, [11, 5, 2, 3, 6, 3, 3]), (1, [11, 5, 2, 1, 1, 3, 1, 2, 1, 1])]
+)
+def test_where_memory_runs_out_the_batch_is_halved_until_it_fits(
+    settings: Settings, clean_database: Database, storage: Counting, model: Model, most: int, looks: list[int]
+) -> None:
+    bright = queue(clean_database, storage, count=11, levels=(240, 20, 200))
+    engine = Narrow(model.engine, most)
+    drain(settings, clean_database, storage, Model(model.bundle, engine))
+    assert engine.looks[: len(looks)] == looks
+    with every_job(clean_database) as found:
+        assert [found[job_id].state for job_id in bright] == [JobState.SUCCEEDED] * 11
+        assert {job.error_attempts for job in found.values()} == {0}
+        results = [job_envelope(found[job_id]).result for job_id in bright]
+    dark = "not_covid19"
+    assert [result and result.prediction for result in results] == (["covid19", dark, "covid19"] * 4)[:11]
+
+
+def test_without_memory_for_a_single_image_an_attempt_is_spent(
+    settings: Settings, clean_database: Database, storage: Counting, model: Model
+) -> None:
+    ids = queue(clean_database, storage, count=3)
+    drain(settings, clean_database, storage, Model(model.bundle, Narrow(model.engine, 0)))
+    with every_job(clean_database) as found:
+        assert {(found[job_id].state, found[job_id].error_attempts) for job_id in ids} == {(JobState.QUEUED, 1)}
 
 
 def test_what_a_failed_drain_leaves_is_not_kept_alive(

@@ -89,6 +89,19 @@ def test_what_was_run_is_written_and_the_rest_given_back_when_the_worker_stops(
     assert spent == 0
 
 
+def test_a_large_study_is_given_back_in_its_middle_when_the_worker_stops(
+    small: Settings, clean_database: Database, storage: Counting
+) -> None:
+    (job_id,) = queue(clean_database, storage, count=1, images=8 * SIZE)
+    stopping = threading.Event()
+    reader = Watched(lambda look: stopping.set() if look == 2 else None)
+    Classify("worker", small, clean_database, storage, reader).drain(stopping)
+    assert reader.looks == [SIZE] * 4
+    with every_job(clean_database) as found:
+        job = found[job_id]
+        assert (job.state, job.error_attempts, job.crash_attempts, job.alone) == (JobState.QUEUED, 0, 0, False)
+
+
 def test_while_a_write_hangs_the_engine_goes_on_and_every_lease_is_kept(
     small: Settings, clean_database: Database, storage: Counting
 ) -> None:

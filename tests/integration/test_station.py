@@ -23,7 +23,7 @@ class Work:
 
     def __init__(self) -> None:
         self.progress = time.monotonic()
-        self.drains = 0
+        self.drains = self.beats = 0
         self.fault: Exception | None = None
         self.go_on = threading.Event()
         self.go_on.set()
@@ -36,7 +36,8 @@ class Work:
             raise self.fault
 
     def beat(self) -> None:
-        """Nothing is on lease."""
+        """Counts: nothing is on lease."""
+        self.beats += 1
 
 
 class Keeper:
@@ -107,6 +108,28 @@ def test_it_signs_on_and_off(clean_database: Database, settings: Settings) -> No
     with clean_database.transaction() as session:
         assert session.scalars(sa.select(Worker.name)).all() == ["w"]
     door.close()
+    with clean_database.transaction() as session:
+        assert session.scalars(sa.select(Worker.name)).all() == []
+
+
+def test_it_gives_signs_of_life_until_what_is_under_way_is_done(clean_database: Database, settings: Settings) -> None:
+    work = Work()
+    work.go_on.clear()
+    door = station(work, clean_database, settings, heartbeat_seconds=0.01)
+    door.open()
+    busy = threading.Thread(target=door.work)
+    busy.start()
+    until(lambda: work.drains == 1)
+    closing = threading.Thread(target=door.close)
+    closing.start()
+    beats = work.beats
+    until(lambda: work.beats > beats + 3)
+    work.go_on.set()
+    busy.join()
+    closing.join()
+    beats = work.beats
+    time.sleep(0.1)
+    assert work.beats == beats
     with clean_database.transaction() as session:
         assert session.scalars(sa.select(Worker.name)).all() == []
 

@@ -1,0 +1,103 @@
+"""A process that decodes what it is sent, and may die of it: `python -m worker.decoder SOCKET MEMORY_BYTES`.
+
+A request is two messages, what is asked (JSON) and the bytes of a file; the answer is a message for each frame and one
+that ends or fails it. worker/sandbox.py is at the other end. A message is its length in 8 bytes, and so many bytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+
+from shared.errors import ImageError, ImageTooLarge
+from shared.imaging.decode import Limits, frames
+from shared.imaging.preprocess import InputSpec, prepare
+
+FRAME, ENDED, FAILED = b"F", b".", b"!"
+LENGTH, SHAPE = struct.Struct(">Q"), struct.Struct(">II")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def send(connection: socket.socket, message: bytes) -> None:
+    """TimeoutError when the other end does not take all of it in the socket's time."""
+    connection.sendall(LENGTH.pack(len(message)))
+    connection.sendall(message)
+
+
+def receive(connection: socket.socket, most: int | None = None) -> bytearray:
+    """EOFError when the other end is gone, ValueError for a message beyond `most` bytes."""
+    (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
+    if most is not None and length > most:
+        raise ValueError("the message is too long")
+    return _exactly(connection, length)
+
+
+def _exactly(connection: socket.socket, count: int) -> bytearray:
+    read = bytearray(count)
+    view = memoryview(read)
+    while view:
+        got = connection.recv_into(view)
+        if not got:
+            raise EOFError
+        view = view[got:]
+    return read
+
+
+def main(handle: int, memory_bytes: int) -> None:
+    """Serve until the worker is gone."""
+    _confine(memory_bytes)
+    with socket.socket(fileno=handle) as connection:
+        while True:
+            try:
+                asked, data = json.loads(receive(connection)), bytes(receive(connection))
+            except EOFError:
+                return
+            for message in _answer(data, Limits(**asked["limits"]), InputSpec(**asked["spec"])):
+                send(connection, message)
+
+
+def _answer(data: bytes, limits: Limits, spec: InputSpec) -> Iterator[bytes]:
+    try:
+        for picture in frames(data, limits, target=spec.size):
+            frame = prepare(picture, spec)
+            yield FRAME + SHAPE.pack(*frame.shape) + frame.tobytes()
+    except MemoryError:
+        yield _failed(ImageTooLarge("It needs more memory than a decoder may have."))
+    except ImageError as error:
+        yield _failed(error)
+    else:
+        yield ENDED
+
+
+def _failed(error: ImageError) -> bytes:
+    return FAILED + json.dumps({"type": error.type, "detail": error.detail}).encode()
+
+
+def _confine(memory_bytes: int) -> None:
+    """From here on: no more memory than that, no files, no core, no word, and no life without the worker."""
+    # The worker decides when it is over; a terminal's Ctrl-C is not for its decoders.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # One that hangs would never learn from its socket that the worker was killed.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    for limit, most in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),  # pictures of patients
+    ):
+        resource.setrlimit(limit, (most, most))
+    # Codecs write about damaged files there, and may quote them.
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,164 @@
+"""Decoding in processes that may die of it: a crash, a hang or a bomb takes down a decoder, never the worker.
+
+A decoder (worker/decoder.py) is started when it is first needed and then kept. It gets the bytes of a file through a
+socket and gives frames back: no name, no setting, no way to the database or the store. Its memory is limited, and so is
+the time for each frame. What it says is read as plain numbers: bytes that took a decoder over must not get further.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from shared.errors import ImageError, Unavailable, UndecodableImage
+from shared.imaging.info import Limits
+from shared.imaging.preprocess import InputSpec
+from worker.decoder import ENDED, FAILED, FRAME, SHAPE, receive, send
+
+log = structlog.get_logger(__name__)
+ROOT = Path(__file__).resolve().parents[1]
+#: Decoders that one file may kill. The first may have been killed by something else, the kernel for memory's sake.
+MOST_DEATHS = 2
+MOST_WORDS = 4096
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a decoder may use: seconds for a frame, bytes of address space."""
+
+    seconds: float
+    memory_bytes: int
+
+
+class Sandbox:
+    """As many decoders as threads decode at once; for several threads."""
+
+    def __init__(self, limits: Limits, allowance: Allowance) -> None:
+        self._limits, self._allowance = limits, allowance
+        self._idle: list[_Decoder] = []
+
+    def prepared(self, data: bytes, spec: InputSpec) -> Iterator[NDArray[np.uint8]]:
+        """Every frame of a file, (size, size) uint8, as `decode.frames` and `prepare` make it; to be read to its end.
+
+        Raises the errors of `decode.frames`, and UndecodableImage when decoders die of it, or one takes too long.
+        """
+        done = deaths = 0
+        while True:
+            try:
+                with self._borrowed() as decoder:
+                    for frame in islice(decoder.prepared(data, self._limits, spec), done, None):
+                        done += 1
+                        yield frame
+            except _DecoderDied as error:
+                deaths += 1
+                log.warning("decoder.died", reason=str(error), frame=done)
+                if error.hung or deaths == MOST_DEATHS:
+                    raise UndecodableImage(f"{error}.") from error
+            else:
+                return
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[_Decoder]:
+        """A decoder; it is kept only if it has come to an end with what it was given."""
+        decoder = self._idle.pop() if self._idle else _Decoder(self._allowance)
+        try:
+            yield decoder
+        except ImageError:
+            self._idle.append(decoder)
+            raise
+        except BaseException:
+            decoder.kill()
+            raise
+        self._idle.append(decoder)
+
+
+class _DecoderDied(Exception):
+    """A decoder ended, or had to be ended (`hung`), over a file."""
+
+    def __init__(self, reason: str, *, hung: bool = False) -> None:
+        super().__init__(reason)
+        self.hung = hung
+
+
+class _Decoder:
+    """One process, which ends with this object."""
+
+    def __init__(self, allowance: Allowance) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(allowance.seconds)
+        with theirs:
+            command = [sys.executable, "-m", "worker.decoder", str(theirs.fileno()), str(allowance.memory_bytes)]
+            try:
+                self._process = subprocess.Popen(
+                    command, cwd=ROOT, env=_environment(), stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+                )
+            except OSError as error:
+                self._socket.close()
+                raise Unavailable("no process for a decoder") from error
+        self.kill = weakref.finalize(self, _end, self._process, self._socket)
+
+    def prepared(self, data: bytes, limits: Limits, spec: InputSpec) -> Iterator[NDArray[np.uint8]]:
+        most = 1 + SHAPE.size + max(spec.size**2, MOST_WORDS)
+        try:
+            send(self._socket, json.dumps({"limits": asdict(limits), "spec": asdict(spec)}).encode())
+            send(self._socket, data)
+            while (message := receive(self._socket, most))[:1] == FRAME:
+                yield _frame(message, spec)
+        except TimeoutError as error:
+            raise _DecoderDied(f"no frame within {self._socket.gettimeout():.0f} s", hung=True) from error
+        except (EOFError, OSError, ValueError) as error:
+            raise _DecoderDied(self._last_words()) from error
+        if message[:1] == FAILED:
+            raise _image_error(json.loads(message[1:]))
+        if message[:1] != ENDED:
+            raise _DecoderDied("it says what no decoder says")
+
+    def _last_words(self) -> str:
+        self.kill()
+        code = self._process.returncode
+        return f"the decoder ended by {signal.Signals(-code).name}" if code < 0 else f"the decoder ended with {code}"
+
+
+def _end(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
+    """Its own end, if it has come to one, is what `returncode` tells."""
+    connection.close()
+    try:
+        process.wait(timeout=0.2)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Nothing that is secret, and one thread for what would start one per core."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("THORAQ_")}
+    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def _frame(message: bytearray, spec: InputSpec) -> NDArray[np.uint8]:
+    """ValueError for a frame that is none."""
+    height, width = SHAPE.unpack_from(message, 1)
+    if (height, width) != (spec.size, spec.size):
+        raise ValueError("a frame of another size")
+    return np.frombuffer(message, np.uint8, offset=1 + SHAPE.size).reshape(height, width)
+
+
+def _image_error(said: dict[str, Any]) -> ImageError:
+    kinds: list[type[ImageError]] = ImageError.__subclasses__()
+    kind = next((kind for kind in kinds if kind.type == said["type"]), ImageError)
+    return kind(said["detail"])
