@@ -33,6 +33,7 @@ from api import (
     upload_content,
     webhooks,
 )
+from api.admission import Admission
 from api.auth import authenticate
 from api.batch_schemas import ItemProblem
 from api.context import EXTENSION, Services
@@ -87,8 +88,15 @@ def create_app(given: Settings | None = None) -> Flask:
     )
     app.request_class, app.session_interface = Request, Sessions()
     database = TenantDatabase(config)
-    service = Services(config, database, open_storage(config), Listener(config), Submissions(database), Limits(config))
-    app.extensions[EXTENSION] = service
+    app.extensions[EXTENSION] = Services(
+        config,
+        database,
+        open_storage(config),
+        Listener(config),
+        Submissions(database),
+        Limits(config),
+        Admission(config, database),
+    )
     _configure(app, config)
     for module in BLUEPRINTS:
         app.register_api(module.blueprint)

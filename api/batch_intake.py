@@ -52,6 +52,7 @@ class Intake:
         self._group_bytes = 0
         self._queue: Queue[Future[Stored] | None] = Queue(AHEAD)
         self._failure: Exception | None = None
+        self._last_came = False
         self._writer = threading.Thread(target=self._write, name="write", daemon=True)
         self._writer.start()
         self._bytes = self._bytes_noted = 0
@@ -118,6 +119,7 @@ class Intake:
                 self._note_progress()
             else:
                 if future is None:
+                    self._last_came = True
                     break
                 stored = future.result()
                 due = due if chunk else time.monotonic() + CHUNK_SECONDS
@@ -137,7 +139,8 @@ class Intake:
             self._turn.progress()
 
     def _drop_rest(self) -> None:
-        while (future := self._queue.get()) is not None:
+        # Nothing comes any more if it was the last chunk that could not be written.
+        while not self._last_came and (future := self._queue.get()) is not None:
             stored = future.result()
             self._turn.discard([*stored.sent, *stored.unused])
 

@@ -18,7 +18,7 @@ from shared import batches, jobs, metrics
 from shared.batches import Accepted, Rejected
 from shared.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidRequest, ThoraqError
 from shared.ids import new_id
-from shared.models import Batch, Grouping
+from shared.models import Batch, Grouping, Priority
 from shared.queue import CLASSIFY, ring
 
 Write = Callable[[Session, Order, Sequence[Sent]], list[Accepted | Rejected]]
@@ -77,6 +77,7 @@ class Turn:
 
     def add(self, sent: Sequence[Sent]) -> None:
         """Write items that follow one another; when that fails for good, their files are removed."""
+        self._find_room(sent)
         try:
             with self._service.database.transaction() as session:
                 if not self.begun:
@@ -94,6 +95,17 @@ class Turn:
         refused = {item.item for item in items if isinstance(item, Rejected)}
         self.discard([one for one in sent if one.item in refused])
         self._announce(items)
+
+    def _find_room(self, sent: Sequence[Sent]) -> None:
+        """The items are sent again when there is room for them: their files are not kept for that."""
+        try:
+            self._service.admission.check_room()
+            self._service.admission.admit(
+                self._who.tenant_id, len(sent), stat=self.order.form.priority is Priority.STAT
+            )
+        except ThoraqError:
+            self.discard(sent)
+            raise
 
     def _begin(self, session: Session) -> None:
         if self._remember(session):
@@ -124,6 +136,7 @@ class Turn:
 
         InvalidRequest when nothing of it can be classified. The caller removes the files of a request that fails.
         """
+        self._find_room(sent)
         with self._service.database.transaction() as session:
             first = self._remember(session)
             if first is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from flask import current_app, g
 
+from api.admission import Admission
 from api.limits import Limits
 from api.memory import Memory
 from shared.config import Settings
@@ -53,6 +54,7 @@ class Services:
     listener: Listener
     submissions: Submissions
     limits: Limits
+    admission: Admission
     #: by the key's digest, or by its id for a session: keys in force; refusals are not remembered
     principals: Memory[Principal] = field(default_factory=lambda: Memory(10_000))
     #: by tenant and job: answers that do not change any more

@@ -33,12 +33,13 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz", responses={"200": Readiness, "503": Readiness})
 def readyz() -> Response:
-    """Database, store, broker and a live worker per queue; 503 says which is missing."""
+    """Database, store, broker, room for more, and a live worker per queue; 503 says which is missing."""
     service = services()
     checks = {
         "database": _check(lambda: _check_database(service)),
         "storage": _check(service.storage.check),
         "broker": _check(lambda: _check_broker(service)),
+        **service.admission.problems(),
     }
     live = _live_queues(service) if checks["database"] == "ok" else set()
     checks |= {f"worker:{queue}": "ok" if queue in live else "no live worker" for queue in QUEUES}

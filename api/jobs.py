@@ -41,7 +41,7 @@ from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.ids import new_id
 from shared.jobs import NewJob
 from shared.keys import Scope
-from shared.models import Job, JobState, Modality, Result
+from shared.models import Job, JobState, Modality, Priority, Result
 from shared.open_studies import check_classifiable
 from shared.queue import CLASSIFY, DELIVER, ring
 from shared.studies import NewStudy
@@ -66,6 +66,7 @@ def submit_job() -> Response:
     who = principal(Scope.JOBS_WRITE)
     service = services()
     seconds = wait_seconds(service)  # refused before anything is made
+    service.admission.check_room(request.content_length or 0)
     if request.mimetype == MULTIPART:
         job_id, made = _submit_files(service, who)
     elif request.mimetype == "application/json":
@@ -87,6 +88,7 @@ def _submit_files(service: Services, who: Principal) -> tuple[str, JobEnvelope |
     """The new job's id and envelope; the id alone of the job that the same request made before."""
     files = sent_files()
     form = JobForm.model_validate(sent_fields())
+    service.admission.admit(who.tenant_id, stat=form.priority is Priority.STAT)
     with received(service, who, files) as taken:
         refuse_if_all_bad(taken)
         modality = settle_modality(taken, form.modality)
@@ -105,6 +107,7 @@ def _submit_stored(service: Services, who: Principal) -> tuple[str, JobEnvelope 
     """As `_submit_files`, for what is in the store already."""
     asked = JobRequest.model_validate(request.get_json())
     _check_source(asked)
+    service.admission.admit(who.tenant_id, stat=asked.priority is Priority.STAT)
     job = _asked_for(who, asked, asked.study_id or new_id("stu"))
     with service.database.transaction() as session:
         first = earlier(session, who, fingerprint(asked.model_dump()), job.id)

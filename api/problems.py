@@ -18,10 +18,8 @@ from shared.errors import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
-    RateLimited,
     ThoraqError,
     Unauthenticated,
-    Unavailable,
     UnsupportedMediaType,
 )
 
@@ -70,8 +68,8 @@ def respond(error: ThoraqError) -> Response:
     response = jsonify(body(error))
     response.status_code = error.status
     response.mimetype = "application/problem+json"
-    if isinstance(error, Unavailable | RateLimited):
-        response.headers["Retry-After"] = str(error.extensions.get("retry_after", 5))
+    if (seconds := error.extensions.get("retry_after", error.retry_after)) is not None:
+        response.headers["Retry-After"] = str(seconds)
     if isinstance(error, Unauthenticated):
         response.headers["WWW-Authenticate"] = 'Bearer realm="thoraq"'
     return response

@@ -34,7 +34,7 @@ from shared.errors import Conflict, ImageError, InvalidRequest, NotFound
 from shared.ids import new_id
 from shared.imaging.decode import Limits, MediaType, decode_one
 from shared.keys import Scope
-from shared.models import Image, Job, JobState, Study
+from shared.models import Image, Job, JobState, Priority, Study
 from shared.queue import CLASSIFY, ring
 
 blueprint = APIBlueprint("studies", __name__, url_prefix="/v1", abp_tags=[Tag(name="studies")], abp_responses=ERRORS)
@@ -88,6 +88,7 @@ def create_study() -> Response:
     """Store a study without classifying it yet: files, or direct uploads; or open one whose images come in pieces."""
     who = principal(Scope.JOBS_WRITE)
     service = services()
+    service.admission.check_room(request.content_length or 0)
     if request.mimetype == "application/json":
         study_id, replayed = _create_from_json(service, who)
     else:
@@ -121,6 +122,8 @@ def _create_from_files(service: Services, who: Principal) -> tuple[str, bool]:
 def _create_from_json(service: Services, who: Principal) -> tuple[str, bool]:
     asked = StudyRequest.model_validate(request.get_json())
     _check_fields(asked)
+    if asked.classifiers:
+        service.admission.admit(who.tenant_id, len(asked.classifiers), stat=asked.priority is Priority.STAT)
     study_id = new_id("stu")
     with service.database.transaction() as session:
         first = earlier(session, who, fingerprint(asked.model_dump()), study_id)
@@ -207,8 +210,8 @@ def _find_image(session: Session, who: Principal, path: ImagePath) -> Image:
     image = session.scalar(sa.select(Image).where(mine))
     if image is None:
         raise NotFound("no such image")
-    # DICOM codecs have crashed on damaged frames. A worker takes that risk, and is started again; this process
-    # decodes only what a worker has decoded before.
+    # DICOM codecs have crashed on damaged frames. A worker decodes them in processes made for that; this process
+    # decodes only what such a one has decoded before.
     answered = sa.exists().where(Job.study_id == path.study_id, Job.state == JobState.SUCCEEDED)
     if image.media_type == MediaType.DICOM and not session.scalar(sa.select(answered)):
         raise Conflict("a DICOM image can be looked at once its study has a result")

@@ -24,6 +24,7 @@ from client.uploads import parts
 LOOK_SECONDS, LOOK_TIMES = 2.0, 20
 #: The server has the whole body, and may have much to write before it says so.
 ANSWER_SECONDS = 300.0
+TOO_MANY = 429
 IN_PROGRESS = "idempotency-in-progress"
 MEDIA_TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 Format = Literal["ndjson", "csv"]
@@ -86,8 +87,8 @@ class BatchCalls(Calls):
         """Send an archive, piece by piece, and return the batch when the server has all of it.
 
         What an earlier call with the same key, archive and options has sent is not sent again. An upload that breaks
-        is taken up where it broke; as long as it comes further each time, it is tried on. OSError for a file that
-        cannot be read any more.
+        is taken up where it broke; as long as it comes further each time, it is tried on, and as long as the server
+        says that too much is waiting there. OSError for a file that cannot be read any more.
         """
         key, watch = idempotency_key or str(uuid.uuid4()), watch or Watch()
         attempt, reached = 1, -1
@@ -104,6 +105,8 @@ class BatchCalls(Calls):
             except (ApiError, Unreachable) as error:
                 if not _may_pass(error):
                     raise
+                if isinstance(error, ApiError) and error.status == TOO_MANY:
+                    attempt = 1  # nothing is wrong, and the server says when to come back
                 delay = self._patience(attempt, error)
             self._retry.sleep(delay)
             attempt += 1

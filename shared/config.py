@@ -87,6 +87,13 @@ class Settings(BaseModel):
     study_quiet_seconds: float = Field(
         60, gt=0, description="After so long without another image, a study that was left open is closed"
     )
+    max_queued: int = Field(1_000_000, gt=0, description="About so many jobs may wait; beyond, all get 503")
+    max_queued_per_tenant: int = Field(
+        200_000, gt=0, description="About so many jobs of one tenant may wait; beyond, it gets 429"
+    )
+    disk_reserve_bytes: int = Field(
+        1_000_000_000, ge=0, description="Free space that uploads must leave on the API's disks; below, 503"
+    )
     key_seconds: float = Field(
         2, ge=0, description="How long a key in force is taken without another look: a revoked one works so much longer"
     )

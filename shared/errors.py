@@ -21,6 +21,8 @@ class ThoraqError(Exception):
     status: ClassVar[int] = 500
     permanent: ClassVar[bool] = False
     remedy: ClassVar[str] = "Try again later; quote the request id if it persists."
+    #: Seconds after which the same may succeed, where the edge asks the client to come back (Retry-After)
+    retry_after: ClassVar[int | None] = None
 
     def __init__(self, detail: str = "", **extensions: object) -> None:
         super().__init__(detail or self.title)
@@ -159,7 +161,7 @@ class UnsupportedMediaType(ThoraqError):
 class Unavailable(ThoraqError):
     """A part that the promise depends on is not there; nothing was accepted."""
 
-    type, title, status = "unavailable", "Temporarily unavailable", 503
+    type, title, status, retry_after = "unavailable", "Temporarily unavailable", 503, 5
     remedy = "Try again after `Retry-After` seconds, with the same Idempotency-Key."
 
 
@@ -167,6 +169,26 @@ class StorageError(Unavailable):
     """The object store failed or is unreachable."""
 
     type, title = "storage-unavailable", "Object store unavailable"
+
+
+class DiskFull(Unavailable):
+    """The disks of the API are nearly full; it says so while the system still works."""
+
+    type, title, retry_after = "disk-full", "No room for more", 60
+    remedy = "Try again later, with the same Idempotency-Key. Operators: see THORAQ_DISK_RESERVE_BYTES."
+
+
+class Overloaded(Unavailable):
+    """More jobs wait, of all tenants together, than the operator allows."""
+
+    type, title, retry_after = "overloaded", "Too many jobs wait", 15
+
+
+class QueueFull(ThoraqError):
+    """More jobs of this tenant wait than the operator allows one tenant."""
+
+    type, title, status, retry_after = "queue-full", "Too many of your jobs wait", 429, 15
+    remedy = "Go on after `Retry-After` seconds, with the same Idempotency-Key: `thoraq batch` does so by itself."
 
 
 class ObjectNotFound(ThoraqError):

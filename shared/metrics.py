@@ -9,6 +9,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 REQUESTS = Histogram("thoraq_http_request_seconds", "HTTP requests", ("method", "route", "status"), buckets=SECONDS)
 UPLOADED_BYTES = Counter("thoraq_uploaded_bytes_total", "Bytes of images stored")
 JOBS_SUBMITTED = Counter("thoraq_jobs_submitted_total", "Jobs accepted", ("classifier", "priority"))
+REFUSED = Counter("thoraq_refused_total", "Requests refused because there was no room for more", ("reason",))
 JOBS_FINISHED = Counter("thoraq_jobs_finished_total", "Claims that ended, by outcome", ("classifier", "outcome"))
 JOBS_RESCUED = Counter("thoraq_jobs_rescued_total", "Jobs whose worker was gone", ("outcome",))
 BATCH_IMAGES = Histogram(

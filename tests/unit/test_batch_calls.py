@@ -155,6 +155,16 @@ def test_an_upload_is_tried_on_as_long_as_it_comes_further(
     assert time.slept == [0.25] * 7
 
 
+def test_an_upload_waits_for_room_as_long_as_the_server_says(
+    server: Server, thoraq: Client, archive: Archive, time: Time
+) -> None:
+    server.on(FIND, NONE)
+    full = problem(429, "queue-full", **{"Retry-After": "15"})
+    server.on(POST, *[full] * 9, Reply(202, batch(total=8)))
+    assert thoraq.send_batch(archive, OPTIONS).counts.total == 8
+    assert time.slept == [15.0] * 9
+
+
 def test_an_upload_that_comes_no_further_is_given_up(
     server: Server, thoraq: Client, archive: Archive, time: Time
 ) -> None:
