@@ -11,7 +11,7 @@ import typer
 
 from admin import models
 from admin.console import ACTOR, AsJson, open_database, show
-from admin.doctor import examine
+from admin.doctor import Doctor
 from migrations.upgrade import upgrade
 from shared import keys
 from shared.config import settings
@@ -84,15 +84,21 @@ def revoke_key(key_id: str) -> None:
     typer.echo("revoked")
 
 
+Repair = Annotated[bool, typer.Option("--repair", help="Mend what may be mended; what cannot be is told.")]
+
+
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(repair: Repair = False, as_json: AsJson = False) -> None:
     """Prove the invariants on the running system; exit 1 when one does not hold."""
     with open_database() as database:
-        findings = examine(database, open_storage(settings()))
+        findings = list(Doctor(settings(), database, open_storage(settings()), repair=repair).examine())
+    columns = ["invariant", "violations", "ids", *(["mended"] if repair else [])]
     rows: list[dict[str, object]] = [
-        {"invariant": f.invariant, "violations": len(f.ids), "ids": ", ".join(f.ids[:5])} for f in findings
+        {"invariant": f.invariant, "violations": len(f.ids), "mended": f.mended}
+        | {"ids": list(f.ids) if as_json else ", ".join(f.ids[:5])}
+        for f in findings
     ]
-    show(["invariant", "violations", "ids"], rows, as_json)
+    show(columns, rows, as_json)
     if any(finding.ids for finding in findings):
         raise typer.Exit(1)
 

@@ -235,7 +235,7 @@ def cancel_batch(session: Session, tenant_id: str, batch_id: str) -> None:
         raise Conflict("the batch is complete")
     for start in range(0, len(live), CHUNK):
         _end(session, live[start : start + CHUNK], JobState.CANCELLED)
-    _complete_batches(session, [batch_id])
+    complete_batches(session, [batch_id])
 
 
 def close_batch(session: Session, batch_id: str) -> None:
@@ -248,7 +248,7 @@ def close_batch(session: Session, batch_id: str) -> None:
         .values(received_at=sa.func.now())
         .execution_options(synchronize_session=False)
     )
-    _complete_batches(session, [batch_id])
+    complete_batches(session, [batch_id])
 
 
 def expire(session: Session, limit: int) -> list[str]:
@@ -333,10 +333,11 @@ def _settle(session: Session, ended: Rows) -> None:
     """What the end of jobs brings with it."""
     announce(session, [row.id for row in ended])
     emit(session, [Happening(row.tenant_id, EVENT_OF[row.state], job_id=row.id) for row in ended])
-    _complete_batches(session, {row.batch_id for row in ended if row.batch_id is not None})
+    complete_batches(session, {row.batch_id for row in ended if row.batch_id is not None})
 
 
-def _complete_batches(session: Session, batch_ids: Collection[str]) -> None:
+def complete_batches(session: Session, batch_ids: Collection[str]) -> None:
+    """Complete those of which all is in and nothing is left to do; the others stay as they are."""
     if not batch_ids:
         return
     completed = session.execute(

@@ -483,6 +483,8 @@ class WebhookEndpoint(Base):
     previous_secret_until: Mapped[datetime | None]
     enabled: Mapped[bool] = mapped_column(server_default=sa.true())
     disabled_reason: Mapped[str | None]
+    #: since when it is subscribed to its events as it is; written by a trigger
+    changed_at: Mapped[datetime] = _created()
     created_at: Mapped[datetime] = _created()
     __table_args__ = (sa.Index("ix_webhook_endpoints_tenant_id_id", "tenant_id", "id"),)
 
