@@ -123,14 +123,25 @@ def _row(job: NewJob) -> dict[str, Any]:
 
 
 def claim(
-    session: Session, *, worker: str, max_images: int, lease: timedelta, ageing: timedelta, stat_only: bool = False
+    session: Session,
+    *,
+    worker: str,
+    max_images: int,
+    lease: timedelta,
+    ageing: timedelta,
+    stat_only: bool = False,
+    lone: bool = True,
 ) -> list[Claim]:
     """Take the next jobs, at least one if there is one, and otherwise up to `max_images` images' worth.
 
-    A job that runs alone (its last batch died) comes alone, and stat jobs come without others, which would make them
-    slower. A bulk job that waited for `ageing` counts as routine.
+    A job that runs alone (its last batch died) comes alone; when its turn has come and it may not be claimed (`lone`),
+    nothing is, so that it is not overtaken for ever. Stat jobs come without others, which would make them slower. A
+    bulk job that waited for `ageing` counts as routine.
     """
-    chosen = _fill(lock_next(session, max_images, ageing, stat_only=stat_only), max_images)
+    candidates = lock_next(session, max_images, ageing, stat_only=stat_only)
+    if candidates and candidates[0].alone and not lone:
+        return []
+    chosen = _fill(candidates, max_images)
     if not chosen:
         return []
     values = {"ids": chosen, "worker": worker, "lease": lease}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 
 import sqlalchemy as sa
@@ -21,7 +21,10 @@ def orphans(database: Database, storage: Storage, older_than: timedelta) -> Iter
 
     A list, which may be empty, comes for every so many objects: whoever reads them sees that it gets on.
     """
-    before = datetime.now(UTC) - older_than
+    # By the database's clock: one that goes wrong here must not make every object old.
+    with database.transaction() as session:
+        now: datetime = session.execute(sa.select(sa.func.now())).scalar_one()
+    before = now - older_than
     listed = storage.list("")
     while some := list(islice(listed, CHUNK)):
         old = [info.key for info in some if info.modified < before]

@@ -2,6 +2,9 @@
 
 As long as the engine is busy there is no hurry: a batch that is not full takes in what comes meanwhile, and a stat
 study that comes is made ready to go before it. So a stat study waits for the batch that runs, and for no other.
+
+A job that runs alone (its last worker died) is alone in this worker: nothing else is claimed here until it is written,
+and it is not claimed before all else is. Else the jobs beside it would pay for its crashes, or it for theirs.
 """
 
 from __future__ import annotations
@@ -49,6 +52,11 @@ class Batch:
     def claims(self) -> list[Claim]:
         """Everything that is on lease for it."""
         return [entry.claim for entry in self.entries]
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is a job that nothing may be claimed beside."""
+        return any(claim.alone for claim in self.claims)
 
 
 class Pace:
@@ -98,25 +106,24 @@ class Ahead:
         """The next jobs, as they come: until the batch is full, or the engine waits for it."""
         room = self.pace.lot
         for step in count():
-            some = self._claim(room, reader)
-            if held and some and some[0][0].alone:
-                # Not with these. It was its turn, so it is the next one that is claimed.
-                self._leases.release([claim for claim, _ in some])
-                return
+            idle = self.wanted.is_set()
+            some = self._claim(room, reader, lone=idle and not held)
             by_itself = not held and some and _goes_alone(some[0])
             if some:
                 held += some
                 yield some
                 room -= sum(len(claim.images) for claim, _ in some)
-            if by_itself or room <= 0 or not self._more_may_come(len(some), step):
+            # With nothing held, only a look while the engine was idle has seen whether one that runs alone waits.
+            idle = self.wanted.is_set() if held else idle
+            if by_itself or room <= 0 or not self._more_may_come(len(some), step, idle):
                 return
 
-    def _more_may_come(self, came: int, step: int) -> bool:
+    def _more_may_come(self, came: int, step: int, idle: bool) -> bool:
         """Whether there is a reason to look once more; if so, after a moment."""
         now = time.monotonic()
         if came > 1:
             self._burst_until = now + BURST_SECONDS
-        if not self.wanted.is_set():
+        if not idle:
             self.wanted.wait(STEP_SECONDS)
             return True
         more = came > 0 and now < self._burst_until and step < MOST_STEPS
@@ -132,7 +139,7 @@ class Ahead:
                 held += some
                 yield self._batch(reader, [some])
 
-    def _claim(self, max_images: int, reader: Reader, *, stat_only: bool = False) -> list[Claimed]:
+    def _claim(self, max_images: int, reader: Reader, *, stat_only: bool = False, lone: bool = False) -> list[Claimed]:
         """The next jobs, those whose answer is known with it."""
         with self._database.transaction() as session:
             claims = jobs.claim(
@@ -142,6 +149,7 @@ class Ahead:
                 lease=self._lease,
                 ageing=self._ageing,
                 stat_only=stat_only,
+                lone=lone,
             )
             earlier = earlier_answers(session, claims, reader.bundle.sha256)
         self._leases.add(claims)

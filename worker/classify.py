@@ -107,9 +107,16 @@ class Classify:
                 self._ahead.wanted.clear()
                 if not ready or stopping.is_set():
                     return
-                coming = self._thread.submit(self._take) if time.monotonic() < until else None
+                alone, more = ready[0].alone, time.monotonic() < until
+                if alone:
+                    self._writer.wait()
+                elif more:
+                    coming = self._thread.submit(self._take)
                 while ready and not stopping.is_set():
                     yield ready.popleft()
+                if alone and more:
+                    self._writer.wait()
+                    coming = self._thread.submit(self._take)
         finally:
             self._ahead.wanted.set()
             if coming is not None:

@@ -302,3 +302,66 @@ def test_a_fast_engine_is_given_several_batches_at_once(
 
     assert claims(Watched(lambda _: time.sleep(0.1))) == 8
     assert claims(Watched()) < 8
+
+
+def running(database: Database) -> set[str]:
+    """The jobs that are on lease."""
+    with database.transaction() as session:
+        return set(session.scalars(sa.select(Job.id).where(Job.state == JobState.RUNNING)))
+
+
+def test_a_job_that_runs_alone_has_no_other_on_lease_beside_it(
+    small: Settings, clean_database: Database, storage: Counting
+) -> None:
+    """Or those that are claimed ahead, or written behind, would pay for its crashes with their own attempts."""
+    ids = queue(clean_database, storage, count=3 * SIZE)
+    lone = set(ids[1:6:2])
+    with clean_database.transaction() as session:
+        session.execute(sa.update(Job).where(Job.id.in_(lone)).values(alone=True, rank=Priority.STAT.rank))
+    leases: list[set[str]] = []
+
+    def act(_: int) -> None:
+        time.sleep(0.1)  # what would be claimed ahead is, by then
+        leases.append(running(clean_database))
+
+    drain(small, clean_database, storage, Watched(act))
+    assert states(clean_database) == {JobState.SUCCEEDED: 3 * SIZE}
+    assert [held for held in leases if held & lone] == [{job_id} for job_id in sorted(lone)]
+
+
+def test_jobs_that_run_alone_are_not_overtaken_for_ever(
+    small: Settings, clean_database: Database, storage: Counting
+) -> None:
+    """Whoever runs alone waits until the engine has nothing else; a backlog would never leave it so."""
+    ids = queue(clean_database, storage, count=10 * SIZE)
+
+    def act(look: int) -> None:
+        if look == 1:
+            with clean_database.transaction() as session:
+                late = sa.and_(Job.id == ids[-1], Job.state == JobState.QUEUED)
+                session.execute(sa.update(Job).where(late).values(alone=True, rank=Priority.STAT.rank))
+
+    drain(small, clean_database, storage, Watched(act))
+    with every_job(clean_database) as found:
+        order = sorted(found.values(), key=lambda job: job.started_at or job.queued_at)
+        assert [job.id for job in order].index(ids[-1]) < 7 * SIZE
+
+
+def test_while_a_look_hangs_nothing_beside_it_counts_as_progress(
+    small: Settings, clean_database: Database, storage: Counting
+) -> None:
+    queue(clean_database, storage, count=2 * SIZE)
+    seen: list[float] = []
+
+    def act(look: int) -> None:
+        if look == 1:
+            began = time.monotonic()
+            while len(storage.fetched) < 2 * SIZE:  # the next batch is loaded meanwhile
+                assert time.monotonic() < began + 20
+                time.sleep(0.01)
+            time.sleep(0.1)
+            seen.append(began - role.progress)
+
+    role = Classify("worker", small, clean_database, storage, Watched(act))
+    role.drain(threading.Event())
+    assert seen[0] > -0.05
