@@ -1,4 +1,4 @@
-"""thoraq-admin: migrate, keys, models, doctor."""
+"""thoraq-admin: migrate, keys, models, objects, doctor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
-from admin import models
+from admin import models, objects
 from admin.console import ACTOR, AsJson, open_database, show
 from admin.doctor import Doctor
 from migrations.upgrade import upgrade
@@ -23,6 +23,7 @@ app = typer.Typer(help="Operate Thoraq: works on the database and the object sto
 keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(models.app, name="models")
+app.add_typer(objects.app, name="objects")
 
 
 @app.command()

@@ -21,17 +21,23 @@ console = Console()
 
 
 @contextmanager
-def open_database() -> Iterator[Database]:
-    """The database, with our errors told in one line and exit code 1."""
-    database = None
+def told_in_a_line() -> Iterator[None]:
+    """Our errors become one line and exit code 1."""
     try:
-        database = Database(settings(), pool_size=1)
-        yield database
+        yield
     except ThoraqError as error:
         typer.echo(f"thoraq-admin: {error.detail}", err=True)
         raise typer.Exit(1) from error
-    finally:
-        if database is not None:
+
+
+@contextmanager
+def open_database() -> Iterator[Database]:
+    """The database, with our errors told in one line and exit code 1."""
+    with told_in_a_line():
+        database = Database(settings(), pool_size=1)
+        try:
+            yield database
+        finally:
             database.close()
 
 
