@@ -12,10 +12,10 @@ from client import Client, Job
 from standalone.programs import programs
 from standalone.services import free_port
 from standalone.stack import Stack
-from tests.acceptance.conftest import QUICK
+from tests.fault_support import QUICK
 from tests.poison_support import CRASH, FOLDER, HANG, picture
 
-FAULTY = QUICK | {
+POISONED = QUICK | {
     "THORAQ_ENGINE": "stand-in",
     "THORAQ_LEASE_SECONDS": "3",
     "THORAQ_PROGRESS_SECONDS": "3",
@@ -28,7 +28,7 @@ FAULTY = QUICK | {
 @pytest.fixture(scope="module")
 def poisoned_stack(tmp_path_factory: pytest.TempPathFactory, plain_environ: dict[str, str]) -> Iterator[Stack]:
     """Every process, with codecs that die of the files that are made for it."""
-    with Stack(tmp_path_factory.mktemp("poisoned"), port=free_port(), environ=plain_environ | FAULTY) as stack:
+    with Stack(tmp_path_factory.mktemp("poisoned"), port=free_port(), environ=plain_environ | POISONED) as stack:
         yield stack
 
 

@@ -3,17 +3,20 @@
 Only test processes have it there. The words stand behind a picture's end, where no decoder looks.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import threading
+from typing import Any
 
 import cv2
 
 CRASH, HANG = b"thoraq: crash", b"thoraq: hang"
 
 
-def _poisoned(decode):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as OpenCV's own functions
-    def call(data, *arguments, **options):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN003, ANN202
+def _poisoned(decode: Any) -> Any:
+    def call(data: Any, *arguments: Any, **options: Any) -> Any:
         content = data.tobytes()
         if CRASH in content:
             os.kill(os.getpid(), signal.SIGSEGV)
