@@ -88,7 +88,7 @@ def create_app(given: Settings | None = None) -> Flask:
     )
     app.request_class, app.session_interface = Request, Sessions()
     database = TenantDatabase(config)
-    app.extensions[EXTENSION] = Services(
+    service = Services(
         config,
         database,
         open_storage(config),
@@ -97,6 +97,7 @@ def create_app(given: Settings | None = None) -> Flask:
         Limits(config),
         Admission(config, database),
     )
+    app.extensions[EXTENSION] = service
     _configure(app, config)
     for module in BLUEPRINTS:
         app.register_api(module.blueprint)

@@ -126,7 +126,7 @@ class Admission:
     def _count(self) -> None:
         began = time.monotonic()
         try:
-            with self._database.reading() as connection:
+            with self._database.single() as connection:
                 waiting = Counter[str]({row.tenant_id: row.jobs for row in connection.execute(WAITING)})
         except Unavailable as error:
             log.warning("admission.blind", error=error.type)
