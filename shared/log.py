@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from typing import ClassVar, TextIO
 
 import structlog
 
@@ -22,8 +23,9 @@ PROCESSORS: list[structlog.typing.Processor] = [
 
 
 class Lines:
-    """Writes to standard error as it is at the time, a line at once, from any thread."""
+    """Writes a line at once, from any thread, to `stream`; without one, to standard error as it is at the time."""
 
+    stream: ClassVar[TextIO | None] = None
     _lock = threading.Lock()
 
     def __init__(self, name: str = "") -> None:
@@ -32,7 +34,7 @@ class Lines:
     def msg(self, line: str) -> None:
         """One event."""
         with self._lock:
-            sys.stderr.write(f"{line}\n")
+            (self.stream or sys.stderr).write(f"{line}\n")
 
     debug = info = warning = error = critical = exception = msg
 

@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
@@ -25,6 +26,7 @@ from shared.claims import Claim, Outcome
 from shared.db import Database
 from shared.errors import ThoraqError
 from shared.keys import Scope
+from shared.log import Lines
 from tests.queue_support import POLICY, add_bundle, answer, take
 
 MakeApp = Callable[..., Flask]
@@ -99,9 +101,10 @@ def objects(client: FlaskClient) -> list[str]:
     return [info.key for info in client.application.extensions[EXTENSION].storage.list("")]
 
 
-def record_log() -> io.StringIO:
+def record_log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What the application that was made last logs from now on, as it would be printed."""
     stream = io.StringIO()
+    monkeypatch.setattr(Lines, "stream", stream)
     (handler,) = [h for h in logging.getLogger().handlers if type(h) is logging.StreamHandler]
     handler.setStream(stream)
     return stream

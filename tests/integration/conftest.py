@@ -46,9 +46,10 @@ def app(make_app: MakeApp) -> Flask:
 
 
 @pytest.fixture
-def logged(app: Flask) -> io.StringIO:  # noqa: ARG001 - making the application sets the logging up
+def logged(app: Flask, monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What the application logs from now on, as it would be printed."""
-    return record_log()
+    del app  # making it sets the logging up
+    return record_log(monkeypatch)
 
 
 @pytest.fixture

@@ -154,11 +154,11 @@ def test_made_up_methods_and_paths_are_no_labels(app: Flask) -> None:
 
 
 def test_a_fault_of_ours_is_internal_and_logged(
-    make_app: MakeApp, postgres: Postgres, clean_database: Database
+    make_app: MakeApp, postgres: Postgres, clean_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     empty = SecretStr(postgres.ensure_database("thoraq_without_tables"))
     caller = Caller(make_app(database_url=empty).test_client(), new_key(clean_database))
-    logged = record_log()
+    logged = record_log(monkeypatch)
     body = problem_of(caller.get("/v1/jobs"), 500, "internal")
     assert set(body) == {"type", "title", "status", "detail", "instance"}
     assert "relation" not in str(body)
