@@ -95,7 +95,7 @@ tools: ## Debian's packages that tests and bench use and Python cannot bring: a 
 		echo "this needs $${tool#*:}: apt-get install $${tool#*:} (as root)" >&2; }; done
 
 # Files that make one another: a new password makes a new URL. Nothing that exists is overwritten.
-SECRETS := $(addprefix secrets/,postgres_password.txt database_url.txt redis_conf.txt redis_url.txt secret_key.txt minio_access_key.txt minio_secret_key.txt)
+SECRETS := $(addprefix secrets/,postgres_password.txt database_url.txt api_database_url.txt redis_conf.txt redis_url.txt secret_key.txt minio_access_key.txt minio_secret_key.txt)
 secrets: $(SECRETS) .env ## random passwords for docker-compose.yml in secrets/, and .env
 
 # Compose mounts these files as they are, and the containers' users are not ours: they must be readable by all. The
@@ -113,6 +113,9 @@ secrets/redis_url.txt: secrets/redis_conf.txt
 
 secrets/database_url.txt: secrets/postgres_password.txt
 	@sed 's|\(.*\)|postgresql+psycopg://thoraq:\1@postgres:5432/thoraq|' $< | { rm -f $@; $(write); }
+
+secrets/api_database_url.txt:
+	@$(random) | sed 's|\(.*\)|postgresql+psycopg://thoraq_api_login:\1@postgres:5432/thoraq|' | { $(write); }
 
 .env:
 	@cp .env.example $@

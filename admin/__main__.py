@@ -12,6 +12,7 @@ import typer
 from admin import models, objects
 from admin.console import ACTOR, AsJson, open_database, show
 from admin.doctor import Doctor
+from admin.login import make_login
 from migrations.upgrade import upgrade
 from shared import keys
 from shared.config import settings
@@ -28,9 +29,10 @@ app.add_typer(objects.app, name="objects")
 
 @app.command()
 def migrate() -> None:
-    """Bring the schema to the newest revision and make the folder or bucket for objects."""
+    """Bring the schema to the newest revision, make the API's login if it has one, and the folder or bucket."""
     with open_database() as database:
         upgrade(database.engine)
+        make_login(database, settings())
         open_storage(settings()).prepare()
     typer.echo("migrated")
 

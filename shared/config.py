@@ -36,6 +36,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     database_url: SecretStr = Field(description="PostgreSQL, as SQLAlchemy writes it: postgresql+psycopg://...")
+    api_database_url: SecretStr = Field(
+        SecretStr(""),
+        description="The same with a login of the API's own, which `thoraq-admin migrate` makes: give it to the API as "
+        "THORAQ_DATABASE_URL. Empty: the API enters as the owner and takes its role",
+    )
     redis_url: SecretStr = Field(description="Redis, the doorbell: redis://...")
     secret_key: SecretStr = Field(
         min_length=32, description="Signs the page's sessions and upload addresses; 32 or more random characters"

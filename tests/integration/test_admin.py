@@ -7,16 +7,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import ProgrammingError
 
 from shared import keys
 from shared.bundle import Bundle
-from shared.db import Database
-from shared.models import ApiKey, AuditEntry, ModelBundle, Worker
+from shared.config import parse
+from shared.db import Database, TenantDatabase
+from shared.models import ApiKey, AuditEntry, ModelBundle, Tenant, Worker
 from shared.storage import FolderStorage, Storage
 from tests.factories_bundle import write_bundle
 from tests.queue_support import BUNDLE, add_bundle
@@ -76,6 +79,30 @@ def test_unknown_scopes_and_settings_are_refused(environment: dict[str, str]) ->
     refused = admin(environment | {"THORAQ_BATCHSIZE": "8"}, "keys", "list")
     assert refused.returncode == 1
     assert "THORAQ_BATCHSIZE is not a setting" in refused.stderr
+
+
+def test_migrate_makes_the_login_of_the_api(environment: dict[str, str], clean_database: Database) -> None:
+    owners = sa.make_url(environment["THORAQ_DATABASE_URL"])
+    for password in ("first", "second"):
+        url = owners.set(username="thoraq_test_login", password=password).render_as_string(hide_password=False)
+        done = admin(environment | {"THORAQ_API_DATABASE_URL": url}, "migrate")
+        assert done.returncode == 0, done.stderr
+        api = TenantDatabase(parse(environment | {"THORAQ_DATABASE_URL": url}))
+        with clean_database.transaction() as session:
+            tenant = keys.tenant_named(session, "North").id
+        with api.of(tenant).transaction() as session:
+            assert session.scalars(sa.select(Tenant.name)).all() == ["North"]
+        for role in ("NONE", owners.username):
+            with api.transaction() as session, suppress(ProgrammingError):
+                session.execute(sa.text(f"SET ROLE {role}"))
+                assert session.scalars(sa.select(Tenant.name)).all() == []
+        api.close()
+
+
+def test_the_owner_is_no_login_for_the_api(environment: dict[str, str]) -> None:
+    refused = admin(environment | {"THORAQ_API_DATABASE_URL": environment["THORAQ_DATABASE_URL"]}, "migrate")
+    assert refused.returncode == 1
+    assert "names the owner" in refused.stderr
 
 
 @pytest.mark.usefixtures("clean_database")

@@ -187,9 +187,16 @@ def test_redis_keeps_the_doorbells_and_asks_for_a_password(secrets_root: Path) -
 def test_the_database_password_is_the_one_that_postgres_was_given(secrets_root: Path) -> None:
     given = environment("postgres", secrets_root)
     password = Path(given["POSTGRES_PASSWORD_FILE"]).read_text(encoding="utf-8")
-    url = parse(environment("api", secrets_root)).database_url.get_secret_value()
+    url = parse(environment("migrate", secrets_root)).database_url.get_secret_value()
     expected = f"postgresql+psycopg://{given['POSTGRES_USER']}:{password}@postgres:5432/{given['POSTGRES_DB']}"
     assert url == expected
+
+
+def test_the_api_has_a_login_of_its_own_and_nothing_of_the_owner(secrets_root: Path) -> None:
+    made = parse(environment("migrate", secrets_root)).api_database_url.get_secret_value()
+    assert re.match(r"postgresql\+psycopg://thoraq_api_login:[0-9a-f]{64}@postgres:5432/thoraq$", made)
+    assert parse(environment("api", secrets_root)).database_url.get_secret_value() == made
+    assert "database_url" not in SERVICES["api"]["secrets"]
 
 
 def test_minio_and_thoraq_share_their_keys(secrets_root: Path) -> None:
