@@ -215,12 +215,14 @@ def _known(classifier: str, covid19: float) -> Known:
 def recoveries(strikes: Sequence[Strike], rows: Rows, flaky: str) -> dict[str, float]:
     """The longest recovery in seconds of each kind of fault; see `_recovery`."""
     longest: dict[str, float] = defaultdict(float)
-    later: set[str] = set()
-    for strike in reversed(strikes):
-        # A job that several faults hit had recovered from none but the last.
-        last_of = replace(strike, running=strike.running - later)
-        longest[strike.fault.name] = max(longest[strike.fault.name], _recovery(last_of, rows, flaky))
-        later |= strike.running if runs_jobs(strike.fault.victim) else frozenset()
+    later: dict[str, str] = {}
+    for strike in sorted(strikes, key=lambda strike: strike.began, reverse=True):
+        # A job that was taken up again and then hit once more had recovered, until then, from the first fault.
+        mine = {job: token for job, token in strike.running.items() if later.get(job, token) == token}
+        seconds = _recovery(replace(strike, running=mine), rows, flaky)
+        longest[strike.fault.name] = max(longest[strike.fault.name], seconds)
+        if runs_jobs(strike.fault.victim):
+            later = {**strike.running, **later}
     return dict(longest)
 
 

@@ -27,7 +27,7 @@ STUBBORN_SECONDS = 30.0
 RESTART_SECONDS = 1.0
 #: A fault of what runs jobs waits so long for a job that it can hurt.
 PATIENCE_SECONDS = 1.5
-RUNNING = sa.text("SELECT id FROM jobs WHERE state = 'running' AND worker LIKE :worker")
+RUNNING = sa.text("SELECT id, lease_token FROM jobs WHERE state = 'running' AND worker LIKE :worker")
 #: What a proxy does; undone by mending it.
 LINES: Mapping[str, Callable[[Proxy], None]] = {
     "reset": Proxy.reset,
@@ -48,11 +48,11 @@ def runs_jobs(victim: str) -> bool:
 
 @dataclass(frozen=True)
 class Strike:
-    """A fault that happened; the ids of the jobs that the victim ran when it began."""
+    """A fault that happened; the jobs that the victim ran when it began, by id, with their lease tokens."""
 
     fault: Fault
     began: datetime
-    running: frozenset[str]
+    running: Mapping[str, str]
     ended: datetime | None = None
 
 
@@ -196,17 +196,17 @@ class Breaker:
             except redis.RedisError as error:
                 self._tell(f"Redis cannot be emptied: {type(error).__name__}")
 
-    def _hurt(self, victim: str) -> frozenset[str]:
+    def _hurt(self, victim: str) -> dict[str, str]:
         """What the victim runs; of one that runs jobs, when it does."""
         until = time.monotonic() + PATIENCE_SECONDS
         while not (running := self._running(victim)) and runs_jobs(victim) and time.monotonic() < until:
             time.sleep(TICK_SECONDS / 5)
         return running
 
-    def _running(self, victim: str) -> frozenset[str]:
+    def _running(self, victim: str) -> dict[str, str]:
         worker = f"{victim}@%" if victim.startswith("classify") else "%"
         try:
             with self._database.connect() as connection:
-                return frozenset(connection.scalars(RUNNING, {"worker": worker}))
+                return {row.id: row.lease_token for row in connection.execute(RUNNING, {"worker": worker})}
         except OperationalError:
-            return frozenset()  # the database is down itself
+            return {}  # the database is down itself

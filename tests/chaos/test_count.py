@@ -133,21 +133,29 @@ def test_a_request_without_an_answer_is_named() -> None:
 
 
 def test_the_recovery_of_a_fault_is_that_of_the_slowest_job_it_hit() -> None:
-    strike = Strike(Fault(0, "SIGKILL", "classify", 1), NOON, frozenset({"job_1", "job_2"}))
+    strike = Strike(Fault(0, "SIGKILL", "classify", 1), NOON, {"job_1": "a", "job_2": "b"})
     jobs = [replace(JOB, id=f"job_{n}", finished_at=NOON + timedelta(seconds=n)) for n in (1, 2, 3)]
     assert recoveries([strike], Rows(jobs, [], []), "flaky") == {"SIGKILL classify": 2.0}
 
 
+@pytest.mark.parametrize(("token", "seconds"), [("a", 30.0), ("b", 0.0)], ids=["still", "again"])
+def test_a_job_that_was_taken_up_again_and_hit_again_counts_for_the_second_fault(token: str, seconds: float) -> None:
+    first = Strike(Fault(0, "SIGKILL", "classify", 1), NOON, {"job_1": "a"})
+    second = Strike(Fault(0, "SIGKILL", "postgres", 1), NOON + timedelta(seconds=20), {"job_1": token})
+    rows = Rows([replace(JOB, finished_at=NOON + timedelta(seconds=30))], [], [])
+    assert recoveries([first, second], rows, "flaky") == {"SIGKILL classify": seconds, "SIGKILL postgres": 10.0}
+
+
 @pytest.mark.parametrize(("victim", "seconds"), [("api", 4.0), ("redis", 1.0), ("beat", 1.0)])
 def test_what_runs_no_job_has_recovered_when_it_is_next_of_use(victim: str, seconds: float) -> None:
-    strike = Strike(Fault(0, "SIGKILL", victim, 1), NOON, frozenset({"job_9"}))
+    strike = Strike(Fault(0, "SIGKILL", victim, 1), NOON, {"job_9": "a"})
     jobs = [replace(JOB, id=f"job_{n}", finished_at=NOON + timedelta(seconds=n)) for n in (9, 1)]
     jobs += [replace(JOB, id="job_2", created_at=NOON + timedelta(seconds=4), finished_at=None)]
     assert recoveries([strike], Rows(jobs, [], []), "flaky") == {f"SIGKILL {victim}": seconds}
 
 
 def test_a_receiver_has_recovered_when_it_has_all_that_waited_for_it() -> None:
-    strike = Strike(Fault(0, "hang", "receiver", 1), NOON, frozenset(), ended=NOON + timedelta(seconds=10))
+    strike = Strike(Fault(0, "hang", "receiver", 1), NOON, {}, ended=NOON + timedelta(seconds=10))
     late = replace(DELIVERY, endpoint="flaky", finished_at=NOON + timedelta(seconds=13))
     newer = replace(late, created_at=NOON + timedelta(seconds=11), finished_at=NOON + timedelta(seconds=30))
     assert recoveries([strike], Rows([], [], [DELIVERY, late, newer]), "flaky") == {"hang receiver": 3.0}
