@@ -19,6 +19,7 @@ from shared.config import Settings
 from shared.errors import Unavailable
 
 IDLE_IN_TRANSACTION_MS = 10_000
+TCP_USER_TIMEOUT_MS = 20_000
 #: Who the API is in the database (migration 0007). Row-level security holds for it: it sees one tenant's rows.
 API_ROLE = "thoraq_api"
 #: The setting that the policies compare with: whose rows a transaction sees.
@@ -45,6 +46,9 @@ class Database:
                 # As for memory and SSDs. With the default, made for disks that turn, a batch's few dozen rows are
                 # found by reading a whole table of ten thousand.
                 " -c random_page_cost=1.1" + (f" -c role={role}" if role else ""),
+                # Keepalives find out about an idle connection whose other end is gone; one that has sent something and
+                # hears nothing of it would otherwise be tried again for a quarter of an hour.
+                "tcp_user_timeout": TCP_USER_TIMEOUT_MS,
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,

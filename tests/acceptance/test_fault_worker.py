@@ -30,7 +30,7 @@ SLOW = {"THORAQ_STAND_IN_RATE": "8"}
 def test_workers_killed_every_two_seconds_over_a_thousand_jobs(system: System, hospital: Hospital) -> None:
     system.stack.stop("classify")
     ids = hospital.of_batch(hospital.submit_archive(1000), 1000)
-    workers = [system.worker(name, THORAQ_STAND_IN_RATE="30") for name in ("one", "two", "three")]
+    workers = [system.worker(name, THORAQ_STAND_IN_RATE="50") for name in ("one", "two", "three")]
     kills, deadline = 0, time.monotonic() + 200
     for worker in cycle(workers):
         victim = f"{worker.name}@%"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 import pytest
 import sqlalchemy as sa
 
 from shared.config import Settings
-from shared.db import Database, TenantDatabase, _refuse_ended
+from shared.db import TCP_USER_TIMEOUT_MS, Database, TenantDatabase, _refuse_ended
 from shared.errors import Unavailable
 from shared.models import Tenant
 
@@ -55,3 +58,10 @@ def test_what_was_read_without_a_transaction_leaves_the_connection_as_it_was(
     database.close()
     with clean_database.transaction() as session:
         assert session.get(Tenant, "ten_1") is None
+
+
+def test_what_a_vanished_server_does_not_confirm_is_given_up_in_time(clean_database: Database) -> None:
+    connection = clean_database.engine.raw_connection()
+    with socket.socket(fileno=os.dup(connection.fileno())) as wire:
+        assert wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == TCP_USER_TIMEOUT_MS
+    connection.close()
