@@ -1,6 +1,7 @@
 """A ZIP, member by member, as it comes in. Nothing of it is held but the member that is being read.
 
 A member's name is data: it is never a path here, and what macOS and DICOM media put beside the pictures is no item.
+What only an archive that is made to do harm has in it (`api/archive_rules.py`) refuses all of it.
 """
 
 from __future__ import annotations
@@ -10,16 +11,27 @@ from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
 
-from stream_unzip import IntegrityError, TruncatedDataError, UnzipError, stream_unzip
+from stream_unzip import IntegrityError, MissingPasswordError, TruncatedDataError, UnzipError, stream_unzip
 
+from api.archive_rules import HEAD_BYTES, Directory, Entries, check_content
 from api.batch_items import shown_name
 from shared.config import Settings
-from shared.errors import BadRequest, CorruptImage, PayloadTooLarge, ThoraqError, UnreadableArchive
+from shared.errors import (
+    ArchiveLimits,
+    BadRequest,
+    CorruptImage,
+    PayloadTooLarge,
+    ThoraqError,
+    UnreadableArchive,
+    UnsafeArchive,
+)
 
 #: A member up to this size stays in memory until it is stored.
 SPOOL_BYTES = 256 * 1024
 #: An archive that unpacks to more than this is refused when it is also so many times as large as what was sent.
 BOMB_BYTES, BOMB_RATIO = 100_000_000, 200
+#: Members of all kinds for each item that a batch may have: directories, and what macOS puts beside every file.
+ENTRIES_PER_ITEM = 4
 
 
 @dataclass(frozen=True)
@@ -41,12 +53,15 @@ class Archive:
         self._item = first_item
         self._settings = settings
         self._packed = self._unpacked = 0
+        self._entries = Entries(settings.max_batch_items * ENTRIES_PER_ITEM)
+        self._directory = Directory()
 
     def __iter__(self) -> Iterator[Member]:
-        """UnreadableArchive, BadRequest (it ends too early) or PayloadTooLarge where it cannot go on."""
+        """ArchiveRefused, UnreadableArchive or BadRequest (it ends too early) where it cannot go on."""
         try:
             for raw_name, _, content in stream_unzip(self._counted()):
                 name = _text(raw_name)
+                self._entries.check(name)
                 if is_item(name):
                     yield self._member(name, content)
                     self._item += 1
@@ -54,20 +69,26 @@ class Archive:
                     self._skip(content)
         except TruncatedDataError as error:
             raise BadRequest("the archive ends too early") from error
+        except MissingPasswordError as error:
+            raise UnsafeArchive("a member is encrypted", item=self._item) from error
         except UnzipError as error:
             raise UnreadableArchive(_reason(error), item=self._item) from error
+        self._directory.check()
 
     def _counted(self) -> Iterator[bytes]:
         for piece in self._pieces:
             self._packed += len(piece)
+            self._directory.note(piece)
             yield piece
 
     def _member(self, name: str, content: Iterator[bytes]) -> Member:
         if self._item >= self._settings.max_batch_items:
-            raise PayloadTooLarge(f"at most {self._settings.max_batch_items} items in one batch")
+            raise ArchiveLimits(f"at most {self._settings.max_batch_items} items in one batch")
         file = cast(BinaryIO, SpooledTemporaryFile(SPOOL_BYTES))  # noqa: SIM115 - whoever gets it closes it
         try:
             error = self._unpack(content, file)
+            file.seek(0)
+            check_content(file.read(HEAD_BYTES))
         except BaseException:
             file.close()
             raise
@@ -96,9 +117,9 @@ class Archive:
     def _note(self, size: int) -> None:
         self._unpacked += size
         if self._unpacked > self._settings.max_batch_bytes:
-            raise PayloadTooLarge(f"the archive unpacks to more than {self._settings.max_batch_bytes} bytes")
+            raise ArchiveLimits(f"the archive unpacks to more than {self._settings.max_batch_bytes} bytes")
         if self._unpacked > max(BOMB_BYTES, self._packed * BOMB_RATIO):
-            raise PayloadTooLarge(f"the archive unpacks to more than {BOMB_RATIO} times its size")
+            raise ArchiveLimits(f"the archive unpacks to more than {BOMB_RATIO} times its size")
 
 
 def is_item(name: str) -> bool:
@@ -118,9 +139,6 @@ def _text(name: bytes) -> str:
 
 def _reason(error: UnzipError) -> str:
     """The library's word for it, as a sentence; its own messages may quote names."""
-    kind = type(error).__name__
-    if "Password" in kind or "Encrypt" in kind:
-        return "a member is encrypted"
-    if kind == "NotStreamUnzippable":
+    if type(error).__name__ == "NotStreamUnzippable":
         return "a member is stored without its size before it"
     return "a member is damaged or packed in a way that is not read"

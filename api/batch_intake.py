@@ -20,7 +20,7 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from api.batch_items import Sent
 from api.batch_turn import Turn
-from shared.errors import BadRequest, PayloadTooLarge, ThoraqError
+from shared.errors import ArchiveRefused, BadRequest, PayloadTooLarge, ThoraqError
 
 STORERS = 8  # a store answers each slowly, and many at once
 #: Small files are stored a few by one thread: handing one over would cost as much as storing it.
@@ -53,6 +53,7 @@ class Intake:
         self._queue: Queue[Future[Stored] | None] = Queue(AHEAD)
         self._failure: Exception | None = None
         self._last_came = False
+        self._refused = threading.Event()
         self._writer = threading.Thread(target=self._write, name="write", daemon=True)
         self._writer.start()
         self._bytes = self._bytes_noted = 0
@@ -81,6 +82,10 @@ class Intake:
             self._hand_over()
         self.check()
 
+    def refuse(self) -> None:
+        """Write nothing more: what is on its way is removed again."""
+        self._refused.set()
+
     def end(self) -> None:
         """Wait until everything is written."""
         self._hand_over()
@@ -103,7 +108,7 @@ class Intake:
         try:
             for chunk in self._chunks():
                 if chunk:
-                    self._turn.add(chunk)
+                    (self._turn.discard if self._refused.is_set() else self._turn.add)(chunk)
         except Exception as error:  # noqa: BLE001 - the request raises it
             self._failure = error
             self._drop_rest()
@@ -166,6 +171,9 @@ def taking_in(turn: Turn) -> Iterator[Intake]:
     try:
         try:
             yield intake
+        except ArchiveRefused:
+            intake.refuse()
+            raise
         finally:
             intake.end()
         intake.check()

@@ -13,13 +13,21 @@ from api.batch_files import GROUPS, write_groups
 from api.batch_items import Order, Sent
 from api.batch_schemas import BatchForm
 from api.context import Principal, Services
-from api.uploads import count_bytes, discard
+from api.uploads import count_bytes, discard, remove
 from shared import batches, jobs, metrics
 from shared.batches import Accepted, Rejected
-from shared.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidRequest, ThoraqError
+from shared.errors import (
+    ArchiveLimits,
+    ArchiveRefused,
+    IdempotencyInProgress,
+    IdempotencyKeyReused,
+    InvalidRequest,
+    ThoraqError,
+    UnsafeArchive,
+)
 from shared.ids import new_id
 from shared.models import Batch, Grouping, Priority
-from shared.queue import CLASSIFY, ring
+from shared.queue import CLASSIFY, DELIVER, ring
 
 Write = Callable[[Session, Order, Sequence[Sent]], list[Accepted | Rejected]]
 
@@ -51,7 +59,7 @@ class Turn:
     def take(self, first_item: int) -> bool:
         """Look for what an earlier request with the same key has left; False if that brought all of it in.
 
-        InvalidRequest for a first item that leaves a gap.
+        InvalidRequest for a first item that leaves a gap; ArchiveRefused as the earlier request was.
         """
         with self._service.database.transaction() as session:
             found = self._key and idempotency.find(session, self._who, self._key, self._fingerprint)
@@ -64,6 +72,8 @@ class Turn:
         return batch is None or batch.received_at is None
 
     def _go_on(self, session: Session, batch: Batch, first_item: int) -> None:
+        if batch.problem is not None:
+            raise _refused(batch)
         self.order = replace(self.order, batch_id=batch.id, expires_at=batch.expires_at)
         self.begun, self._next_item = True, batch.next_item
         self.known_until = batch.next_item
@@ -195,14 +205,34 @@ class Turn:
         return bool(items)
 
     def break_off(self, error: ThoraqError) -> None:
-        """The request failed: what is in stays in, and the error says where to go on."""
+        """The request failed: what is in stays in, and the error says where to go on.
+
+        Unless it is a refusal of the whole archive: then nothing goes on.
+        """
         if not self.begun:
+            return
+        if isinstance(error, ArchiveRefused):
+            self._refuse(error)
             return
         error.extensions |= {"batch_id": self.batch_id, "next_item": self._next_item}
         with self._service.database.transaction() as session:
             if self._key is None:
                 jobs.close_batch(session, self.batch_id)
             batches.let_go(session, self.batch_id, self._receiver)
+
+    def _refuse(self, error: ArchiveRefused) -> None:
+        error.extensions["batch_id"] = self.batch_id
+        with self._service.database.transaction() as session:
+            keys = batches.refuse(session, self.order.tenant_id, self.batch_id, jobs.problem_of(error))
+            audit.record(session, self._who, "batch.refuse", self.batch_id)
+        remove(self._service, keys)
+        ring(self._service.settings, DELIVER)
+
+
+def _refused(batch: Batch) -> ArchiveRefused:
+    problem = batch.problem or {}
+    kind = next(kind for kind in (UnsafeArchive, ArchiveLimits) if kind.type == problem["type"])
+    return kind(problem["detail"], batch_id=batch.id)
 
 
 def _refuse_if_none(items: Sequence[Accepted | Rejected]) -> None:

@@ -62,7 +62,7 @@ def submit_batch() -> Response:
 
 
 def _submit_form(service: Services, who: Principal) -> tuple[str, bool]:
-    files = sent_files()
+    files = sent_files(service.settings.max_batch_items)
     if request.args:
         # Ignored, a misspelt one would pass for a default.
         errors = [

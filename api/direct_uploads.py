@@ -22,7 +22,7 @@ from api.uploads import fingerprint
 from shared import metrics, uploads
 from shared.errors import Conflict, ImageError, InvalidRequest, NotFound, ObjectNotFound, StorageError, UploadMismatch
 from shared.ids import new_id
-from shared.imaging.decode import ImageInfo, Limits, probe
+from shared.imaging.decode import ImageInfo, probe
 from shared.keys import Scope
 from shared.models import Upload, UploadState
 from shared.storage import ObjectInfo, SeekableObject
@@ -135,10 +135,9 @@ def _checked(service: Services, upload: Upload) -> ImageInfo:
         raise UploadMismatch("the size is not the announced one")
     if _sha256(service, there) != upload.sha256:
         raise UploadMismatch("the SHA-256 is not the announced one")
-    limits = Limits(max_pixels=service.settings.max_pixels, max_frames=service.settings.max_frames)
     source = SeekableObject(lambda offset, length: service.storage.read(there.key, offset, length), there.size)
     with io.BufferedReader(source, HEADER_BYTES) as file:
-        return probe(file, limits)
+        return probe(file, service.settings.image_limits)
 
 
 def _sha256(service: Services, there: ObjectInfo) -> str:

@@ -86,7 +86,7 @@ def submit_job() -> Response:
 
 def _submit_files(service: Services, who: Principal) -> tuple[str, JobEnvelope | None]:
     """The new job's id and envelope; the id alone of the job that the same request made before."""
-    files = sent_files()
+    files = sent_files(service.settings.max_files)
     form = JobForm.model_validate(sent_fields())
     service.admission.admit(who.tenant_id, stat=form.priority is Priority.STAT)
     with received(service, who, files) as taken:

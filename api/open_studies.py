@@ -64,7 +64,7 @@ def add_images(path: StudyPath) -> Response:
 
 
 def _add_files(service: Services, who: Principal, study_id: str) -> tuple[list[bool], bool]:
-    files = sent_files()
+    files = sent_files(service.settings.max_files)
     form = AddImagesForm.model_validate(sent_fields())
     with received(service, who, files) as taken:
         refuse_if_all_bad(taken)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from inspect import cleandoc
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from flask import Flask, Response, g, jsonify, request
@@ -60,7 +61,22 @@ def body(error: ThoraqError) -> dict[str, Any]:
         "detail": error.detail,
         "instance": f"urn:request:{g.get('request_id', '')}",
         **error.extensions,
+        **_pointed(error),
     }
+
+
+def _pointed(error: ThoraqError) -> dict[str, Any]:
+    """Wrong fields that have no pointer yet, with one."""
+    errors = error.extensions.get("errors")
+    return (
+        {"errors": [{"pointer": _pointer([one["field"]]), **one} for one in errors]} if isinstance(errors, list) else {}
+    )
+
+
+def _pointer(location: Iterable[object]) -> str:
+    """A place in a JSON document, as a URI fragment (RFC 6901, section 6)."""
+    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    return "#" + "".join(f"/{quote(part[:100])}" for part in parts)
 
 
 def respond(error: ThoraqError) -> Response:
@@ -79,7 +95,11 @@ def invalid(error: ValidationError) -> InvalidRequest:
     """Which fields are wrong and why; never what they held."""
     errors = [
         # Cut: an unknown field's name is the client's own, and may be as long as a body.
-        {"field": ".".join(str(part) for part in item["loc"])[:100], "message": item["msg"]}
+        {
+            "field": ".".join(str(part) for part in item["loc"])[:100],
+            "pointer": _pointer(item["loc"]),
+            "message": item["msg"],
+        }
         for item in error.errors(include_input=False, include_url=False, include_context=False)
     ]
     return InvalidRequest("some fields are not valid", errors=errors)

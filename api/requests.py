@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import flask
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.formparser import FormDataParser
 
+from api.form_spool import Spool
 from shared.errors import BadRequest
 
 MULTIPART = "multipart/form-data"
@@ -25,8 +26,8 @@ class StrictFormParser(FormDataParser):
     ) -> tuple[IO[bytes], MultiDict[str, str], MultiDict[str, FileStorage]]:
         self.silent = False
         with ExitStack() as opened:
-            spool = self.stream_factory
-            self.stream_factory = lambda *args, **kwargs: opened.enter_context(spool(*args, **kwargs))
+            spool = Spool()
+            self.stream_factory = lambda *_, **__: cast(IO[bytes], opened.enter_context(spool.part()))
             try:
                 parsed = super().parse(stream, mimetype, content_length, options)
             except ValueError as error:

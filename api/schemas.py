@@ -23,6 +23,7 @@ class FieldError(BaseModel):
     """A field that is wrong."""
 
     field: str
+    pointer: str | None = Field(None, description="Where it is in what was sent: a JSON pointer as a URI fragment")
     message: str
 
 

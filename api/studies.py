@@ -32,7 +32,7 @@ from shared import open_studies
 from shared.envelope import ProblemRef
 from shared.errors import Conflict, ImageError, InvalidRequest, NotFound
 from shared.ids import new_id
-from shared.imaging.decode import Limits, MediaType, decode_one
+from shared.imaging.decode import MediaType, decode_one
 from shared.keys import Scope
 from shared.models import Image, Job, JobState, Priority, Study
 from shared.queue import CLASSIFY, ring
@@ -103,7 +103,7 @@ def create_study() -> Response:
 
 
 def _create_from_files(service: Services, who: Principal) -> tuple[str, bool]:
-    files = sent_files()
+    files = sent_files(service.settings.max_files)
     form = StudyForm.model_validate(sent_fields())
     with received(service, who, files) as taken:
         refuse_if_all_bad(taken)
@@ -192,9 +192,8 @@ def get_preview(path: ImagePath) -> Response:
         image = _find_image(session, who, path)
     if image.object_key is None:
         raise ImageError("the file was refused on arrival and is not kept")
-    limits = Limits(max_pixels=service.settings.max_pixels, max_frames=service.settings.max_frames)
     data = service.storage.get(image.object_key, expect_sha256=image.sha256)
-    grey = decode_one(data, limits, frame=image.frame, target=PREVIEW_PIXELS)
+    grey = decode_one(data, service.settings.image_limits, frame=image.frame, target=PREVIEW_PIXELS)
     scale = min(1.0, PREVIEW_PIXELS / max(grey.shape))
     if scale < 1:
         height, width = (max(1, round(side * scale)) for side in grey.shape)

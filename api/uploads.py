@@ -18,13 +18,16 @@ from api.context import Principal, Services
 from api.requests import MULTIPART
 from shared import metrics, uploads
 from shared.errors import ImageError, InvalidRequest, StorageError, ThoraqError, UnsupportedMediaType
-from shared.imaging.decode import ImageInfo, Limits, probe
+from shared.imaging.decode import ImageInfo, probe
 from shared.jobs import problem_of
 from shared.models import Classifier, Modality, Upload
 from shared.storage import object_key
 from shared.studies import NewImage, NewStudy, add_studies, images_of
 
 log = structlog.get_logger(__name__)
+
+#: Parts of a form that are no files.
+FIELDS = 20
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,11 @@ class Received:
     error: ImageError | None
 
 
-def sent_files() -> Sequence[FileStorage]:
-    """The request's `files` parts. The parser spools large ones to disk, so memory stays flat."""
+def sent_files(most: int) -> Sequence[FileStorage]:
+    """The request's `files` parts. They are on disk, so memory stays flat; the parser stops at one beyond `most`."""
     if request.mimetype != MULTIPART:
         raise UnsupportedMediaType(f"send {MULTIPART} with a part `files` for each file")
+    request.max_form_parts = most + FIELDS
     strange = [{"field": name[:100], "message": "files come in parts named `files`"} for name in request.files]
     if strange := [error for error in strange if error["field"] != "files"]:
         raise InvalidRequest("some parts are not known", errors=strange)
@@ -95,20 +99,23 @@ def received(
 
 
 def discard(services: Services, taken: Iterable[Received]) -> None:
-    """Remove what was stored: nothing refers to it. While the store is away it is left to the sweeper."""
+    """Remove what was stored: nothing refers to it."""
+    remove(services, [one.key for one in taken if one.key is not None])
+
+
+def remove(services: Services, keys: Iterable[str]) -> None:
+    """Remove objects that nothing refers to. While the store is away they are left to the sweeper."""
     try:
-        for one in taken:
-            if one.key is not None:
-                services.storage.delete(one.key)
+        for key in keys:
+            services.storage.delete(key)
     except StorageError as error:
         log.warning("objects.orphaned", error=error.type)
 
 
 def receive(services: Services, who: Principal, stream: BinaryIO) -> Received:
     """One file, from its beginning to its end: looked at, then stored, or refused as it is. StorageError."""
-    limits = Limits(max_pixels=services.settings.max_pixels, max_frames=services.settings.max_frames)
     try:
-        info = probe(stream, limits)
+        info = probe(stream, services.settings.image_limits)
     except ImageError as error:
         stream.seek(0)
         digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]

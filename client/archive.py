@@ -12,8 +12,8 @@ import io
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
@@ -61,13 +61,15 @@ def archive_of(paths: Sequence[Path]) -> tuple[Archive, int]:
             raise ValueError("a ZIP is a batch of its own: give it alone")
         return StoredArchive(paths[0]), 0
     members: dict[Path, Member] = {}
+    names: set[str] = set()
     skipped = 0
     for root in paths:
         files, others = find([root])
         named = [Member.of(root, file) for file in files]
         kept = [member for member in named if counted(member.name)]
         for member in kept:
-            members.setdefault(member.path, member)
+            if member.path not in members:
+                members[member.path] = member.under(names)
         skipped += others + len(named) - len(kept)
     return PackedArchive(list(members.values())), skipped
 
@@ -91,6 +93,14 @@ class Member:
         found = file.stat()
         # A name may hold bytes that no encoding explains; a ZIP's names are text.
         return cls(file, name.encode(errors="replace").decode(), found.st_size, found.st_mtime_ns)
+
+    def under(self, taken: set[str]) -> Member:
+        """The same under a name that is not taken, which then is: the server refuses an archive with a name twice."""
+        whole = PurePosixPath(self.name)
+        others = (str(whole.with_stem(f"{whole.stem} ({number})")) for number in itertools.count(2))
+        name = next(name for name in itertools.chain([self.name], others) if name not in taken)
+        taken.add(name)
+        return replace(self, name=name)
 
 
 class PackedArchive:

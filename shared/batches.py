@@ -134,6 +134,19 @@ def _update(session: Session, batch_id: str, values: dict[str, Any], *conditions
     return session.scalar(changed) is not None
 
 
+def refuse(session: Session, tenant_id: str, batch_id: str, problem: dict[str, Any]) -> list[str]:
+    """Its archive is refused as a whole: what has not ended is withdrawn, and nothing more is taken in.
+
+    For its receiver, once nothing of it is being written; the keys of the files that were still to be grouped.
+    """
+    _update(session, batch_id, {"problem": problem})
+    waiting = sa.select(BatchFile.object_key).where(BatchFile.batch_id == batch_id, BatchFile.object_key.is_not(None))
+    keys = [key for key in session.scalars(waiting) if key is not None]
+    jobs.cancel_batch(session, tenant_id, batch_id)
+    jobs.close_batch(session, batch_id)
+    return keys
+
+
 def sent_before(session: Session, batch_id: str, first: int) -> dict[int, str]:
     """SHA-256 of the files that are in, from item `first` on, by item; of those that were accepted."""
     of_jobs = sa.select(Job.item, Image.sha256).join(Image, Image.study_id == Job.study_id)

@@ -17,6 +17,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from shared.errors import ConfigError
+from shared.imaging.info import Limits
 
 PREFIX = "THORAQ_"
 ORIGIN = r"^(https?://[^/?#@\s]+)?$"
@@ -82,6 +83,7 @@ class Settings(BaseModel):
     )
     max_pixels: int = Field(64_000_000, gt=0, description="Most pixels in one image, from its header")
     max_frames: int = Field(2_000, gt=0, description="Most frames in one DICOM or TIFF file")
+    max_file_pixels: int = Field(2_000_000_000, gt=0, description="Most pixels in all frames of one file together")
     max_wait_seconds: float = Field(60, ge=0, description="Upper bound of `Prefer: wait=N`")
     upload_url_seconds: float = Field(
         3600, ge=1, le=604_800, description="How long the address of a direct upload takes the file"
@@ -149,6 +151,11 @@ class Settings(BaseModel):
 
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of a worker's /metrics; 0: none")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged")
+
+    @property
+    def image_limits(self) -> Limits:
+        """What a sender may make us decode."""
+        return Limits(self.max_pixels, self.max_frames, self.max_file_pixels)
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

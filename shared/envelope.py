@@ -181,6 +181,7 @@ class BatchEnvelope(BaseModel):
     cancelled_at: datetime | None
     expires_at: datetime | None
     completed_at: datetime | None
+    problem: ProblemRef | None = Field(None, description="Why its archive was refused as a whole; it is cancelled then")
     results_url: str
     errors_url: str
     events_url: str
@@ -267,6 +268,7 @@ def batch_envelope(batch: Batch) -> BatchEnvelope:
         cancelled_at=batch.cancelled_at,
         expires_at=batch.expires_at,
         completed_at=batch.completed_at,
+        problem=ProblemRef.model_validate(batch.problem) if batch.problem else None,
         results_url=f"{path}/results",
         errors_url=f"{path}/errors",
         events_url=f"{path}/events",

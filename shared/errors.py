@@ -131,10 +131,29 @@ class IdempotencyInProgress(ThoraqError):
 
 
 class UnreadableArchive(ThoraqError):
-    """A ZIP that cannot be read as it comes in: encrypted, damaged, or made in a way that needs its end first."""
+    """A ZIP that cannot be read as it comes in: damaged, or made in a way that needs its end first."""
 
     type, title, status, permanent = "unreadable-archive", "Archive cannot be read", 422, True
-    remedy = "Make the archive again, not encrypted, with the members deflated or with their sizes before them."
+    remedy = "Make the archive again, with the members deflated or with their sizes before them."
+
+
+class ArchiveRefused(ThoraqError):
+    """A ZIP that is refused as a whole, wherever in it the reason lies; raised as one of the two below."""
+
+    type, title, status, permanent = "archive-refused", "Archive refused", 422, True
+    remedy = "What had not run of it is withdrawn, and what was answered is kept. Send another archive, as a new batch."
+
+
+class UnsafeArchive(ArchiveRefused):
+    """A ZIP as it is made to do harm: a path out of it, a link, a name twice, a member that is encrypted or a ZIP."""
+
+    type, title = "unsafe-archive", "Archive not safe"
+
+
+class ArchiveLimits(ArchiveRefused):
+    """A ZIP with more members or bytes than a batch may have, or that unpacks to many times its size."""
+
+    type, title = "archive-limits", "Archive beyond the limits"
 
 
 class PayloadTooLarge(ThoraqError):
@@ -258,6 +277,13 @@ class UndecodableImage(ImageError):
 
     type, title = "undecodable-image", "The decoder crashed or hung over it"
     remedy = "Export the image again, in another transfer syntax or format."
+
+
+class ProgramInPreamble(ImageError):
+    """A DICOM file whose preamble makes it a program too: whoever is led to start it, starts that (PS3.10, 7.5)."""
+
+    type, title = "program-in-preamble", "DICOM file that is also a program"
+    remedy = "Find out where the file comes from: no device writes a program before its pictures."
 
 
 class ModelError(ThoraqError):

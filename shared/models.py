@@ -254,6 +254,8 @@ class Batch(Base):
     received_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     cancelled_at: Mapped[datetime | None]
+    #: why its archive was refused as a whole
+    problem: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
     #: what has not run by then is not run
     expires_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]

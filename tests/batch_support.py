@@ -70,6 +70,12 @@ class Held(io.BytesIO):
         assert self._go.wait(60)
         return super().read(size)
 
+    def readinto(self, buffer: Any) -> int:
+        """What werkzeug calls, if there is one."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
 
 def post_lines(caller: Caller, *lines: Any, key: str | None = None, **options: Any) -> TestResponse:
     """The lines as a batch; text as it is, everything else as JSON."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from shared.claims import Claim, ImageRef, Outcome
 from shared.config import Settings
 from shared.errors import CorruptImage, ImageError, ObjectCorrupt, ObjectNotFound, ThoraqError
-from shared.imaging.decode import Limits, frames, is_risky
+from shared.imaging.decode import frames, is_risky
 from shared.imaging.preprocess import InputSpec, prepare
 from shared.jobs import problem_of
 from shared.storage import Storage
@@ -72,7 +72,7 @@ class Loader:
 
     def __init__(self, storage: Storage, settings: Settings, progress: Callable[[], None]) -> None:
         self._storage, self._progress = storage, progress
-        self._limits = Limits(settings.max_pixels, settings.max_frames)
+        self._limits = settings.image_limits
         self._sandbox = Sandbox(self._limits, Allowance(settings.decode_seconds, settings.decode_memory_bytes))
         self._pool = ThreadPoolExecutor(settings.decode_threads, "decode")
 

@@ -35,10 +35,11 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
+    MediaStorageDirectoryStorage,
     RLELossless,
 )
 
-from shared.errors import CorruptImage, NoPixelData, UnsupportedDicom
+from shared.errors import CorruptImage, NoPixelData, ProgramInPreamble, UnsupportedDicom
 from shared.imaging.codecs import JPEG2000_PLUGIN, JPEG_PLUGIN
 from shared.imaging.display import DISPLAY_KEYWORDS, Display
 from shared.imaging.headers import jpeg_header
@@ -47,6 +48,11 @@ from shared.imaging.vendor import vendor_errors
 
 SIGNATURE = b"DICM"
 _PREAMBLE_BYTES = 128
+# Windows (PE), Linux (ELF), macOS (Mach-O of both orders and widths, and of several processors), and scripts.
+_PROGRAMS = (
+    b"MZ", b"\x7fELF", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe",
+    b"\xca\xfe\xba\xbe", b"\xca\xfe\xba\xbf", b"#!",
+)  # fmt: skip
 
 # One plugin per transfer syntax: the pixels must not depend on what else is installed. The deflated syntax is left
 # out because its header cannot be read without inflating the whole object. GDCM is the only free decoder of lossless
@@ -94,8 +100,9 @@ gdcm.Trace.DebugOff()
 
 
 def probe(file: BinaryIO, limits: Limits) -> ImageInfo:
-    """As `decode.probe`, for a DICOM object."""
+    """As `decode.probe`, for a DICOM object; ProgramInPreamble too."""
     with vendor_errors():
+        _check_preamble(file)
         dataset, _ = _read_header(file, _HEADER_TAGS)
         return _inspect(dataset, limits)
 
@@ -119,6 +126,13 @@ def frames(data: bytes, limits: Limits, first: int = 0) -> Iterator[NDArray[np.u
         yield np.asarray(grey, dtype=np.uint8)
 
 
+def _check_preamble(file: BinaryIO) -> None:
+    """The preamble is anybody's (PS3.10 7.1): what a system starts as a program must not come in as a picture."""
+    file.seek(0)
+    if file.read(_PREAMBLE_BYTES).startswith(_PROGRAMS):
+        raise ProgramInPreamble
+
+
 def _read_header(file: BinaryIO, tags: tuple[BaseTag, ...]) -> tuple[Dataset, UID]:
     """Read the named elements and stop at the pixel data, where `file` is left; its tag has not been read.
 
@@ -128,6 +142,8 @@ def _read_header(file: BinaryIO, tags: tuple[BaseTag, ...]) -> tuple[Dataset, UI
     file.seek(_PREAMBLE_BYTES + len(SIGNATURE))
     meta = read_dataset(file, False, True, stop_when=_after_meta, defer_size=_DEFER_BYTES)  # always so, PS3.10 7.1
     syntax = UID(str(meta.get("TransferSyntaxUID", "")))
+    if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        raise NoPixelData("A DICOMDIR: an index of files, not one of them.")
     if syntax not in _PLUGINS:
         raise UnsupportedDicom("Transfer syntax unknown.")
     dataset = read_dataset(

@@ -20,10 +20,11 @@ class MediaType(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a sender may make us decode: pixels of one frame, frames of one file."""
+    """What a sender may make us decode: pixels of one frame, frames of one file, pixels of all of its frames."""
 
     max_pixels: int = 64_000_000
     max_frames: int = 2000
+    max_file_pixels: int = 2_000_000_000
 
     def check(self, width: int, height: int, frames: int = 1) -> None:
         """Raise CorruptImage for a picture without area, ImageTooLarge for one beyond the limits."""
@@ -33,6 +34,9 @@ class Limits:
             raise ImageTooLarge(f"{width} x {height} pixels; at most {self.max_pixels} are accepted.")
         if frames > self.max_frames:
             raise ImageTooLarge(f"{frames} frames; at most {self.max_frames} are accepted.")
+        # A few megabytes may hold hours of work: each frame black, each within the limits.
+        if width * height * frames > self.max_file_pixels:
+            raise ImageTooLarge(f"More than {self.max_file_pixels} pixels in all frames together.")
 
 
 @dataclass(frozen=True)
