@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic import Strict as Strictly
 
 from api.fields import Description, ExpiresIn, ExternalId, Force, FormMetadata, Id, JsonBool, JsonNumber, Metadata, Url
@@ -214,7 +214,24 @@ class EndpointView(BaseModel):
     events: list[str]
     enabled: bool
     disabled_reason: str | None
+    failing_since: datetime | None = Field(description="No delivery succeeded since then; null while they do")
     created_at: datetime
+
+
+class ReplayRequest(Strict):
+    """What to send an endpoint again."""
+
+    since: AwareDatetime = Field(description="Events from then on")
+    delivered: bool = Field(False, description="Also those that were delivered; else only those that were missed")
+
+
+class Replay(BaseModel):
+    """How many deliveries were scheduled."""
+
+    object: Literal["replay"] = "replay"
+    endpoint_id: str
+    scheduled: int
+    more: bool = Field(description="There may be more of them: ask again once these are through")
 
 
 class EndpointSecretView(EndpointView):

@@ -25,14 +25,18 @@ from api.schemas import (
     EndpointUpdate,
     EndpointView,
     PageQuery,
+    Replay,
+    ReplayRequest,
 )
 from api.uploads import fingerprint
+from shared.destinations import resolve
 from shared.errors import Conflict, NotFound
 from shared.ids import new_id
 from shared.keys import Scope
 from shared.models import AuditEntry, Delivery, DeliveryState, EventType, WebhookEndpoint
 from shared.queue import DELIVER, ring
-from shared.webhooks import new_secret, record_event, resolve, schedule
+from shared.replays import MOST, replay
+from shared.webhooks import new_secret, record_event, schedule
 
 blueprint = APIBlueprint("webhooks", __name__, url_prefix="/v1", abp_tags=[Tag(name="webhooks")], abp_responses=ERRORS)
 
@@ -172,6 +176,7 @@ def update_endpoint(path: EndpointPath, body: EndpointUpdate) -> Response:
         if body.enabled is not None:
             endpoint.enabled = body.enabled
             endpoint.disabled_reason = None if body.enabled else "disabled by request"
+            endpoint.failing_since = None
         _audit(session, who, "update", endpoint.id)
     return jsonify(endpoint_view(endpoint).model_dump(mode="json"))
 
@@ -229,6 +234,27 @@ def list_deliveries(path: EndpointPath, query: PageQuery) -> Response:
         data = [delivery_view(delivery) for delivery in found[: query.limit]]
     cursor = data[-1].id if len(found) > query.limit else None
     return jsonify(DeliveryList(data=data, next_cursor=cursor).model_dump(mode="json"))
+
+
+@blueprint.post("/webhook-endpoints/<string:endpoint_id>/replay", responses={"202": Replay})
+def replay_missed(path: EndpointPath, body: ReplayRequest) -> Response:
+    """Send what the endpoint missed since a time: what failed, and what happened while it was switched off.
+
+    Every event has the id that it had, so a receiver that got it after all knows it again.
+    """
+    who = principal(Scope.WEBHOOKS_MANAGE)
+    service = services()
+    with service.database.transaction() as session:
+        endpoint = find_endpoint(session, who, path.endpoint_id)
+        if not endpoint.enabled:
+            raise Conflict("the endpoint is disabled")
+        scheduled = replay(session, endpoint, body.since, delivered=body.delivered)
+        _audit(session, who, "replay", endpoint.id)
+    ring(service.settings, DELIVER)
+    view = Replay(endpoint_id=path.endpoint_id, scheduled=scheduled, more=scheduled == MOST)
+    response = jsonify(view.model_dump(mode="json"))
+    response.status_code = 202
+    return response
 
 
 @blueprint.post("/deliveries/<string:delivery_id>/redeliver", responses={"202": DeliveryView})

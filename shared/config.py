@@ -142,11 +142,19 @@ class Settings(BaseModel):
         (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400),
         description="Delays between delivery attempts, with up to 20 % jitter (the Standard Webhooks schedule)",
     )
-    webhook_timeout_seconds: float = Field(15, gt=0, description="Connect and read timeout of a delivery")
+    webhook_timeout_seconds: float = Field(
+        15, gt=0, description="Connect and read timeout of a delivery; all of it is over after twice as long"
+    )
+    webhook_disable_days: float = Field(
+        5, gt=0, description="An endpoint to which nothing could be delivered for so long is switched off"
+    )
     webhook_threads: int = Field(16, gt=0, description="Deliveries that one delivery worker has under way at once")
     webhook_allow_http: bool = Field(False, description="Accept http:// endpoints; https only otherwise")
     webhook_allowed_networks: Networks = Field(
         (), description="Private networks where receivers may live, as CIDR, separated by commas"
+    )
+    webhook_ca: str = Field(
+        "", description="File with certificates (PEM) of more authorities, for receivers inside the hospital"
     )
 
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of a worker's /metrics; 0: none")

@@ -487,6 +487,8 @@ class WebhookEndpoint(Base):
     disabled_reason: Mapped[str | None]
     #: since when it is subscribed to its events as it is; written by a trigger
     changed_at: Mapped[datetime] = _created()
+    #: no delivery succeeded since then; None while they do
+    failing_since: Mapped[datetime | None]
     created_at: Mapped[datetime] = _created()
     __table_args__ = (sa.Index("ix_webhook_endpoints_tenant_id_id", "tenant_id", "id"),)
 

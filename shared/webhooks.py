@@ -1,4 +1,4 @@
-"""Webhooks: which addresses are allowed, which events become deliveries, and how a delivery is signed.
+"""Webhooks: which events become deliveries, and how a delivery is signed. shared/destinations.py says where they go.
 
 Follows the Standard Webhooks specification: headers `webhook-id`, `webhook-timestamp`, `webhook-signature`;
 secrets `whsec_` + base64; signed content `id.timestamp.body`.
@@ -7,22 +7,17 @@ secrets `whsec_` + base64; signed content `id.timestamp.body`.
 from __future__ import annotations
 
 import base64
-import ipaddress
 import secrets
-import socket
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.orm import Session, joinedload
 from standardwebhooks.webhooks import Webhook
 
-from shared.config import Networks
 from shared.envelope import WebhookPayload, batch_event, job_event
-from shared.errors import WebhookDestinationRefused
 from shared.ids import new_id
 from shared.models import Batch, Delivery, DeliveryState, Event, EventType, Job, Result, WebhookEndpoint
 
@@ -42,22 +37,6 @@ EMIT = sa.text("""
     SELECT count(*) FROM sent
 """).bindparams(sa.bindparam("happenings", type_=JSON))
 JOB_PARTS = (joinedload(Job.study), joinedload(Job.result).joinedload(Result.bundle))
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-# `is_global` alone is not enough: it is true for addresses that embed or relay to private ones.
-REFUSED = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        "192.0.0.0/24",  # IETF protocol assignments
-        "192.88.99.0/24",  # 6to4 relay anycast
-        "::/96",  # IPv4-compatible
-        "64:ff9b::/96",  # NAT64
-        "64:ff9b:1::/48",  # NAT64, local use
-        "2001::/32",  # Teredo
-        "2002::/16",  # 6to4
-        "fec0::/10",  # site-local
-    )
-)
 
 
 def new_secret() -> str:
@@ -73,37 +52,6 @@ def sign(signing_secrets: Iterable[str], message_id: str, at: datetime, body: st
         "webhook-timestamp": str(int(at.timestamp())),
         "webhook-signature": signatures,
     }
-
-
-def is_allowed(address: Address, allowed: Networks) -> bool:
-    """Whether deliveries may go to this address: a public unicast one, or one in a network that the operator named."""
-    if any(address in network for network in allowed if network.version == address.version):
-        return True
-    mapped = getattr(address, "ipv4_mapped", None)
-    if mapped is not None or any(address in network for network in REFUSED if network.version == address.version):
-        return False
-    return address.is_global and not address.is_multicast
-
-
-def resolve(url: str, *, allow_http: bool, allowed: Networks) -> list[Address]:
-    """Every address of the URL's host; WebhookDestinationRefused when the URL or any of them is not allowed."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise WebhookDestinationRefused("the URL is malformed") from error
-    if parts.scheme != "https" and not (allow_http and parts.scheme == "http"):
-        raise WebhookDestinationRefused("the URL must begin with https://")
-    if not parts.hostname or parts.username or parts.password:
-        raise WebhookDestinationRefused("the URL needs a host, and takes no user name or password")
-    try:
-        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise WebhookDestinationRefused("the URL's host cannot be resolved") from error
-    addresses = [ipaddress.ip_address(info[4][0]) for info in found]
-    if not all(is_allowed(address, allowed) for address in addresses):
-        raise WebhookDestinationRefused("the URL's host has an address that is not public")
-    return addresses
 
 
 class Happening(NamedTuple):

@@ -15,7 +15,7 @@ from tests.api_support import PNG
 
 METHODS = ("get", "put", "post", "patch", "delete")
 #: Values of fields whose schema alone does not say what is valid.
-KNOWN = {"url": "http://127.0.0.1/hook", "sha256": "0" * 64, "modality": "xray"}
+KNOWN = {"url": "http://127.0.0.1/hook", "sha256": "0" * 64, "modality": "xray", "since": "2026-01-01T00:00:00Z"}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.orm import Session, joinedload
@@ -26,13 +25,15 @@ from shared import metrics
 from shared.config import Settings
 from shared.db import Database
 from shared.errors import WebhookDestinationRefused
-from shared.models import Delivery, DeliveryAttempt, DeliveryState, WebhookEndpoint
-from shared.webhooks import payloads, resolve, sign
+from shared.models import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, WebhookEndpoint
+from shared.webhooks import payloads, sign
+from worker.egress import Egress, Failure
 
 log = structlog.get_logger(__name__)
 
 # A receiver that is slow holds at most this many of the threads.
 PER_ENDPOINT = 4
+SENDER = {"Content-Type": "application/json", "User-Agent": "Thoraq-Webhooks/1"}
 
 DUE = sa.text("""
     SELECT id, endpoint_id FROM (
@@ -56,6 +57,8 @@ class Parcel:
     payload: dict[str, Any]
     attempt: int
     attempt_of_round: int
+    #: whether the endpoint's last attempt failed
+    failing: bool
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,7 @@ class Deliver:
         self.progress = time.monotonic()
         self._settings, self._database = settings, database
         self._threads = ThreadPoolExecutor(settings.webhook_threads, "deliver")
-        # One pool of connections for all receivers; no redirects: they would lead around the address check.
-        self._http = httpx.Client(timeout=settings.webhook_timeout_seconds, follow_redirects=False, trust_env=False)
+        self._egress = Egress(settings)
 
     def drain(self, stopping: threading.Event) -> None:
         """Send until nothing is due, or `stopping` is set; a thread that is free takes the next delivery at once."""
@@ -107,7 +109,7 @@ class Deliver:
     def close(self) -> None:
         """Let go of threads and connections."""
         self._threads.shutdown()
-        self._http.close()
+        self._egress.close()
 
     def take(self, free: int, flying: Counter[str]) -> list[Parcel]:
         """Claim what is due: at most `free`, and with those that are `flying` at most a few per endpoint."""
@@ -157,6 +159,7 @@ class Deliver:
                 payload=bodies[delivery.event_id],
                 attempt=delivery.attempt_count + 1,
                 attempt_of_round=delivery.attempt_count - delivery.round_start + 1,
+                failing=delivery.endpoint.failing_since is not None,
             )
 
     def _deliver(self, parcel: Parcel) -> None:
@@ -176,45 +179,23 @@ class Deliver:
     def send(self, parcel: Parcel) -> Reply:
         """One request to the receiver; whatever goes wrong is a Reply too."""
         body = json.dumps(parcel.payload, separators=(",", ":"))
-        headers = sign(parcel.secrets, parcel.message_id, datetime.now(UTC), body)
+        headers = SENDER | sign(parcel.secrets, parcel.message_id, datetime.now(UTC), body)
         started = time.perf_counter()
         status_code, error = None, None
         try:
-            status_code = self._post(parcel.url, body, headers)
+            status_code = self._egress.post(parcel.url, body.encode(), headers)
         except WebhookDestinationRefused as refused:
             error = refused.detail
-        except (httpx.HTTPError, httpx.InvalidURL) as failed:
+        except Failure as failed:
             # The type says what happened; the message may hold the URL, and with it a receiver's secret path.
             error = type(failed).__name__
         return Reply(status_code, error, time.perf_counter() - started)
 
-    def _post(self, url: str, body: str, headers: dict[str, str]) -> int:
-        """POST to an address that was checked just now: the name is not resolved a second time.
-
-        Only the status is read of the response, never its body.
-        """
-        settings = self._settings
-        address = resolve(url, allow_http=settings.webhook_allow_http, allowed=settings.webhook_allowed_networks)[0]
-        target = httpx.URL(url)
-        request = self._http.build_request(
-            "POST",
-            target.copy_with(host=str(address)),
-            content=body,
-            headers={
-                **headers,
-                "host": target.netloc.decode(),
-                "content-type": "application/json",
-                "user-agent": "Thoraq-Webhooks/1",
-            },
-            extensions={"sni_hostname": target.host},
-        )
-        response = self._http.send(request, stream=True)
-        response.close()
-        return response.status_code
-
     def record(self, parcel: Parcel, reply: Reply) -> str:
         """Write the attempt and what follows from it; in words."""
         with self._database.transaction() as session:
+            # The endpoint before its deliveries, as where it is disabled: else two would wait for each other.
+            hopeless = self._note_health(session, parcel, reply)
             delivery = session.scalar(sa.select(Delivery).where(Delivery.id == parcel.delivery_id).with_for_update())
             if delivery is None or delivery.lease_token != parcel.token:
                 return "lease_lost"
@@ -229,14 +210,31 @@ class Deliver:
                 )
             )
             delivery.attempt_count, delivery.lease_token = parcel.attempt, None
-            return self._settle(session, delivery, parcel, reply)
+            return self._settle(session, delivery, parcel, reply, hopeless=hopeless)
 
-    def _settle(self, session: Session, delivery: Delivery, parcel: Parcel, reply: Reply) -> str:
+    def _note_health(self, session: Session, parcel: Parcel, reply: Reply) -> bool:
+        """Whether nothing reached the endpoint for too long; costs nothing while everything does."""
+        if reply.delivered and not parcel.failing:
+            return False
+        since = None if reply.delivered else sa.func.coalesce(WebhookEndpoint.failing_since, sa.func.now())
+        days = timedelta(days=self._settings.webhook_disable_days)
+        noted = sa.update(WebhookEndpoint).where(WebhookEndpoint.id == parcel.endpoint_id).values(failing_since=since)
+        too_long = session.scalar(
+            noted.returning(WebhookEndpoint.failing_since < sa.func.now() - days).execution_options(
+                synchronize_session=False
+            )
+        )
+        return bool(too_long)
+
+    def _settle(self, session: Session, delivery: Delivery, parcel: Parcel, reply: Reply, *, hopeless: bool) -> str:
         schedule = self._settings.webhook_retry_seconds
         if reply.delivered:
             delivery.state = DeliveryState.DELIVERED
         elif reply.gone:
-            _disable(session, parcel.endpoint_id, "the receiver answered 410 Gone")
+            _disable(session, delivery, "the receiver answered 410 Gone")
+            delivery.state = DeliveryState.FAILED
+        elif hopeless:
+            _disable(session, delivery, f"nothing could be delivered for {self._settings.webhook_disable_days:g} days")
             delivery.state = DeliveryState.FAILED
         elif parcel.attempt_of_round > len(schedule):
             delivery.state = DeliveryState.FAILED
@@ -256,13 +254,21 @@ def _secrets(endpoint: WebhookEndpoint) -> Iterator[str]:
         yield endpoint.previous_secret
 
 
-def _disable(session: Session, endpoint_id: str, reason: str) -> None:
-    session.execute(
+def _disable(session: Session, delivery: Delivery, reason: str) -> None:
+    """Switch the endpoint of a delivery off; what it misses from now on, a replay sends."""
+    endpoint_id = delivery.endpoint_id
+    switched = session.scalar(
         sa.update(WebhookEndpoint)
-        .where(WebhookEndpoint.id == endpoint_id)
+        .where(WebhookEndpoint.id == endpoint_id, WebhookEndpoint.enabled)
         .values(enabled=False, disabled_reason=reason)
+        .returning(WebhookEndpoint.id)
         .execution_options(synchronize_session=False)
     )
+    if switched is None:
+        return
+    log.warning("webhook.disabled", endpoint_id=endpoint_id, reason=reason)
+    act = AuditEntry(tenant_id=delivery.tenant_id, actor="deliverer", action="webhook.disable", subject=endpoint_id)
+    session.add(act)
     session.execute(
         sa.update(Delivery)
         .where(Delivery.endpoint_id == endpoint_id, Delivery.state == DeliveryState.PENDING)

@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from shared.db import Database
-from shared.models import Delivery, DeliveryState, WebhookEndpoint
-from shared.webhooks import is_allowed
+from shared.destinations import is_allowed
+from shared.models import Delivery, DeliveryState, Event, WebhookEndpoint
 from tests.api_support import Caller, MakeApp, json_of, new_key, problem_of, work
 
 URL = "http://127.0.0.1:9/hook"
@@ -249,3 +249,52 @@ def test_destinations_that_are_not_public_are_refused(url: str, strict: Caller) 
     path = f"{ENDPOINTS}/{kept['id']}"
     problem_of(strict.call("PATCH", path, json={"url": url}), 422, "webhook-destination-refused")
     assert json_of(strict.get(path)) == without(kept, "secret")
+
+
+def redone(database: Database) -> dict[str | None, DeliveryState]:
+    """The deliveries' states, by the jobs that they tell of."""
+    with database.transaction() as session:
+        rows = session.execute(sa.select(Event.job_id, Delivery.state).join(Event, Event.id == Delivery.event_id))
+        return {row[0]: row[1] for row in rows}
+
+
+def test_a_replay_sends_what_was_missed_since_a_time(north: Caller, clean_database: Database) -> None:
+    endpoint = create(north, events=["job.succeeded"])
+    path = f"{ENDPOINTS}/{endpoint['id']}"
+    delivered, failed = north.submit()["id"], north.submit()["id"]
+    work(clean_database)
+    with clean_database.transaction() as session:
+        for job_id, state in ((delivered, DeliveryState.DELIVERED), (failed, DeliveryState.FAILED)):
+            (delivery,) = session.scalars(sa.select(Delivery).join(Event).where(Event.job_id == job_id))
+            delivery.state, delivery.finished_at, delivery.next_attempt_at = state, sa.func.now(), None
+            delivery.attempt_count = 3
+    north.call("PATCH", path, json={"enabled": False})
+    missed, cancelled = north.submit()["id"], north.submit()["id"]
+    json_of(north.post(f"/v1/jobs/{cancelled}/cancel"))  # it has not asked for that
+    work(clean_database)
+    problem_of(north.post(f"{path}/replay", json={"since": "2020-01-01T00:00:00Z"}), 409, "conflict")
+    json_of(north.call("PATCH", path, json={"enabled": True}))
+    assert json_of(north.post(f"{path}/replay", json={"since": "2100-01-01T00:00:00Z"}), 202)["scheduled"] == 0
+    found = json_of(north.post(f"{path}/replay", json={"since": endpoint["created_at"]}), 202)
+    assert (found["scheduled"], found["more"]) == (2, False)
+    assert redone(clean_database) == {
+        delivered: DeliveryState.DELIVERED,
+        failed: DeliveryState.PENDING,
+        missed: DeliveryState.PENDING,
+    }
+    again = {"since": endpoint["created_at"], "delivered": True}
+    assert json_of(north.post(f"{path}/replay", json=again), 202)["scheduled"] == 1
+    with clean_database.transaction() as session:
+        assert set(session.execute(sa.select(Delivery.attempt_count - Delivery.round_start)).scalars()) == {0}
+
+
+@pytest.mark.parametrize("since", ["yesterday", "2020-01-01", "2020-01-01T00:00:00", None])
+def test_a_replay_says_since_when_with_a_time_zone(since: str | None, north: Caller) -> None:
+    endpoint = create(north)
+    response = north.post(f"{ENDPOINTS}/{endpoint['id']}/replay", json={"since": since})
+    assert [error["pointer"] for error in problem_of(response, 422, "invalid-request")["errors"]] == ["#/since"]
+
+
+def test_another_hospitals_endpoint_is_not_replayed(north: Caller, south: Caller) -> None:
+    path = f"{ENDPOINTS}/{create(north)['id']}/replay"
+    problem_of(south.post(path, json={"since": "2020-01-01T00:00:00Z"}), 404, "not-found")

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -16,7 +17,7 @@ from standardwebhooks.webhooks import Webhook
 from shared import jobs
 from shared.config import Settings
 from shared.db import Database
-from shared.models import Delivery, DeliveryAttempt, DeliveryState, EventType, WebhookEndpoint
+from shared.models import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, EventType, WebhookEndpoint
 from shared.webhooks import new_secret, record_event, schedule
 from tests.queue_support import POLICY, add_bundle, add_endpoint, add_job, add_tenant, answer, take
 from worker.deliver import Deliver
@@ -134,6 +135,30 @@ def test_410_disables_the_endpoint(deliver: Deliver, receiver: Receiver, clean_d
     with clean_database.transaction() as session:
         endpoint = session.scalars(sa.select(WebhookEndpoint)).one()
     assert (endpoint.enabled, endpoint.disabled_reason) == (False, "the receiver answered 410 Gone")
+
+
+def test_an_endpoint_that_fails_for_days_is_disabled_and_says_why(
+    deliver: Deliver, receiver: Receiver, clean_database: Database
+) -> None:
+    receiver.replies = [500, 500, 200, 500]
+    scheduled(clean_database, receiver.url)
+    deliver.drain(threading.Event())
+    with clean_database.transaction() as session:
+        endpoint = session.scalars(sa.select(WebhookEndpoint)).one()
+        assert endpoint.failing_since is None  # the third attempt got through
+        first, second = (
+            schedule(session, record_event(session, endpoint.tenant_id, EventType.TEST, {}), endpoint).id
+            for _ in range(2)
+        )
+        endpoint.failing_since = sa.func.now() - timedelta(days=6)
+    deliver.drain(threading.Event())
+    with clean_database.transaction() as session:
+        endpoint = session.scalars(sa.select(WebhookEndpoint)).one()
+        assert (endpoint.enabled, endpoint.disabled_reason) == (False, "nothing could be delivered for 5 days")
+        (act,) = session.scalars(sa.select(AuditEntry).where(AuditEntry.action == "webhook.disable"))
+        assert (act.tenant_id, act.actor, act.subject) == (endpoint.tenant_id, "deliverer", endpoint.id)
+    for delivery_id in (first, second):
+        assert outcome(clean_database, delivery_id)[0] is DeliveryState.FAILED
 
 
 def test_a_redirect_is_not_followed(deliver: Deliver, receiver: Receiver, clean_database: Database) -> None:
