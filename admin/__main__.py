@@ -1,4 +1,4 @@
-"""thoraq-admin: migrate, keys, models, objects, doctor."""
+"""thoraq-admin: migrate, keys, tenants, models, objects, doctor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
-from admin import models, objects
+from admin import models, objects, tenants
 from admin.console import ACTOR, AsJson, open_database, show
 from admin.doctor import Doctor
 from admin.login import make_login
@@ -25,6 +25,7 @@ keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(objects.app, name="objects")
+app.add_typer(tenants.app, name="tenants")
 
 
 @app.command()

@@ -91,7 +91,9 @@ def _given(found: Sequence[Upload] | Refusal) -> list[str]:
 
 def _studies(session: Session, order: Order, study_ids: Sequence[str]) -> dict[str, Study]:
     mine = sa.select(Study).where(Study.id.in_(study_ids), Study.tenant_id == order.tenant_id)
-    return {study.id: study for study in session.scalars(mine.options(selectinload(Study.images)))}
+    # Nobody deletes them before their jobs are written; in the order of ids, for two batches may name the same.
+    kept = mine.order_by(Study.id).with_for_update(read=True, key_share=True)
+    return {study.id: study for study in session.scalars(kept.options(selectinload(Study.images)))}
 
 
 def _item(

@@ -80,7 +80,7 @@ class Turn:
         if first_item < batch.next_item:
             self._known = batches.sent_before(session, batch.id, first_item)
 
-    def check_known(self, item: int, sha256: str) -> None:
+    def check_known(self, item: int, sha256: str | None) -> None:
         """IdempotencyKeyReused when an item that is in was another file."""
         if self._known.get(item, sha256) != sha256:
             raise IdempotencyKeyReused(f"item {item} is not the file that came with this Idempotency-Key before")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import partial
+from typing import BinaryIO
 
 import sqlalchemy as sa
 import structlog
@@ -22,13 +23,14 @@ from api.batch_schemas import BatchForm, BatchList, BatchListQuery, BatchQuery
 from api.batch_turn import Turn
 from api.context import Principal, Services, principal, services
 from api.idempotency import located, sent_key
+from api.intake import digest_as_stored
 from api.openapi import ERRORS
 from api.requests import MULTIPART
 from api.schemas import BatchPath
 from api.uploads import discard, fingerprint, receive, received, sent_fields, sent_files, single
 from shared import batches
 from shared.envelope import BatchEnvelope, batch_envelope
-from shared.errors import BadRequest, InvalidRequest, NotFound, PayloadTooLarge, UnsupportedMediaType
+from shared.errors import BadRequest, ImageError, InvalidRequest, NotFound, PayloadTooLarge, UnsupportedMediaType
 from shared.keys import Scope
 from shared.models import Batch, Grouping, IdempotencyKey
 from shared.queue import DELIVER, ring
@@ -129,11 +131,19 @@ def _take_in(service: Services, who: Principal, turn: Turn, member: Member) -> S
     """The member, stored; None if an earlier request has brought it in."""
     with member.file as file:
         if member.item < turn.known_until:
-            turn.check_known(member.item, hashlib.file_digest(file, "sha256").hexdigest())  # type: ignore[arg-type]
+            turn.check_known(member.item, _digest(service, who, file))
             return None
         if member.error is not None:
             return Sent(member.item, member.name, error=member.error)
         return Sent(member.item, member.name, receive(service, who, file))
+
+
+def _digest(service: Services, who: Principal, file: BinaryIO) -> str | None:
+    """As the file would be stored; None for one that would not be, and is known by nothing."""
+    try:
+        return digest_as_stored(service, who.tenant_id, file)
+    except ImageError:
+        return None
 
 
 @blueprint.get("/batches", responses={"200": BatchList})

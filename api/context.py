@@ -14,6 +14,7 @@ from shared.config import Settings
 from shared.db import TenantDatabase
 from shared.errors import Forbidden, Unauthenticated
 from shared.finished import Listener
+from shared.imaging.deidentify import Identity
 from shared.keys import Scope
 from shared.storage import Storage
 
@@ -57,6 +58,8 @@ class Services:
     admission: Admission
     #: by the key's digest, or by its id for a session: keys in force; refusals are not remembered
     principals: Memory[Principal] = field(default_factory=lambda: Memory(10_000))
+    #: by tenant: how it has it with its patients' identities
+    identities: Memory[Identity] = field(default_factory=lambda: Memory(10_000))
     #: by tenant and job: answers that do not change any more
     finished: Memory[Answer] = field(default_factory=lambda: Memory(FINISHED_BYTES))
     #: by job, or by rank for jobs that are new: position and estimated wait in seconds

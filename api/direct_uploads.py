@@ -15,17 +15,18 @@ from sqlalchemy.orm import Session
 
 from api.context import Principal, Services, principal, services
 from api.idempotency import REPLAYED, earlier
+from api.intake import prepared
 from api.openapi import ERRORS, IDEMPOTENCY_KEY
 from api.study_schemas import UploadAddress, UploadAddressList, UploadPath, UploadRequest, UploadView
 from api.upload_content import own_address
-from api.uploads import fingerprint
+from api.uploads import fingerprint, remove
 from shared import metrics, uploads
 from shared.errors import Conflict, ImageError, InvalidRequest, NotFound, ObjectNotFound, StorageError, UploadMismatch
 from shared.ids import new_id
-from shared.imaging.decode import ImageInfo, probe
+from shared.imaging.decode import ImageInfo
 from shared.keys import Scope
 from shared.models import Upload, UploadState
-from shared.storage import ObjectInfo, SeekableObject
+from shared.storage import ObjectInfo, SeekableObject, Stored, object_key
 
 blueprint = APIBlueprint("uploads", __name__, url_prefix="/v1", abp_tags=[Tag(name="uploads")], abp_responses=ERRORS)
 log = structlog.get_logger(__name__)
@@ -112,21 +113,26 @@ def complete_upload(path: UploadPath) -> Response:
 
 def _completed(service: Services, who: Principal, upload: Upload) -> Upload:
     try:
-        info = _checked(service, upload)
+        kept, info = _checked(service, upload)
     except (ImageError, UploadMismatch):
         _remove_wrong(service, who, upload)
         raise
     with service.database.transaction() as session:
         held = uploads.find(session, who.tenant_id, upload.id, lock=True)
-        uploads.complete(session, held, info, timedelta(hours=service.settings.upload_hours))
+        uploads.complete(session, held, kept, info, timedelta(hours=service.settings.upload_hours))
         session.refresh(held)
+    # Of the two objects, if there are two: the one as it was sent; or ours, when another request was faster.
+    remove(service, {upload.object_key, kept.key} - {held.object_key})
     metrics.UPLOADED_BYTES.inc(upload.size_bytes)
     log.info("upload.completed", upload_id=upload.id)
     return held
 
 
-def _checked(service: Services, upload: Upload) -> ImageInfo:
-    """What the header says; UploadMismatch when the object is not what was announced, Conflict when there is none."""
+def _checked(service: Services, upload: Upload) -> tuple[Stored, ImageInfo]:
+    """The object as it is to be kept, and what its header says.
+
+    UploadMismatch when it is not what was announced, Conflict when there is none.
+    """
     try:
         there = service.storage.stat(upload.object_key)
     except ObjectNotFound:
@@ -137,7 +143,11 @@ def _checked(service: Services, upload: Upload) -> ImageInfo:
         raise UploadMismatch("the SHA-256 is not the announced one")
     source = SeekableObject(lambda offset, length: service.storage.read(there.key, offset, length), there.size)
     with io.BufferedReader(source, HEADER_BYTES) as file:
-        return probe(file, service.settings.image_limits)
+        kept, info = prepared(service, upload.tenant_id, file)
+        if kept is file:
+            return Stored(there.key, upload.sha256, there.size), info
+        # What a client puts into the store itself is changed only here, by a copy: until then nothing uses it.
+        return service.storage.put(object_key(upload.tenant_id), kept), info
 
 
 def _sha256(service: Services, there: ObjectInfo) -> str:

@@ -41,7 +41,7 @@ from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.ids import new_id
 from shared.jobs import NewJob
 from shared.keys import Scope
-from shared.models import Job, JobState, Modality, Priority, Result
+from shared.models import Job, JobState, Priority, Result, Study
 from shared.open_studies import check_classifiable
 from shared.queue import CLASSIFY, DELIVER, ring
 from shared.studies import NewStudy
@@ -100,7 +100,7 @@ def _submit_files(service: Services, who: Principal) -> tuple[str, JobEnvelope |
         if written.first is not None:
             discard(service, taken)
             return written.first, None
-    return job.id, _queued(service, job, modality, len(study.images), written.queued_at)
+    return job.id, _queued(service, job, study, written.queued_at)
 
 
 def _submit_stored(service: Services, who: Principal) -> tuple[str, JobEnvelope | None]:
@@ -113,18 +113,17 @@ def _submit_stored(service: Services, who: Principal) -> tuple[str, JobEnvelope 
         first = earlier(session, who, fingerprint(asked.model_dump()), job.id)
         if first is not None:
             return first, None
+        study: NewStudy | Study
         if asked.study_id is None:
             study = _study_of_uploads(session, who, asked, job.study_id)
-            modality, image_count = study.modality, len(study.images)
         else:
-            stored = find_study(session, who, asked.study_id)
-            check_classifiable(stored)
-            modality, image_count = stored.modality, stored.image_count
-            metadata = stored.extra if asked.metadata is None else asked.metadata
-            job = replace(job, external_id=job.external_id or stored.external_id, metadata=metadata)
-        check_supported(job.classifier, modality)
+            study = find_study(session, who, asked.study_id, kept=True)
+            check_classifiable(study)
+            metadata = study.extra if asked.metadata is None else asked.metadata
+            job = replace(job, external_id=job.external_id or study.external_id, metadata=metadata)
+        check_supported(job.classifier, study.modality)
         queued_at = enqueue(session, who, job)
-    return job.id, _queued(service, job, modality, image_count, queued_at)
+    return job.id, _queued(service, job, study, queued_at)
 
 
 def _check_source(asked: JobRequest) -> None:
@@ -162,7 +161,7 @@ def enqueue(session: Session, who: Principal, job: NewJob) -> datetime:
     return record(session, who, "job.submit", job.id)
 
 
-def _queued(service: Services, job: NewJob, modality: Modality, image_count: int, queued_at: datetime) -> JobEnvelope:
+def _queued(service: Services, job: NewJob, study: NewStudy | Study, queued_at: datetime) -> JobEnvelope:
     """The job as a poll would show it now."""
     position, wait = place_of_newcomer(service, job, queued_at)
     return JobEnvelope(
@@ -171,11 +170,12 @@ def _queued(service: Services, job: NewJob, modality: Modality, image_count: int
         study_id=job.study_id,
         batch_id=None,
         classifier=job.classifier,
-        modality=modality,
+        modality=study.modality,
         priority=job.priority,
         external_id=job.external_id,
         metadata=dict(job.metadata),
-        image_count=image_count,
+        image_count=study.image_count,
+        burned_in_annotation=study.burned_in,
         attempts=0,
         position=position,
         estimated_wait_seconds=wait,

@@ -14,7 +14,7 @@ from api.context import Principal, Services, principal, services
 from api.idempotency import earlier, located
 from api.openapi import ERRORS, form_body
 from api.schemas import ImagePath, StudyForm, StudyPath
-from api.study_schemas import ImageView, StudyRequest, StudyView
+from api.study_schemas import Deidentified, ImageView, StudyRequest, StudyView
 from api.uploads import (
     add_study,
     check_supported,
@@ -42,9 +42,11 @@ blueprint = APIBlueprint("studies", __name__, url_prefix="/v1", abp_tags=[Tag(na
 PREVIEW_PIXELS = 768
 
 
-def find_study(session: Session, who: Principal, study_id: str) -> Study:
-    """The tenant's study, or NotFound."""
+def find_study(session: Session, who: Principal, study_id: str, *, kept: bool = False) -> Study:
+    """The tenant's study, or NotFound; with `kept` nobody deletes it until the transaction ends."""
     mine = sa.select(Study).where(Study.id == study_id, Study.tenant_id == who.tenant_id)
+    if kept:
+        mine = mine.with_for_update(read=True, key_share=True)
     study = session.scalar(mine.options(selectinload(Study.images)).execution_options(populate_existing=True))
     if study is None:
         raise NotFound("no such study")
@@ -80,6 +82,8 @@ def _image_view(image: Image) -> ImageView:
         width=image.width,
         height=image.height,
         problem=ProblemRef.model_validate(image.problem) if image.problem else None,
+        burned_in_annotation=image.burned_in,
+        deidentified=Deidentified.model_validate(image.deidentified) if image.deidentified else None,
     )
 
 

@@ -43,18 +43,31 @@ class AddImagesRequest(Strict):
     upload_ids: list[Id] = Field(min_length=1, max_length=2_000)
 
 
+class Deidentified(BaseModel):
+    """What the Basic Profile (DICOM PS3.15, Annex E) did to a file's elements, by keyword; UIDs were replaced."""
+
+    removed: list[str]
+    replaced: list[str]
+
+
 class ImageView(BaseModel):
     """An image of a study; `problem` says why it cannot be classified."""
 
     id: str
     file: int
     frame: int
-    sha256: str
+    sha256: str = Field(
+        description="Of the file as it is kept: a DICOM file that was de-identified has another than it had"
+    )
     size_bytes: int
     media_type: str | None
     width: int | None
     height: int | None
     problem: ProblemRef | None
+    burned_in_annotation: bool = Field(description="DICOM says that text is burned into the pixels; it stays there")
+    deidentified: Deidentified | None = Field(
+        description="Of a file's first image: what was done to its header; null: it is as it was sent"
+    )
 
 
 class StudyView(BaseModel):

@@ -15,10 +15,11 @@ from sqlalchemy.orm import Session
 from werkzeug.datastructures import FileStorage, MultiDict
 
 from api.context import Principal, Services
+from api.intake import prepared
 from api.requests import MULTIPART
 from shared import metrics, uploads
 from shared.errors import ImageError, InvalidRequest, StorageError, ThoraqError, UnsupportedMediaType
-from shared.imaging.decode import ImageInfo, probe
+from shared.imaging.decode import ImageInfo
 from shared.jobs import problem_of
 from shared.models import Classifier, Modality, Upload
 from shared.storage import object_key
@@ -113,15 +114,14 @@ def remove(services: Services, keys: Iterable[str]) -> None:
 
 
 def receive(services: Services, who: Principal, stream: BinaryIO) -> Received:
-    """One file, from its beginning to its end: looked at, then stored, or refused as it is. StorageError."""
+    """One file, from its beginning to its end: looked at, then stored as it is to be kept, or refused. StorageError."""
     try:
-        info = probe(stream, services.settings.image_limits)
+        source, info = prepared(services, who.tenant_id, stream)
     except ImageError as error:
         stream.seek(0)
         digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
         return Received(digest.hexdigest(), stream.tell(), None, None, error)
-    stream.seek(0)
-    stored = services.storage.put(object_key(who.tenant_id), stream)
+    stored = services.storage.put(object_key(who.tenant_id), source)
     return Received(stored.sha256, stored.size, stored.key, info, None)
 
 

@@ -121,6 +121,9 @@ class JobEnvelope(BaseModel):
     external_id: str | None = None
     metadata: dict[str, Any] | None = None
     image_count: int
+    burned_in_annotation: bool = Field(
+        description="A DICOM file of the study says that text is burned into its pixels; it stays there, names included"
+    )
     attempts: int = Field(description="Transient errors and worker deaths so far")
     position: int | None = Field(
         None, description="While queued: how many jobs go first; of more than 5,000, the least that it can be"
@@ -241,6 +244,7 @@ def job_envelope(job: Job) -> JobEnvelope:
         external_id=job.external_id,
         metadata=job.extra,
         image_count=job.study.image_count,
+        burned_in_annotation=job.study.burned_in,
         attempts=job.error_attempts + job.crash_attempts,
         created_at=job.created_at,
         queued_at=job.queued_at,

@@ -32,7 +32,7 @@ _SEEN = (
     "custom_id", "extra", "expires_at", "state", "error", "error_attempts", "crash_attempts", "created_at", "queued_at",
     "started_at", "finished_at",
 )  # fmt: skip
-_JOB = [*_columns(Job, *_SEEN), *_columns(Study, "modality", "image_count")]
+_JOB = [*_columns(Job, *_SEEN), *_columns(Study, "modality", "image_count", "burned_in")]
 _ANSWER = [*_columns(Result), *_columns(ModelBundle, "sha256", "name", "version")]
 _OF_RESULT = Result.__table__.join(ModelBundle.__table__)
 _ONE = (

@@ -147,12 +147,22 @@ def _tenant() -> Mapped[str]:
     return mapped_column(sa.ForeignKey("tenants.id"))
 
 
+#: 244 random bits, by PostgreSQL alone.
+RANDOM_TEXT = "((gen_random_uuid())::text || (gen_random_uuid())::text)"
+
+
 class Tenant(Base):
     """A hospital."""
 
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    #: its DICOM files are kept as they were sent
+    keep_identity: Mapped[bool] = mapped_column(server_default=sa.false())
+    #: what its DICOM UIDs are changed by: always to the same ones, which nobody leads back without it
+    uid_secret: Mapped[str] = mapped_column(server_default=sa.text(RANDOM_TEXT))
+    #: its studies are deleted when they are so old; None: when somebody asks for it
+    expires_after_days: Mapped[float | None]
     created_at: Mapped[datetime] = _created()
 
 
@@ -184,6 +194,8 @@ class Study(Base):
     image_count: Mapped[int]
     #: SHA-256 over the files' SHA-256 and frames, in their order: the same for the same pictures
     content_sha256: Mapped[str | None]
+    #: one of its images says that text is burned into it
+    burned_in: Mapped[bool] = mapped_column(server_default=sa.false())
     #: images may still be added, until it is closed or, after `quiet_until`, closed by the sweeper
     open: Mapped[bool] = mapped_column(server_default=sa.false())
     expected_images: Mapped[int | None]
@@ -219,6 +231,10 @@ class Image(Base):
     width: Mapped[int | None]
     height: Mapped[int | None]
     problem: Mapped[Json | None]
+    #: DICOM says that text is burned into its pixels
+    burned_in: Mapped[bool] = mapped_column(server_default=sa.false())
+    #: of a file's first image: what was removed from it and replaced, by keyword; None when it is as it was sent
+    deidentified: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
 
 
 class Batch(Base):

@@ -31,6 +31,8 @@ class NewImage:
     width: int | None
     height: int | None
     problem: dict[str, Any] | None = None
+    burned_in: bool = False
+    deidentified: dict[str, list[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,16 @@ class NewStudy:
     images: Sequence[NewImage]
     external_id: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def image_count(self) -> int:
+        """How many there are."""
+        return len(self.images)
+
+    @property
+    def burned_in(self) -> bool:
+        """Whether one of its images says that text is burned into it."""
+        return any(image.burned_in for image in self.images)
 
 
 def images_of(
@@ -66,6 +78,8 @@ def images_of(
             width=info.width if info else None,
             height=info.height if info else None,
             problem=problem,
+            burned_in=info is not None and info.burned_in,
+            deidentified=info.deidentified if info and frame == 0 else None,
         )
         for frame in range(info.frames if info else 1)
     ]
@@ -94,6 +108,7 @@ def append_images(session: Session, study: Study, images: Sequence[NewImage]) ->
     """The rows of further images of a study, after those that it has. The caller has locked it."""
     insert_rows(session, (Image, _image_rows(study.id, study.tenant_id, images, study.image_count)))
     study.image_count += len(images)
+    study.burned_in = study.burned_in or any(image.burned_in for image in images)
 
 
 def _study_row(study: NewStudy) -> dict[str, Any]:
@@ -104,6 +119,7 @@ def _study_row(study: NewStudy) -> dict[str, Any]:
         "external_id": study.external_id,
         "metadata": study.metadata,
         "image_count": len(study.images),
+        "burned_in": study.burned_in,
         "content_sha256": content_sha256((image.sha256, image.frame) for image in study.images),
     }
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from shared.errors import Conflict, NotFound
 from shared.imaging.info import ImageInfo, MediaType
 from shared.models import Upload, UploadState
-from shared.storage import object_key
+from shared.storage import Stored, object_key
 
 Refusal = NotFound | Conflict
 
@@ -54,10 +54,14 @@ def find(session: Session, tenant_id: str, upload_id: str, *, lock: bool = False
     return upload
 
 
-def complete(session: Session, upload: Upload, info: ImageInfo, lifetime: timedelta) -> None:
-    """The locked upload's bytes are there and are what was announced. It may be used for as long as `lifetime`."""
+def complete(session: Session, upload: Upload, kept: Stored, info: ImageInfo, lifetime: timedelta) -> None:
+    """The locked upload's bytes are there and are what was announced; what is kept of them is `kept`.
+
+    It may be used for as long as `lifetime`. Nothing changes when it is complete already.
+    """
     if upload.state is not UploadState.PENDING:
         return
+    upload.object_key, upload.sha256, upload.size_bytes = kept.key, kept.sha256, kept.size
     upload.state = UploadState.COMPLETE
     upload.info = asdict(info)
     upload.completed_at = sa.func.now()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
@@ -27,6 +28,7 @@ from shared.db import Database
 from shared.errors import ThoraqError
 from shared.keys import Scope
 from shared.log import Lines
+from shared.models import Tenant
 from tests.queue_support import POLICY, add_bundle, answer, take
 
 MakeApp = Callable[..., Flask]
@@ -42,6 +44,12 @@ def new_key(database: Database, *scopes: Scope, tenant: str = "north", expires_a
     with database.transaction() as session:
         owner = keys.tenant_named(session, tenant)
         return keys.create(session, owner, "test", list(scopes or Scope), expires_at, actor="test").key
+
+
+def keep_identities(database: Database) -> None:
+    """From now on every tenant's DICOM files are kept as they are sent."""
+    with database.transaction() as session:
+        session.execute(sa.update(Tenant).values(keep_identity=True))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import tempfile
+import warnings
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import cv2
 import gdcm
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 from openjpeg.utils import encode_array
 from pydicom import Dataset, FileMetaDataset, dcmread, dcmwrite
@@ -34,6 +38,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+SAMPLES = Path(__file__).parents[1] / "samples"
 STUDY_UID = "1.2.826.0.1.3680043.8.498.1"
 SERIES_UID = "1.2.826.0.1.3680043.8.498.2"
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
@@ -157,6 +162,19 @@ def _through_gdcm(data: Dataset, syntax: int) -> Dataset:
         writer.SetImage(change.GetOutput())
         assert writer.Write()
         return dcmread(BytesIO(changed.read_bytes()))
+
+
+def real_dicom() -> Iterator[bytes]:
+    """The samples, and pydicom's own test files as if their modality were one that is read."""
+    yield from (path.read_bytes() for path in sorted(SAMPLES.glob("*.dcm")))
+    for path in sorted((Path(pydicom.__file__).parent / "data" / "test_files").glob("*.dcm")):
+        file = BytesIO()
+        with warnings.catch_warnings(), contextlib.suppress(Exception):  # some are broken on purpose
+            warnings.simplefilter("ignore")
+            dataset = dcmread(path, force=True)
+            dataset.Modality = "CT"
+            dcmwrite(file, dataset, enforce_file_format=True)
+        yield file.getvalue() or path.read_bytes()
 
 
 def grey(level: int, size: int = 56) -> NDArray[np.uint8]:

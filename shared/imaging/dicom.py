@@ -47,7 +47,7 @@ from shared.imaging.info import ImageInfo, Limits, MediaType
 from shared.imaging.vendor import vendor_errors
 
 SIGNATURE = b"DICM"
-_PREAMBLE_BYTES = 128
+PREAMBLE_BYTES = 128
 # Windows (PE), Linux (ELF), macOS (Mach-O of both orders and widths, and of several processors), and scripts.
 _PROGRAMS = (
     b"MZ", b"\x7fELF", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe",
@@ -82,7 +82,7 @@ _ITEM, _SEQUENCE_END, _UNDEFINED_LENGTH = 0xFFFEE000, 0xFFFEE0DD, 0xFFFFFFFF
 _HEADER_TAGS: tuple[BaseTag, ...] = tuple(Tag(keyword) for keyword in (
     "Modality", "StudyInstanceUID", "SeriesInstanceUID", "SamplesPerPixel", "PhotometricInterpretation",
     "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
-    "PixelRepresentation",
+    "PixelRepresentation", "BurnedInAnnotation",
 ))  # fmt: skip
 _JPEG2000_START = b"\xff\x4f\xff\x51"  # SOC, SIZ
 _PIXEL_HEADER_TAGS = (
@@ -103,7 +103,7 @@ def probe(file: BinaryIO, limits: Limits) -> ImageInfo:
     """As `decode.probe`, for a DICOM object; ProgramInPreamble too."""
     with vendor_errors():
         _check_preamble(file)
-        dataset, _ = _read_header(file, _HEADER_TAGS)
+        dataset, _ = read_header(file, _HEADER_TAGS)
         return _inspect(dataset, limits)
 
 
@@ -111,7 +111,7 @@ def frames(data: bytes, limits: Limits, first: int = 0) -> Iterator[NDArray[np.u
     """As `decode.frames`, for a DICOM object, from the frame of index `first`; IndexError when there is none."""
     file = BytesIO(data)
     with vendor_errors():
-        dataset, syntax = _read_header(file, _PIXEL_HEADER_TAGS)
+        dataset, syntax = read_header(file, _PIXEL_HEADER_TAGS)
         info = _inspect(dataset, limits)
         options = _pixel_options(file, dataset, syntax, len(data))
         _check_codestreams(file, info, options)
@@ -129,17 +129,19 @@ def frames(data: bytes, limits: Limits, first: int = 0) -> Iterator[NDArray[np.u
 def _check_preamble(file: BinaryIO) -> None:
     """The preamble is anybody's (PS3.10 7.1): what a system starts as a program must not come in as a picture."""
     file.seek(0)
-    if file.read(_PREAMBLE_BYTES).startswith(_PROGRAMS):
+    if file.read(PREAMBLE_BYTES).startswith(_PROGRAMS):
         raise ProgramInPreamble
 
 
-def _read_header(file: BinaryIO, tags: tuple[BaseTag, ...]) -> tuple[Dataset, UID]:
-    """Read the named elements and stop at the pixel data, where `file` is left; its tag has not been read.
+def read_header(file: BinaryIO, tags: tuple[BaseTag, ...] | None) -> tuple[Dataset, UID]:
+    """Read the named elements, or all of them, up to the pixel data, where `file` is left; their tag has not been read.
+
+    Values that are too large for a header are skipped.
 
     Raises NoPixelData, and UnsupportedDicom for a transfer syntax that is not in the list.
     """
     size = file.seek(0, SEEK_END)
-    file.seek(_PREAMBLE_BYTES + len(SIGNATURE))
+    file.seek(PREAMBLE_BYTES + len(SIGNATURE))
     meta = read_dataset(file, False, True, stop_when=_after_meta, defer_size=_DEFER_BYTES)  # always so, PS3.10 7.1
     syntax = UID(str(meta.get("TransferSyntaxUID", "")))
     if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
@@ -148,7 +150,7 @@ def _read_header(file: BinaryIO, tags: tuple[BaseTag, ...]) -> tuple[Dataset, UI
         raise UnsupportedDicom("Transfer syntax unknown.")
     dataset = read_dataset(
         file, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=_at_pixels, defer_size=_DEFER_BYTES,
-        specific_tags=list(tags),
+        specific_tags=None if tags is None else list(tags),
     )  # fmt: skip
     if file.tell() > size:  # the last element was skipped over, beyond the end
         raise CorruptImage("The DICOM object is truncated.")
@@ -178,6 +180,7 @@ def _inspect(dataset: Dataset, limits: Limits) -> ImageInfo:
         MediaType.DICOM, columns, rows, count, modality,
         series_uid=str(series) if series else None,
         study_uid=str(study) if study else None,
+        burned_in=str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES",
     )  # fmt: skip
 
 
@@ -200,6 +203,18 @@ def _pixel_options(file: BinaryIO, dataset: Dataset, syntax: UID, size: int) -> 
 
     `file` is left at the first byte of the value.
     """
+    vr, length = _enter_pixels(file, dataset, syntax)
+    start = file.tell()
+    if syntax.is_encapsulated:
+        _check_fragments(file, size)
+    elif start + length > size:
+        raise CorruptImage("The pixel data are truncated.")
+    file.seek(start)
+    return as_pixel_options(dataset, pixel_keyword="PixelData", pixel_vr=vr, transfer_syntax_uid=syntax)
+
+
+def _enter_pixels(file: BinaryIO, dataset: Dataset, syntax: UID) -> tuple[str, int]:
+    """Read the pixel data element's head: its value representation and its length."""
     implicit, little_endian = dataset.original_encoding
     order = "<" if little_endian else ">"
     group, element = struct.unpack(order + "HH", file.read(4))
@@ -207,15 +222,23 @@ def _pixel_options(file: BinaryIO, dataset: Dataset, syntax: UID, size: int) -> 
         raise UnsupportedDicom("Pixels of floating point.")
     vr = "OW" if implicit else file.read(4)[:2].decode("ascii")
     (length,) = struct.unpack(order + "I", file.read(4))
-    start = file.tell()
     if syntax.is_encapsulated != (length == _UNDEFINED_LENGTH):
         raise CorruptImage("The pixel data are not encoded as the transfer syntax says.")
-    if syntax.is_encapsulated:
-        _check_fragments(file, size)
-    elif start + length > size:
-        raise CorruptImage("The pixel data are truncated.")
+    return vr, length
+
+
+def end_of_pixels(file: BinaryIO, dataset: Dataset, syntax: UID) -> int:
+    """Where the pixel data element ends, for a `file` that stands before it; CorruptImage when it is not all there."""
+    start, size = file.tell(), file.seek(0, SEEK_END)
     file.seek(start)
-    return as_pixel_options(dataset, pixel_keyword="PixelData", pixel_vr=vr, transfer_syntax_uid=syntax)
+    _, length = _enter_pixels(file, dataset, syntax)
+    if length != _UNDEFINED_LENGTH:
+        end = file.tell() + length
+        if end > size:
+            raise CorruptImage("The pixel data are truncated.")
+        return end
+    _check_fragments(file, size)
+    return file.tell()
 
 
 def _check_fragments(file: BinaryIO, size: int) -> None:

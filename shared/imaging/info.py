@@ -53,3 +53,7 @@ class ImageInfo:
     modality: Literal["xray", "ct"] | None = None
     series_uid: str | None = None
     study_uid: str | None = None
+    #: DICOM says that text is burned into the pixels (PS3.3, C.7.6.1.1.5); that it is silent says nothing
+    burned_in: bool = False
+    #: what de-identification has removed and replaced, by keyword; None when nothing was done
+    deidentified: dict[str, list[str]] | None = None

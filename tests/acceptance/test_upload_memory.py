@@ -89,8 +89,11 @@ def test_memory_stays_flat_while_500_megabytes_come_in(
     assert max(samples) - samples[0] < ALLOWED_GROWTH
     image = client.get(f"/v1/studies/{answer.json()['study_id']}").json()["images"][0]
     with path.open("rb") as file:
-        assert image["sha256"] == hashlib.file_digest(file, "sha256").hexdigest()
-    assert image["size_bytes"] == path.stat().st_size > SIZE * 0.99
+        as_sent = hashlib.file_digest(file, "sha256").hexdigest()
+    # A DICOM file has another header when it is stored; its pixels passed through as they are.
+    assert (image["sha256"] == as_sent) is (image["deidentified"] is None) is (make is large_png)
+    assert abs(image["size_bytes"] - path.stat().st_size) < 1000
+    assert image["size_bytes"] > SIZE * 0.99
 
 
 def upload(client: httpx.Client, path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from api.context import EXTENSION
 from shared.config import Settings
 from shared.db import Database, TenantDatabase
 from tests.api_support import Caller, MakeApp, new_key, record_log
+from tests.receiver_support import Receiver
 from tests.worker_support import Counting
 
 
@@ -78,3 +80,15 @@ def storage(settings: Settings) -> Counting:
     storage = Counting(settings.storage_dir)
     storage.prepare()
     return storage
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver on a free port."""
+    receiver = Receiver()
+    thread = threading.Thread(target=receiver.server.serve_forever)
+    thread.start()
+    yield receiver
+    receiver.server.shutdown()
+    receiver.server.server_close()
+    thread.join()

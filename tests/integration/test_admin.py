@@ -22,7 +22,7 @@ from shared.db import Database, TenantDatabase
 from shared.models import ApiKey, AuditEntry, ModelBundle, Tenant, Worker
 from shared.storage import FolderStorage, Storage
 from tests.factories_bundle import write_bundle
-from tests.queue_support import BUNDLE, add_bundle
+from tests.queue_support import BUNDLE, add_bundle, add_tenant
 
 
 @pytest.fixture
@@ -261,3 +261,25 @@ def test_the_list_says_who_serves_what_and_why_not_another(
     assert (rows["test"]["workers"], rows["test"]["refused"]) == (["old"], ["old: it is damaged"])
     shown = admin(environment | {"COLUMNS": "250"}, "models", "list").stdout
     assert "old: it is damaged" in shown
+
+
+def test_a_tenants_settings_are_changed_and_the_change_is_recorded(
+    environment: dict[str, str], clean_database: Database
+) -> None:
+    with clean_database.transaction() as session:
+        add_tenant(session, "North")
+        add_tenant(session, "South")
+    words = ("tenants", "set", "North", "--keep-identity", "--expires-after-days", "30")
+    assert admin(environment, *words).returncode == 0
+    north, south = json.loads(admin(environment, "tenants", "list", "--json").stdout)
+    assert (north["name"], north["keep_identity"], north["expires_after_days"]) == ("North", True, 30)
+    assert (south["name"], south["keep_identity"], south["expires_after_days"]) == ("South", False, None)
+    assert admin(environment, "tenants", "set", "North", "--deidentify", "--expires-after-days", "0").returncode == 0
+    with clean_database.transaction() as session:
+        tenant = session.scalars(sa.select(Tenant).where(Tenant.name == "North")).one()
+        assert (tenant.keep_identity, tenant.expires_after_days) == (False, None)
+        assert tenant.uid_secret not in admin(environment, "tenants", "list", "--json").stdout
+        acts = session.execute(sa.select(AuditEntry.action, AuditEntry.subject)).all()
+    assert acts == [("tenant.set", tenant.id)] * 2
+    assert admin(environment, "tenants", "set", "North").returncode == 2
+    assert admin(environment, "tenants", "set", "West", "--deidentify").returncode == 1

@@ -27,6 +27,7 @@ from tests.api_support import (
     MakeApp,
     fields_of,
     json_of,
+    keep_identities,
     new_key,
     objects,
     problem_of,
@@ -58,6 +59,7 @@ def piece(number: int) -> bytes:
 
 
 def test_a_study_is_filled_and_closed_by_hand(north: Caller, clean_database: Database) -> None:
+    keep_identities(clean_database)
     body = {"external_id": "E", "metadata": {"a": 1}, "classifiers": ["binary", "ensemble"], "priority": "stat"}
     study_id = begin(north, **body)
     empty = shown(north, study_id)
@@ -128,7 +130,8 @@ def test_the_same_bytes_are_one_image(north: Caller) -> None:
     assert [image["file"] for image in again["study"]["images"]] == [0, 1]
 
 
-def test_uploads_and_files_are_added_side_by_side(north: Caller) -> None:
+def test_uploads_and_files_are_added_side_by_side(north: Caller, clean_database: Database) -> None:
+    keep_identities(clean_database)
     study_id = begin(north, modality="ct")
     json_of(north.post(f"/v1/studies/{study_id}/images", json={"upload_ids": upload(north, piece(1), piece(2))}))
     images = json_of(add(north, study_id, piece(3)))["study"]["images"]

@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 
 from shared.db import Database
 from shared.models import Image
-from tests.api_support import CT_DICOM, PNG, TEXT, XRAY_DICOM, Caller, json_of, objects, problem_of, work
+from tests.api_support import (
+    CT_DICOM,
+    PNG,
+    TEXT,
+    XRAY_DICOM,
+    Caller,
+    json_of,
+    keep_identities,
+    objects,
+    problem_of,
+    work,
+)
 from tests.factories_imaging import make_dicom
 
 
@@ -42,6 +53,7 @@ def test_a_study_alone_makes_no_job(north: Caller) -> None:
 
 
 def test_bytes_are_stored_as_they_came(north: Caller, clean_database: Database) -> None:
+    keep_identities(clean_database)
     json_of(north.send(PNG, XRAY_DICOM, path="/v1/studies"), 201)
     storage = north.client.application.extensions["thoraq"].storage
     with clean_database.transaction() as session:

@@ -30,6 +30,7 @@ from tests.api_support import (
     MakeApp,
     fields_of,
     json_of,
+    keep_identities,
     new_key,
     objects,
     problem_of,
@@ -101,6 +102,7 @@ def sender(request: pytest.FixtureRequest, make_app: MakeApp, clean_database: Da
 
 
 def test_what_is_put_there_becomes_a_job(sender: Caller, clean_database: Database) -> None:
+    keep_identities(clean_database)
     made = announce(sender, XRAY_DICOM, PNG)
     shown = json_of(sender.get(f"/v1/uploads/{made[0]['id']}"))
     assert (shown["state"], shown["media_type"], shown["sha256"]) == ("pending", None, sha256(XRAY_DICOM))
@@ -336,6 +338,7 @@ def test_bytes_that_the_store_has_compared_are_not_read(
     make_app: MakeApp, clean_database: Database, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caller = Caller(make_app(**s3_changes(s3)).test_client(), new_key(clean_database))
+    keep_identities(clean_database)
     (address,) = announce(caller, XRAY_DICOM)
     # Amazon's S3 and MinIO compare whenever the checksum is there; this server wants to be told which one it is.
     address["headers"]["x-amz-sdk-checksum-algorithm"] = "SHA256"
@@ -353,4 +356,4 @@ def test_bytes_that_the_store_has_compared_are_not_read(
     monkeypatch.setattr(storage, "open", fail)
     monkeypatch.setattr(storage, "read", counted)
     assert json_of(complete(caller, address))["modality"] == "xray"
-    assert sum(read) <= 2 * HEADER_BYTES
+    assert sum(read) <= 3 * HEADER_BYTES

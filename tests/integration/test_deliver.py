@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import sqlalchemy as sa
@@ -20,45 +19,8 @@ from shared.db import Database
 from shared.models import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, EventType, WebhookEndpoint
 from shared.webhooks import new_secret, record_event, schedule
 from tests.queue_support import POLICY, add_bundle, add_endpoint, add_job, add_tenant, answer, take
+from tests.receiver_support import Receiver
 from worker.deliver import Deliver
-
-
-class Receiver:
-    """Answers with the scripted status codes, the last one for ever, and keeps what came."""
-
-    def __init__(self) -> None:
-        self.replies = [204]
-        self.requests: list[tuple[dict[str, str], bytes]] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                receiver.requests.append(({name.lower(): value for name, value in self.headers.items()}, body))
-                status = receiver.replies.pop(0) if len(receiver.replies) > 1 else receiver.replies[0]
-                self.send_response(status)
-                if status == 302:
-                    self.send_header("Location", receiver.url + "/elsewhere")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
-                """Quiet."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    """A receiver on a free port."""
-    receiver = Receiver()
-    thread = threading.Thread(target=receiver.server.serve_forever)
-    thread.start()
-    yield receiver
-    receiver.server.shutdown()
-    receiver.server.server_close()
-    thread.join()
 
 
 @pytest.fixture

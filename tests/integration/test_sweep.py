@@ -148,8 +148,8 @@ def upload(session: Session, storage: Storage, tenant_id: str, content: bytes) -
     """A complete upload, whose bytes are in the store."""
     announced = [(new_id("upl"), len(content), hashlib.sha256(content).hexdigest())]
     (made,) = uploads.announce(session, tenant_id, announced, timedelta(hours=1))
-    storage.put(made.object_key, BytesIO(content))
-    uploads.complete(session, made, ImageInfo(MediaType.PNG, 1, 1), timedelta(hours=1))
+    kept = storage.put(made.object_key, BytesIO(content))
+    uploads.complete(session, made, kept, ImageInfo(MediaType.PNG, 1, 1), timedelta(hours=1))
     return made
 
 

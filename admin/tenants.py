@@ -1,0 +1,51 @@
+"""thoraq-admin tenants: what is kept of a hospital's patients, and for how long."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+import typer
+
+from admin.console import ACTOR, AsJson, open_database, show
+from shared.models import AuditEntry, Tenant
+
+app = typer.Typer(help="Hospitals, and what is kept of their patients.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_tenants(as_json: AsJson = False) -> None:
+    """Every tenant and its settings."""
+    with open_database() as database, database.transaction() as session:
+        found = session.scalars(sa.select(Tenant).order_by(Tenant.id)).all()
+    columns = ["id", "name", "keep_identity", "expires_after_days", "created_at"]
+    show(columns, [{name: getattr(tenant, name) for name in columns} for tenant in found], as_json)
+
+
+@app.command("set")
+def set_tenant(
+    name: str,
+    keep_identity: Annotated[
+        bool | None,
+        typer.Option("--keep-identity/--deidentify", help="Keep DICOM files that come from now on as sent."),
+    ] = None,
+    expires_after_days: Annotated[
+        float | None, typer.Option(min=0, help="Delete studies of this age; 0: only when somebody asks for it.")
+    ] = None,
+) -> None:
+    """Change a tenant's settings. Studies that are here stay as they are, until they are too old."""
+    values: dict[str, Any] = {}
+    if keep_identity is not None:
+        values["keep_identity"] = keep_identity
+    if expires_after_days is not None:
+        values["expires_after_days"] = expires_after_days or None
+    if not values:
+        raise typer.BadParameter("say what is to be changed")
+    with open_database() as database, database.transaction() as session:
+        changed = session.scalar(sa.update(Tenant).where(Tenant.name == name).values(values).returning(Tenant.id))
+        if changed is not None:
+            session.add(AuditEntry(tenant_id=changed, actor=ACTOR, action="tenant.set", subject=changed))
+    if changed is None:
+        typer.echo("thoraq-admin: no such tenant", err=True)
+        raise typer.Exit(1)
+    typer.echo("set")

@@ -1,0 +1,132 @@
+"""A DICOM file on its way into the store: another header, de-identified or as it was, before the same pixels.
+
+The pixels are passed through, not read into memory, and what stands behind them is left off: trailing padding, digital
+signatures, and the private groups that come last. Text that is burned into the pixels stays there.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from pydicom import Dataset, FileMetaDataset, dcmwrite
+from pydicom.sequence import Sequence
+from pydicom.uid import UID
+
+from shared.errors import ImageTooLarge
+from shared.imaging import dicom, profile
+from shared.imaging.vendor import vendor_errors
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+#: More than this before the pixels is an attempt on our memory; functional groups of 2,000 frames are a tenth of it.
+MAX_HEADER_BYTES = 64 << 20
+METHOD = f"PS3.15 {profile.EDITION} Basic Profile"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """How a tenant has it: whether its DICOM files are kept as they are, and the secret that its UIDs change by."""
+
+    keep: bool
+    secret: str
+
+
+class Spliced(io.RawIOBase):
+    """New bytes, then a stretch of a file: from `start` on, `length` bytes. Read once; for one thread."""
+
+    def __init__(self, head: bytes, file: BinaryIO, start: int, length: int) -> None:
+        self._head = memoryview(head)
+        self._file, self._at, self._left = file, start, length
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """The next bytes; 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        if self._head:
+            count = min(len(view), len(self._head))
+            view[:count] = self._head[:count]
+            self._head = self._head[count:]
+            return count
+        self._file.seek(self._at)
+        data = self._file.read(min(len(view), self._left))
+        view[: len(data)] = data
+        self._at += len(data)
+        self._left -= len(data)
+        return len(data)
+
+
+def has_preamble(file: BinaryIO) -> bool:
+    """Whether there is something in the preamble; `file` is left at its beginning."""
+    file.seek(0)
+    found = any(file.read(dicom.PREAMBLE_BYTES))
+    file.seek(0)
+    return found
+
+
+def without_preamble(file: BinaryIO) -> BinaryIO:
+    """The file with zeros for its preamble, which may hold anything, a TIFF header for example (PS3.10, 7.5)."""
+    size = file.seek(0, io.SEEK_END)
+    start = dicom.PREAMBLE_BYTES
+    return cast(BinaryIO, Spliced(bytes(start), file, start, size - start))
+
+
+def deidentified(file: BinaryIO, secret: str) -> tuple[BinaryIO, dict[str, list[str]]]:
+    """The file without what leads to the patient, and the account of it; for a file that `probe` has accepted.
+
+    The same file and secret give the same bytes. Raises CorruptImage when the pixels are not all there, ImageTooLarge
+    when there is more before them than any header has.
+    """
+    key = secret.encode()
+    with vendor_errors():
+        dataset, syntax = dicom.read_header(cast(BinaryIO, _Bounded(file)), None)
+        start = file.tell()
+        end = dicom.end_of_pixels(file, dataset, syntax)
+        account = profile.apply(dataset, key)
+        head = _written(dataset, syntax, key)
+    return cast(BinaryIO, Spliced(head, file, start, end - start)), account.told()
+
+
+class _Bounded:
+    """A file of which only so many bytes may be read; seeking costs nothing."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._left = file, MAX_HEADER_BYTES
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next bytes; ImageTooLarge when they are too many."""
+        data = self._file.read(self._left + 1 if size < 0 else min(size, self._left + 1))
+        self._left -= len(data)
+        if self._left < 0:
+            raise ImageTooLarge(f"More than {MAX_HEADER_BYTES} bytes before the pixels.")
+        return data
+
+
+def _written(dataset: Dataset, syntax: UID, key: bytes) -> bytes:
+    """The header as bytes, with a preamble of zeros and a file meta group that names only what it must."""
+    _mark(dataset)
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = syntax
+    meta.MediaStorageSOPClassUID = UID(str(dataset.get("SOPClassUID") or "1.2.840.10008.5.1.4.1.1.7"))
+    meta.MediaStorageSOPInstanceUID = UID(str(dataset.get("SOPInstanceUID") or profile.remapped("none", key)))
+    dataset.file_meta = meta
+    dataset.preamble = bytes(dicom.PREAMBLE_BYTES)
+    file = io.BytesIO()
+    dcmwrite(file, dataset, enforce_file_format=True)
+    return file.getvalue()
+
+
+def _mark(dataset: Dataset) -> None:
+    """What PS3.15 E.1 asks for: that it was done, and by which profile (codes of PS3.16, CID 7050)."""
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator = "113100", "DCM"
+    code.CodeMeaning = "Basic Application Confidentiality Profile"
+    dataset.PatientIdentityRemoved = "YES"
+    dataset.DeidentificationMethod = METHOD
+    dataset.DeidentificationMethodCodeSequence = Sequence([code])
+    dataset.LongitudinalTemporalInformationModified = "REMOVED"
