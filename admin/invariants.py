@@ -107,7 +107,8 @@ INVARIANTS = (
         """
         SELECT subject FROM audit_log WHERE action = 'job.submit' AND NOT EXISTS (SELECT FROM jobs WHERE id = subject)
         UNION SELECT subject FROM audit_log
-        WHERE action = 'batch.submit' AND NOT EXISTS (SELECT FROM batches WHERE id = subject)""",
+        WHERE action = 'batch.submit' AND NOT EXISTS (SELECT FROM batches WHERE id = subject)
+        EXCEPT SELECT subject FROM audit_log WHERE action IN ('job.delete', 'batch.delete')""",
     ),
     Invariant(
         "every item of a batch is a job or was rejected",
@@ -153,5 +154,11 @@ INVARIANTS = (
         """
         SELECT e.id FROM events e JOIN jobs j ON j.id = e.job_id WHERE e.type <> 'job.' || j.state
         UNION SELECT max(id) FROM events WHERE job_id IS NOT NULL GROUP BY job_id HAVING count(*) > 1""",
+    ),
+    Invariant(
+        "of a deleted study nothing is left",
+        """SELECT study_id FROM tombstones t WHERE EXISTS (SELECT FROM studies s WHERE s.id = t.study_id)
+        OR EXISTS (SELECT FROM images i WHERE i.study_id = t.study_id)
+        OR EXISTS (SELECT FROM jobs j WHERE j.study_id = t.study_id)""",
     ),
 )

@@ -38,6 +38,11 @@ class Memory(Generic[Value]):
             entry = self._entries.get(key)
         return None if entry is None else entry.value
 
+    def forget(self, *key: str) -> None:
+        """What was put in under the key is not remembered any more."""
+        with self._lock:
+            self._entries.pop(key, None)
+
     def put(self, *key: str, value: Value, seconds: float, size: int = 1) -> None:
         """Remember for so many seconds; what takes more than the whole room is not kept."""
         with self._lock:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import sqlalchemy as sa
+import structlog
 from flask import Response, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
@@ -28,9 +31,9 @@ from api.uploads import (
     settle_modality,
     uploaded,
 )
-from shared import open_studies
+from shared import deletion, open_studies
 from shared.envelope import ProblemRef
-from shared.errors import Conflict, ImageError, InvalidRequest, NotFound
+from shared.errors import Conflict, ImageError, InvalidRequest, NotFound, StorageError
 from shared.ids import new_id
 from shared.imaging.decode import MediaType, decode_one
 from shared.keys import Scope
@@ -38,6 +41,8 @@ from shared.models import Image, Job, JobState, Priority, Study
 from shared.queue import CLASSIFY, ring
 
 blueprint = APIBlueprint("studies", __name__, url_prefix="/v1", abp_tags=[Tag(name="studies")], abp_responses=ERRORS)
+
+log = structlog.get_logger(__name__)
 
 PREVIEW_PIXELS = 768
 
@@ -182,6 +187,38 @@ def get_study(path: StudyPath) -> Response:
     with services().database.transaction() as session:
         view = study_view(session, who, path.study_id)
     return jsonify(view.model_dump(mode="json"))
+
+
+@blueprint.delete("/studies/<string:study_id>", responses={"204": None})
+def delete_study(path: StudyPath) -> Response:
+    """Remove a study: its files, its jobs and their results, and what webhooks would still say of them.
+
+    What runs of it ends as if it had never been; what is left is that it was deleted, by whom and when.
+    """
+    who = principal(Scope.JOBS_WRITE)
+    service = services()
+    with service.database.transaction() as session:
+        known = list(session.scalars(sa.select(Job.id).where(Job.study_id == path.study_id)))
+        if not deletion.delete_studies(session, who.tenant_id, [path.study_id], who.key_id):
+            raise NotFound("no such study")
+        keys = deletion.pending_objects_of(session, path.study_id)
+    for job_id in known:
+        service.finished.forget(who.tenant_id, job_id)
+    _remove_objects(service, path.study_id, keys)
+    log.info("study.deleted", study_id=path.study_id)
+    return Response(status=204)
+
+
+def _remove_objects(service: Services, study_id: str, keys: Sequence[str]) -> None:
+    try:
+        for key in keys:
+            service.storage.delete(key)
+    except StorageError as error:
+        # They are named by the tombstone, and the sweeper comes to them.
+        log.warning("objects.left", study_id=study_id, error=error.type)
+        return
+    with service.database.transaction() as session:
+        deletion.note_removed(session, [study_id])
 
 
 @blueprint.get(

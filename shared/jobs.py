@@ -249,6 +249,14 @@ def cancel_batch(session: Session, tenant_id: str, batch_id: str) -> None:
     complete_batches(session, [batch_id])
 
 
+def withdraw(session: Session, study_ids: Collection[str]) -> list[str]:
+    """For the deletion of studies: end what is live of their jobs; the ids of all of them, which are locked."""
+    theirs = Job.study_id.in_(study_ids)
+    live = _lock(session, theirs, Job.state.notin_(TERMINAL))
+    _end(session, live, JobState.CANCELLED)
+    return list(_lock(session, theirs))
+
+
 def close_batch(session: Session, batch_id: str) -> None:
     """The whole batch is in: it is complete as soon as nothing of it is left to do, which may be now."""
     # Of a batch that was given up: files whose study never came to be.

@@ -450,13 +450,16 @@ class Result(Base):
     corrected_modality: Mapped[Modality | None] = mapped_column(_enum(Modality))
     review_reasons: Mapped[list[str]] = mapped_column(server_default=sa.text("'{}'"))
     second_opinion: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
-    #: the tenant's job whose answer this is: the same bytes, bundle and classifier
-    reused_from: Mapped[str | None] = mapped_column(sa.ForeignKey("jobs.id"))
+    #: the tenant's job whose answer this is: the same bytes, bundle and classifier. No foreign key: that job may be
+    #: deleted while a worker writes this one's answer, which is none the worse for it.
+    reused_from: Mapped[str | None]
     images: Mapped[list[Json]]
     timings: Mapped[Json]
     created_at: Mapped[datetime] = _created()
     bundle: Mapped[ModelBundle] = relationship(viewonly=True)
     __table_args__ = (
+        # A deletion: answers that were taken from a job.
+        sa.Index("ix_results_reused_from", "reused_from", postgresql_where=sa.text("reused_from IS NOT NULL")),
         sa.CheckConstraint(
             "CASE outcome WHEN 'answered' THEN reason IS NULL AND prediction IS NOT NULL"
             " AND probabilities IS NOT NULL ELSE reason IS NOT NULL AND prediction IS NULL"
@@ -476,7 +479,8 @@ class Artifact(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = _tenant()
     job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"))
-    image_id: Mapped[str] = mapped_column(sa.ForeignKey("images.id"))
+    #: of the job's study, and deleted with it; a foreign key would want an index, which every answer would pay for
+    image_id: Mapped[str]
     kind: Mapped[ArtifactKind] = mapped_column(_enum(ArtifactKind))
     #: the class that it speaks of: the one predicted for the image
     class_name: Mapped[str]
@@ -588,6 +592,20 @@ class AuditEntry(Base):
     subject: Mapped[str]
     created_at: Mapped[datetime] = _created()
     __table_args__ = (sa.Index("ix_audit_log_tenant_id_id", "tenant_id", "id"),)
+
+
+class Tombstone(Base):
+    """A study that was deleted; the audit log says by whom. Its objects are named here until they are removed, too."""
+
+    __tablename__ = "tombstones"
+    study_id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = _tenant()
+    object_keys: Mapped[list[str]]
+    deleted_at: Mapped[datetime] = _created()
+    __table_args__ = (
+        # The sweeper: objects that whoever deleted the study could not remove.
+        sa.Index("ix_tombstones_pending", "study_id", postgresql_where=sa.text("cardinality(object_keys) > 0")),
+    )
 
 
 # Views of everybody's rows, for those who see one tenant's alone: how long the lines are, nothing of what is in them.

@@ -76,10 +76,15 @@ def key(caller: Caller) -> dict[str, str]:
     return {"key": made["id"]}
 
 
+def grave(caller: Caller) -> dict[str, str]:
+    assert caller.call("DELETE", f"/v1/studies/{study(caller)['study']}").status_code == 204
+    return {}
+
+
 def world(caller: Caller) -> dict[str, str]:
     """One of everything, by the names that paths and bodies give the ids."""
     ids: dict[str, str] = {}
-    for make in (batch, complete_upload, endpoint, key, study, artifact):
+    for make in (batch, complete_upload, endpoint, key, study, artifact, grave):
         ids |= make(caller)
     shown = json_of(caller.get(f"/v1/jobs/{ids['job']}"))
     study_view = json_of(caller.get(f"/v1/studies/{shown['study_id']}"))

@@ -9,7 +9,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 import structlog
 
-from shared import jobs, metrics, open_studies, schedule, uploads
+from shared import deletion, jobs, metrics, open_studies, schedule, uploads
 from shared.config import Settings
 from shared.db import Database
 from shared.models import Delivery, DeliveryState, IdempotencyKey, Worker
@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 ORPHANS_EVERY_SECONDS = 3600
 #: Rows that one transaction moves: nobody waits long for what it locks.
 AT_ONCE = 1_000
+#: Studies that one transaction deletes, each with its images, jobs and results.
+STUDIES_AT_ONCE = 100
 
 
 class Sweep:
@@ -40,14 +42,22 @@ class Sweep:
             return
         self._next = time.monotonic() + self._settings.sweep_seconds / 2
         self._rescue()
-        for part in (self._expire_jobs, self._close_batch, self._close_studies, self._remove_uploads):
+        for part in (
+            self._expire_jobs,
+            self._close_batch,
+            self._close_studies,
+            self._remove_uploads,
+            self._remove_deleted,
+        ):
             while not stopping.is_set() and part() >= AT_ONCE:
                 self.progress = time.monotonic()
         self._forget()
         self._ring()
         if time.monotonic() >= self._next_orphans:
-            # The whole store is listed for it, so it is rare.
+            # The whole store is listed for it, and every old study looked at, so it is rare.
             self._next_orphans = time.monotonic() + ORPHANS_EVERY_SECONDS
+            while not stopping.is_set() and self._delete_old():
+                self.progress = time.monotonic()
             self._remove_orphans(stopping)
 
     def beat(self) -> None:
@@ -92,6 +102,31 @@ class Sweep:
         for key in keys:
             self._storage.delete(key)
         return len(keys)
+
+    def _remove_deleted(self) -> int:
+        """Objects of deleted studies that whoever deleted them could not remove."""
+        with self._database.transaction() as session:
+            left = deletion.pending_objects(session, STUDIES_AT_ONCE)
+        for keys in left.values():
+            for key in keys:
+                self._storage.delete(key)
+        if left:
+            with self._database.transaction() as session:
+                deletion.note_removed(session, list(left))
+        return AT_ONCE if left else 0
+
+    def _delete_old(self) -> bool:
+        """Studies and batches that are older than their tenants keep them; whether there were any."""
+        with self._database.transaction() as session:
+            old = deletion.expired(session, STUDIES_AT_ONCE)
+        for tenant_id, study_ids in old.items():
+            with self._database.transaction() as session:
+                gone = deletion.delete_studies(session, tenant_id, study_ids, deletion.RETENTION)
+            log.info("studies.expired", tenant_id=tenant_id, study_ids=gone)
+        self._remove_deleted()
+        with self._database.transaction() as session:
+            batches = deletion.delete_old_batches(session, AT_ONCE)
+        return bool(old or batches)
 
     def _forget(self) -> None:
         remembered = timedelta(hours=self._settings.idempotency_hours)

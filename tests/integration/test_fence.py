@@ -14,7 +14,7 @@ from shared.config import Settings
 from shared.db import API_ROLE, Database, TenantDatabase
 from shared.models import AuditEntry, Base, Job, Study, Tenant
 from tests.api_support import Caller, new_key
-from tests.tenant_support import artifact, batch, complete_upload, endpoint
+from tests.tenant_support import artifact, batch, complete_upload, endpoint, grave
 
 TENANT_TABLES = sorted(table.name for table in Base.metadata.tables.values() if "tenant_id" in table.columns)
 SHARED_TABLES = {"tenants", "model_bundles", "workers"}
@@ -32,7 +32,7 @@ BYPASSING = sa.text("""
 def hospitals(north: Caller, south: Caller, clean_database: Database) -> dict[str, str]:
     """Two hospitals' tenant ids by name; each has rows in every table that has a tenant."""
     for caller in (north, south):
-        for make in (endpoint, artifact, batch, complete_upload):
+        for make in (endpoint, artifact, batch, complete_upload, grave):
             make(caller)
         with clean_database.transaction() as session:
             fill_the_rest(session, caller)
