@@ -1,7 +1,7 @@
 # Thoraq's commands. Python 3.11 or 3.12 and make are all they need; everything else comes from locks/all.lock.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-big lint bench chaos train evaluate lock tools secrets compose-check data-given
+.PHONY: help setup run demo test test-big lint bench chaos fuzz train evaluate lock tools secrets compose-check data-given
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -53,11 +53,12 @@ test: $(READY) tools ## every test; ARGS='tests/unit -k name' narrows them
 test-big: $(READY) tools ## five thousand real images through `thoraq batch`, with a stand-in engine; takes ten minutes
 	$(BIN)/python -m pytest -m big tests/acceptance/test_big.py $(ARGS)
 
-lint: $(READY) ## style, format, types, import directions
+lint: $(READY) ## style, format, types, import directions, versions with known holes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(CODE)
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.advisories
 
 bench: TOOLS := /usr/bin/wrk:wrk
 bench: $(BENCH_READY) tools ## measure what the README claims [ARGS=--quick|ROW...]
@@ -70,6 +71,9 @@ $(BENCH_READY): locks/bench.lock $(READY)
 
 chaos: $(READY) ## break parts at random, then check that nothing was lost [SEED=] [JOBS=] [MINUTES=] [ARGS=--quick|--real]
 	$(BIN)/python -m tests.chaos $(call option,seed,$(SEED)) $(call option,jobs,$(JOBS)) $(call option,minutes,$(MINUTES)) $(ARGS)
+
+fuzz: $(READY) ## damaged files through the decoders, in a process that is watched [SECONDS=600] [SEED=1]
+	$(BIN)/python -m tests.fuzz $(call option,seconds,$(SECONDS)) $(call option,seed,$(SEED))
 
 train: data-given $(READY) ## train a model bundle on the images of DATA=dir [ARGS=]
 	$(BIN)/python -m training.train $(call option,data,$(DATA)) $(ARGS)

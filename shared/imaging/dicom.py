@@ -13,7 +13,6 @@ from io import SEEK_CUR, SEEK_END, BytesIO
 from typing import Any, BinaryIO, Literal
 
 import cv2
-import gdcm
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
@@ -40,9 +39,9 @@ from pydicom.uid import (
 )
 
 from shared.errors import CorruptImage, NoPixelData, ProgramInPreamble, UnsupportedDicom
-from shared.imaging.codecs import JPEG2000_PLUGIN, JPEG_PLUGIN
+from shared.imaging.codecs import JPEG2000_PLUGIN, JPEG_LOSSLESS_PLUGIN, JPEG_PLUGIN
 from shared.imaging.display import DISPLAY_KEYWORDS, Display
-from shared.imaging.headers import jpeg_header
+from shared.imaging.headers import Header, jpeg_header
 from shared.imaging.info import ImageInfo, Limits, MediaType
 from shared.imaging.vendor import vendor_errors
 
@@ -55,8 +54,7 @@ _PROGRAMS = (
 )  # fmt: skip
 
 # One plugin per transfer syntax: the pixels must not depend on what else is installed. The deflated syntax is left
-# out because its header cannot be read without inflating the whole object. GDCM is the only free decoder of lossless
-# and of 12-bit JPEG; a codestream with flipped bits can crash it, which costs a worker's decoder.
+# out because its header cannot be read without inflating the whole object.
 _PLUGINS: dict[str, str] = {
     ImplicitVRLittleEndian: "",
     ExplicitVRLittleEndian: "",
@@ -64,8 +62,8 @@ _PLUGINS: dict[str, str] = {
     RLELossless: "pydicom",
     JPEGBaseline8Bit: JPEG_PLUGIN,
     JPEGExtended12Bit: JPEG_PLUGIN,
-    JPEGLossless: "gdcm",
-    JPEGLosslessSV1: "gdcm",
+    JPEGLossless: JPEG_LOSSLESS_PLUGIN,
+    JPEGLosslessSV1: JPEG_LOSSLESS_PLUGIN,
     JPEGLSLossless: "pyjpegls",
     JPEGLSNearLossless: "pyjpegls",
     JPEG2000Lossless: JPEG2000_PLUGIN,
@@ -94,9 +92,6 @@ _DEFER_BYTES = 16 << 20  # an element beyond this is no header; it is skipped in
 # These libraries report what becomes a CorruptImage anyway, and pydicom would quote values of the object.
 for _name in ("pydicom", "openjpeg"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
-gdcm.Trace.WarningOff()
-gdcm.Trace.ErrorOff()
-gdcm.Trace.DebugOff()
 
 
 def probe(file: BinaryIO, limits: Limits) -> ImageInfo:
@@ -262,32 +257,31 @@ def _check_codestreams(file: BinaryIO, info: ImageInfo, options: dict[str, Any])
     start, count = file.tell(), 0
     offsets = options.get("extended_offsets")
     for stream in generate_frames(file, number_of_frames=info.frames, extended_offsets=offsets):
-        if _codestream_size(stream) != (info.width, info.height):
+        frame = _codestream_header(stream)
+        if (frame.width, frame.height) != (info.width, info.height):
             raise CorruptImage("A compressed frame does not have the size that the header declares.")
+        if frame.samples != options["samples_per_pixel"] or not 1 < frame.bits <= options["bits_allocated"]:
+            raise CorruptImage("A compressed frame does not have the samples that the header declares.")
         count += 1
     if count < info.frames:
         raise CorruptImage("There are fewer frames than the header declares.")
     file.seek(start)
 
 
-def _codestream_size(stream: bytes) -> tuple[int, int]:
+def _codestream_header(stream: bytes) -> Header:
     at = stream.find(_JPEG2000_START, 0, 1 << 16)  # some writers keep the boxes of the JP2 format before it
     if at >= 0:
         right, bottom, left, top = struct.unpack_from(">4I", stream, at + 8)  # SIZ, ISO 15444-1 A.5.1
-        return right - left, bottom - top
-    header = jpeg_header(BytesIO(stream))
-    return header.width, header.height
+        samples, depth = struct.unpack_from(">HB", stream, at + 40)
+        return Header(right - left, bottom - top, (depth & 0x7F) + 1, samples)
+    return jpeg_header(BytesIO(stream))
 
 
 def _stored_frames(file: BinaryIO, options: dict[str, Any], indices: range) -> Iterator[NDArray[Any]]:
     """Yield stored values (H, W), or RGB (H, W, 3), per frame."""
     syntax = options["transfer_syntax_uid"]
     plugin = _PLUGINS[syntax]
-    if plugin == JPEG_PLUGIN and (options["bits_stored"] > 8 or options["samples_per_pixel"] > 1):
-        # pydicom's gdcm plugin refuses 12 bits under the name of Extended. The codec is the same as for the lossless
-        # name, and goes by the frame's own header.
-        plugin, options = "gdcm", options | {"transfer_syntax_uid": JPEGLossless}
-    decoder = get_decoder(options["transfer_syntax_uid"])
+    decoder = get_decoder(syntax)
     # Without indices the fragments are walked once instead of once per frame.
     wanted = list(indices) if indices.start else None
     for frame, _ in decoder.iter_array(file, indices=wanted, decoding_plugin=plugin, **options):

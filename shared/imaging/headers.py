@@ -25,11 +25,12 @@ JPEG_MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 
 @dataclass(frozen=True)
 class Header:
-    """Width and height in pixels, and bits per sample."""
+    """Width and height in pixels, bits per sample, and, where it was read, samples per pixel."""
 
     width: int
     height: int
     bits: int
+    samples: int = 0
 
 
 def read_exactly(file: BinaryIO, count: int) -> bytes:
@@ -73,8 +74,8 @@ def jpeg_header(file: BinaryIO) -> Header:
         marker = _next_jpeg_marker(file)
         (length,) = struct.unpack(">H", read_exactly(file, 2))
         if marker in JPEG_FRAME_MARKERS:
-            bits, height, width = struct.unpack(">BHH", read_exactly(file, 5))
-            return Header(width, height, bits)
+            bits, height, width, samples = struct.unpack(">BHHB", read_exactly(file, 6))
+            return Header(width, height, bits, samples)
         if marker == JPEG_START_OF_SCAN or length < 2:
             raise CorruptImage("The JPEG header is damaged.")
         file.seek(length - 2, 1)

@@ -9,6 +9,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -351,3 +352,31 @@ def test_no_patient_data_in_what_is_raised() -> None:
     with pytest.raises(CorruptImage) as caught:
         decode_one(data, LIMITS)
     assert "SECRET" not in repr((caught.value, caught.value.detail, caught.value.__cause__))
+
+
+FOUND = sorted((Path(__file__).parents[1] / "fuzz" / "found").iterdir())
+
+
+@pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)
+def test_what_ended_a_process_once_is_an_image_that_fails(path: Path) -> None:
+    """Found by `make fuzz` while GDCM was among the decoders."""
+    data = path.read_bytes()
+    assert probe(BytesIO(data), LIMITS).media_type is MediaType.DICOM
+    with suppress(ImageError):
+        assert all(picture.ndim == 2 for picture in frames(data, LIMITS))
+
+
+@pytest.mark.parametrize("said", ["RGB", "YBR_FULL_422"])
+def test_a_jpeg_that_does_not_say_what_its_colours_are_is_taken_at_its_objects_word(said: str) -> None:
+    picture = np.full((16, 16, 3), (200, 90, 60), np.uint8)
+    luma_first = cv2.cvtColor(picture, cv2.COLOR_BGR2YCrCb)[:, :, [0, 2, 1]]
+    stream = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    bare = stream[:2] + stream[2 + 2 + int.from_bytes(stream[4:6], "big") :]  # without the JFIF segment
+    dataset = dcmread(BytesIO(make_dicom(picture, photometric="RGB")))
+    dataset.PixelData, dataset.PhotometricInterpretation = encapsulate([bare]), said
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset["PixelData"].is_undefined_length = True
+    grey = decode_one(dicom_bytes(dataset), LIMITS)
+    # The three numbers of the file as they are; or made into the colour that they stand for.
+    shown = luma_first if said == "RGB" else picture[:, :, ::-1]
+    assert np.abs(grey.astype(int) - cv2.cvtColor(np.ascontiguousarray(shown), cv2.COLOR_RGB2GRAY)).max() <= 3
