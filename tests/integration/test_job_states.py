@@ -5,13 +5,16 @@ The model holds what a reader of the README's diagram would expect; the database
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import sqlalchemy as sa
 from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from sqlalchemy import exc
 
 from shared import jobs
 from shared.claims import Claim, Outcome
@@ -195,3 +198,39 @@ def test_jobs_live_as_the_diagram_says(clean_database: Database) -> None:
             max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
         ),
     )
+
+
+def test_the_database_lets_a_job_go_just_where_the_diagram_does(clean_database: Database) -> None:
+    """Whoever writes: by hand, with psql, or with a bug."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    shown = set(
+        re.findall(r"^  ([a-z]+) --> ([a-z]+):", readme.split("stateDiagram-v2")[1].split("```")[0], re.MULTILINE)
+    )
+    with clean_database.transaction() as session:
+        job_id = add_job(session, add_tenant(session)).id
+    pairs = [(before, after) for before in JobState for after in JobState if before is not after]
+    allowed = {(str(before), str(after)) for before, after in pairs if goes(clean_database, job_id, before, after)}
+    assert allowed == shown
+
+
+def goes(database: Database, job_id: str, before: JobState, after: JobState) -> bool:
+    """Whether a job can be moved so; it stays as it is."""
+    with database.engine.connect() as connection:
+        connection.execute(sa.text("SET LOCAL session_replication_role = replica"))  # no trigger in the way
+        connection.execute(PUT, {"id": job_id, "state": before})
+        connection.execute(sa.text("SET LOCAL session_replication_role = origin"))
+        try:
+            connection.execute(PUT, {"id": job_id, "state": after})
+        except exc.IntegrityError as error:
+            return "cannot go from" not in str(error)
+        finally:
+            connection.rollback()
+    return True
+
+
+PUT = sa.text("""
+    UPDATE jobs SET state = CAST(:state AS text),
+        lease_token = CASE WHEN CAST(:state AS text) = 'running' THEN 'token' END,
+        lease_until = CASE WHEN CAST(:state AS text) = 'running' THEN now() END,
+        finished_at = CASE WHEN CAST(:state AS text) NOT IN ('queued', 'running') THEN now() END
+    WHERE id = :id""")
