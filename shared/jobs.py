@@ -314,6 +314,9 @@ def rescue(session: Session, max_crashes: int, limit: int = 500) -> tuple[list[s
         crash_attempts=Job.crash_attempts + sa.cast(Job.alone, sa.Integer),
         alone=True,
         rank=Priority.STAT.rank,  # next: it has waited its turn once, and for a lease
+        # Once alone and not done, behind the others that run alone: those that did nothing are done before it is tried
+        # again, and workers that are killed for another reason are not killed over the same job each time.
+        queued_at=sa.case((Job.alone, sa.func.now()), else_=Job.queued_at),
         **NO_LEASE,
     )
     quarantined = [row for row in rows if row.state is JobState.QUARANTINED]

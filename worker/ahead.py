@@ -3,8 +3,9 @@
 As long as the engine is busy there is no hurry: a batch that is not full takes in what comes meanwhile, and a stat
 study that comes is made ready to go before it. So a stat study waits for the batch that runs, and for no other.
 
-A job that runs alone (its last worker died) is alone in this worker: nothing else is claimed here until it is written,
-and it is not claimed before all else is. Else the jobs beside it would pay for its crashes, or it for theirs.
+A job that runs alone (its last worker died) is alone in this worker: nothing else is claimed until the engine is done
+with it, and the engine gets it when all else is written. Else the jobs beside it would pay for its crashes, or it for
+theirs.
 """
 
 from __future__ import annotations

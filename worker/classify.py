@@ -97,6 +97,7 @@ class Classify:
     def _batches(self, stopping: threading.Event) -> Generator[Batch, None, None]:
         """Batches as they come, the next ones in the making; what is not wanted any more is given back."""
         until = time.monotonic() + self._settings.drain_seconds
+        self._ahead.wanted.set()
         coming: Future[list[Batch]] | None = self._thread.submit(self._take)
         ready: deque[Batch] = deque()
         try:
@@ -115,7 +116,8 @@ class Classify:
                 while ready and not stopping.is_set():
                     yield ready.popleft()
                 if alone and more:
-                    self._writer.wait()
+                    # The engine is done with it; it is written while the next one is loaded.
+                    self._ahead.wanted.set()
                     coming = self._thread.submit(self._take)
         finally:
             self._ahead.wanted.set()

@@ -118,6 +118,24 @@ def test_a_late_finisher_is_fenced_off(database: Database) -> None:
         assert session.scalar(sa.select(sa.func.count()).select_from(Result)) == 1
 
 
+def test_a_job_that_was_alone_when_its_worker_died_is_tried_again_behind_the_others_that_run_alone(
+    database: Database,
+) -> None:
+    with database.transaction() as session:
+        tenant = add_tenant(session)
+        ids = [add_job(session, tenant).id for _ in range(3)]
+    with database.transaction() as session:
+        assert len(take(session)) == 3
+    order = []
+    for _ in range(3):
+        die(database)
+        with database.transaction() as session:
+            jobs.rescue(session, 3)
+        with database.transaction() as session:
+            order += [claim.job_id for claim in take(session)]
+    assert sorted(order) == sorted(ids)
+
+
 def test_a_lost_row_does_not_take_the_batch_with_it(database: Database) -> None:
     with database.transaction() as session:
         tenant = add_tenant(session)
@@ -231,15 +249,15 @@ def test_jobs_of_a_dead_worker_run_alone_and_three_lone_crashes_quarantine(datab
     with database.transaction() as session:
         requeued, _ = jobs.rescue(session, 3)
         assert set(requeued) == ids
-    for crash in range(3):
+    for crash in range(6):
         with database.transaction() as session:
             (lone,) = take(session)  # alone, although two are queued
         die(database)
         with database.transaction() as session:
             requeued, quarantined = jobs.rescue(session, 3)
-            assert (requeued, quarantined) == (([lone.job_id], []) if crash < 2 else ([], [lone.job_id]))
-    job = state(database, lone.job_id)
-    assert (job.state, job.crash_attempts) == (JobState.QUARANTINED, 3)
+            assert (requeued, quarantined) == (([lone.job_id], []) if crash < 4 else ([], [lone.job_id]))
+    for job in (state(database, job_id) for job_id in ids):
+        assert (job.state, job.crash_attempts) == (JobState.QUARANTINED, 3)
 
 
 def test_rescue_leaves_leases_in_force_alone(database: Database) -> None:
