@@ -7,7 +7,7 @@
 
 The database is the truth: a worker may do what a claim here allows, for as long as its lease lasts, by the
 database's clock. Every write of a worker is guarded by its lease token (a fencing token), so a worker that was
-thought dead cannot overwrite the one that took over. Triggers (migrations 0005 and 0010) hold the same rules.
+thought dead cannot overwrite the one that took over. Triggers (migrations 0005 and 0014) hold the same rules.
 
 Every function takes the caller's transaction; what a terminal state brings with it (result, events, the batch's
 completion) happens in that same transaction, by a handful of statements however many jobs there are. Nobody waits for

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0010"
-down_revision = "0009"
+revision = "0014"
+down_revision = "0013"
 
 GUARD = """
 CREATE OR REPLACE TRIGGER jobs_guard BEFORE UPDATE ON jobs FOR EACH ROW WHEN (NOT (
