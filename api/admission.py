@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,8 +29,10 @@ log = structlog.get_logger(__name__)
 # A function of the database's own (migration 0008): it counts for all tenants, whoever asks.
 WAITING = sa.text("SELECT tenant_id, jobs FROM queue_lengths()")
 #: A look at the database is repeated when it is so old, or so many times as old as it took: a twentieth of one core.
+#: It takes 10 ms for 10,000 jobs and half a second for 200,000.
 LOOK_SECONDS, LOOK_TIMES = 1.0, 20
-#: What is older than this is not gone by: the next one who asks waits for a new look. Sooner after one that failed.
+#: What is older than this, and twice as old as it should be, is not gone by: whoever asks next waits for a new look.
+#: After a look that failed, sooner.
 STALE_SECONDS, FAILED_SECONDS = 5.0, 0.25
 #: Somebody waits for a stat study: where others are refused, there is this much room left for it.
 STAT_SHARE = 1.1
@@ -47,6 +49,7 @@ class Admission:
             self._folders.append(settings.storage_dir.absolute())
         self._looking, self._counting = threading.Lock(), threading.Lock()
         self._behind = ThreadPoolExecutor(1, "admission")
+        self._next: Future[None] | None = None
         self._waiting: Counter[str] = Counter()
         self._failure: Unavailable | None = None
         self._looked_at, self._took = float("-inf"), 0.0
@@ -107,12 +110,13 @@ class Admission:
         """
         looked_at = self._looked_at
         age = time.monotonic() - looked_at
-        if age > (STALE_SECONDS if self._failure is None else FAILED_SECONDS):
+        due = max(LOOK_SECONDS, LOOK_TIMES * self._took)
+        if age > (max(STALE_SECONDS, 2 * due) if self._failure is None else FAILED_SECONDS):
             with self._looking:
                 if self._looked_at == looked_at:  # nobody else has looked meanwhile
                     self._count()
-        elif age > max(LOOK_SECONDS, LOOK_TIMES * self._took) and not self._looking.locked():
-            self._behind.submit(self._count_alone)
+        elif age > due and (self._next is None or self._next.done()):
+            self._next = self._behind.submit(self._count_alone)
         if self._failure is not None:
             raise Unavailable(self._failure.detail)
 
