@@ -27,7 +27,7 @@ QUICK = {
 FAULTY = QUICK | {
     "THORAQ_ENGINE": "stand-in",
     "THORAQ_STAND_IN_RATE": "20",
-    "THORAQ_WEBHOOK_TIMEOUT_SECONDS": "1.5",
+    "THORAQ_WEBHOOK_TIMEOUT_SECONDS": "3",
     "THORAQ_KEY_SECONDS": "60",
 }
 #: A worker takes up the doorbell so many seconds after Redis is back.

@@ -77,7 +77,8 @@ def server_on_disk(
     disk: SmallDisk, settings_env: dict[str, str], plain_environ: dict[str, str], tmp_path: Path
 ) -> Iterator[Server]:
     """The API, with its objects on the small disk."""
-    settings = settings_env | {"THORAQ_STORAGE_DIR": str(disk.folder / "objects")}
+    # No reserve is kept: this is about a disk that somebody else has filled since the API looked.
+    settings = settings_env | {"THORAQ_STORAGE_DIR": str(disk.folder / "objects"), "THORAQ_DISK_RESERVE_BYTES": "0"}
     open_storage(parse(settings)).prepare()
     server = Server(plain_environ | settings | {"TMPDIR": str(tmp_path)}, tmp_path / "api.log")
     server.start()

@@ -7,7 +7,7 @@ import re
 import signal
 import time
 from datetime import UTC, datetime
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from tests.chaos.system import System
 from tests.fault_support import Hospital, until
 
 OTHER_CLOCK = Path(__file__).parents[1] / "chaos" / "other_clock"
-KILL_SECONDS = 2.0
+KILL_SECONDS, MOST_KILLS = 2.0, 25
 #: What the database holds of jobs and their results: a row that is written again gets another xmin.
 WRITTEN = sa.text("""
     SELECT j.id, j.xmin::text, r.xmin::text FROM jobs j JOIN results r ON r.job_id = j.id
@@ -31,20 +31,20 @@ def test_workers_killed_every_two_seconds_over_a_thousand_jobs(system: System, h
     system.stack.stop("classify")
     ids = hospital.of_batch(hospital.submit_archive(1000), 1000)
     workers = [system.worker(name, THORAQ_STAND_IN_RATE="50") for name in ("one", "two", "three")]
-    kills, deadline = 0, time.monotonic() + 200
-    for worker in cycle(workers):
+    kills = 0
+    # On a slow machine they would hardly get up between two kills; after so many they may get on.
+    for worker in islice(cycle(workers), MOST_KILLS):
         victim = f"{worker.name}@%"
         # One that holds nothing would not notice: it is waited for.
         holds = "SELECT count(*) FROM jobs WHERE state = 'running' AND worker LIKE :victim"
         until(lambda: hospital.all_ended(ids) or hospital.count(holds, victim=victim))  # noqa: B023 - not kept
         if hospital.all_ended(ids):
             break
-        assert time.monotonic() < deadline
         worker.kill()
         kills += 1
         worker.start()
         time.sleep(KILL_SECONDS)
-    hospital.assert_each_answered_once(ids)
+    hospital.assert_each_answered_once(ids, 120)
     assert kills >= 5
     assert hospital.count("SELECT count(*) FROM jobs WHERE alone AND id = ANY (:ids)", ids=ids) >= kills
 
