@@ -19,6 +19,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
         UNION ALL SELECT tenant_id FROM jobs WHERE state = 'queued' AND not_before IS NOT NULL
     ) waiting GROUP BY tenant_id
 $$;
+REVOKE ALL ON FUNCTION queue_lengths FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION queue_lengths TO thoraq_api;
 """
 
 
