@@ -1,6 +1,6 @@
 """A batch that comes in as a stream: read by the request, stored by some threads, written in its order by one more.
 
-    read (the request) -> take in (STORERS threads) -> write (one thread, a chunk of items a transaction)
+    read (the request) -> take in (some threads) -> write (one thread, a chunk of items a transaction)
 
 The queue between them is short, so a client that is faster than the store waits, and memory stays flat.
 """
@@ -22,7 +22,6 @@ from api.batch_items import Sent
 from api.batch_turn import Turn
 from shared.errors import ArchiveRefused, BadRequest, PayloadTooLarge, ThoraqError
 
-STORERS = 8  # a store answers each slowly, and many at once
 #: Small files are stored a few by one thread: handing one over would cost as much as storing it.
 GROUP_ITEMS, GROUP_BYTES = 8, 256 * 1024
 AHEAD = 16
@@ -45,9 +44,9 @@ class Stored:
 class Intake:
     """Takes items in their order; `put` waits while too many are on their way, and raises what stopped them."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, storers: int) -> None:
         self._turn = turn
-        self._pool = ThreadPoolExecutor(STORERS, "store")
+        self._pool = ThreadPoolExecutor(storers, "store")
         self._group: list[Task] = []
         self._group_bytes = 0
         self._queue: Queue[Future[Stored] | None] = Queue(AHEAD)
@@ -165,9 +164,9 @@ def _store(tasks: Sequence[Task]) -> Stored:
 
 
 @contextmanager
-def taking_in(turn: Turn) -> Iterator[Intake]:
+def taking_in(turn: Turn, storers: int) -> Iterator[Intake]:
     """An intake; after it all that came is written, and what stopped it is raised."""
-    intake = Intake(turn)
+    intake = Intake(turn, storers)
     try:
         try:
             yield intake

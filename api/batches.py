@@ -95,7 +95,7 @@ def _submit_stream(service: Services, who: Principal) -> tuple[str, bool]:
     turn = Turn(service, who, form, write, sent_key(), fingerprint(form.model_dump() | {"body": request.mimetype}))
     if not turn.take(query.first_item):
         return turn.batch_id, True
-    with taking_in(turn) as intake:
+    with taking_in(turn, service.storage.writers) as intake:
         put_all = _put_lines if request.mimetype == NDJSON else _put_members
         put_all(service, who, turn, intake, query.first_item)
     return turn.batch_id, False

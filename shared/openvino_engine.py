@@ -87,7 +87,7 @@ class OpenVinoEngine:
 class Compiled:
     """A trunk, compiled for both ends: a few images go through all cores together, a batch in parts side by side.
 
-    In parts, no core waits for the others at every layer: a fifth faster on two cores. For one thread at a time.
+    In parts, no core waits for the others at every layer: a tenth faster on two cores. For one thread at a time.
     """
 
     def __init__(self, core: Any, graph: Any, options: dict[str, str], streams: int) -> None:

@@ -23,6 +23,9 @@ _ABANDONED_SECONDS = 24 * 3600  # no request body takes a day; MinIO drops unfin
 class FolderStorage:
     """Objects as files of one folder; the slashes of a key are its directories."""
 
+    #: More wait for each other: they make files in one directory, and spin where they wait for its lock.
+    writers = 2
+
     def __init__(self, root: Path) -> None:
         self._root = root
         self._incoming = root / ".incoming"  # in the same file system, so that a rename is enough

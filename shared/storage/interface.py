@@ -48,7 +48,12 @@ class SignedPut:
 
 
 class Storage(Protocol):
-    """The interface. A malformed key is a ValueError everywhere, a store that fails a StorageError."""
+    """The interface. A malformed key is a ValueError everywhere, a store that fails a StorageError.
+
+    `writers`: so many threads that put small objects at once get the most done.
+    """
+
+    writers: int
 
     def put(self, key: str, source: BinaryIO) -> Stored:
         """Write all that `source.read` gives, in flat memory; what `source` raises passes through unchanged."""

@@ -29,6 +29,9 @@ _LEAST_PART, _MOST_PARTS = 5 * 1024 * 1024, 10_000  # Amazon S3 user guide, "mul
 class MinioStorage:
     """Objects in one bucket of MinIO or another S3. May be shared by threads, not by processes."""
 
+    #: Each request is mostly waiting.
+    writers = 8
+
     def __init__(self, settings: Settings) -> None:
         self._bucket = settings.minio_bucket
         # The least that S3 takes, because an upload holds a few parts in memory; 10,000 of them are 52 GB. Only a
