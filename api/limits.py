@@ -86,7 +86,8 @@ class Limits:
         """The headers that say what is left (draft-ietf-httpapi-ratelimit-headers, the fields of its version 05)."""
         if self._key is None:
             return
-        share = self._shares.get((self._key.name, key_id), Share())
+        with self._lock:
+            share = self._shares.get((self._key.name, key_id), Share())
         response.headers["RateLimit-Limit"] = str(self._key.item.amount)
         response.headers["RateLimit-Remaining"] = str(max(share.remaining + share.left, 0))
         response.headers["RateLimit-Reset"] = str(max(int(share.until - time.time()), 0))
@@ -109,7 +110,9 @@ class Limits:
                 log.warning("limits.alone", error=type(error.storage_error).__name__)
                 self._silent_until = time.monotonic() + PAUSE_SECONDS
                 continue
-            share.until, share.remaining, share.left = window.reset_time, window.remaining, wanted if taken else 0
+            # Redis tells whole seconds: in its last one a window seems over, and each request would take a share.
+            share.until = max(window.reset_time, time.time() + 1)
+            share.remaining, share.left = window.remaining, wanted if taken else 0
             if not taken:
                 seconds = max(1, round(window.reset_time - time.time()))
                 raise RateLimited(f"the limit of {allowance.name} is reached: {allowance.item}", retry_after=seconds)

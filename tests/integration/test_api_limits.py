@@ -8,10 +8,13 @@ from collections.abc import Callable
 from io import BytesIO
 
 import pytest
+import redis
 from flask import Flask
 from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
+from api.limits import Limits
+from shared.config import Settings
 from shared.db import Database
 from standalone.services import free_port
 from tests.api_support import PNG, Caller, MakeApp, json_of, new_key, objects, problem_of
@@ -113,3 +116,17 @@ def test_a_window_ends(make_app: MakeApp, caller: MakeCaller, monkeypatch: pytes
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 61)
     json_of(mine.get("/v1/jobs"))
+
+
+def test_the_last_moment_of_a_window_takes_no_more_than_what_is_asked(settings: Settings, clean_redis: None) -> None:
+    del clean_redis  # nobody has counted yet
+    few = settings.model_copy(update={"limit_key_requests": 600})
+    Limits(few).admit("key_1", "ten_1", 0)
+    with redis.Redis.from_url(settings.redis_url.get_secret_value()) as wire:
+        windows = [name for name in wire.scan_iter() if b"key_1" in name]
+        assert windows
+        for name in windows:
+            wire.pexpire(name, 450)
+    limits = Limits(few)
+    for _ in range(300):
+        limits.admit("key_1", "ten_1", 0)
