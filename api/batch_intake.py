@@ -63,7 +63,7 @@ class Intake:
         """The request's body; PayloadTooLarge beyond `most` bytes, BadRequest when it ends too early."""
         request.max_content_length = most
         try:
-            while piece := request.stream.read(PIECE_BYTES):
+            while piece := self._next_piece():
                 self._bytes += len(piece)
                 self.check()
                 yield piece
@@ -73,6 +73,11 @@ class Intake:
             raise BadRequest("the connection broke off") from error
         if self._bytes < (request.content_length or 0):
             raise BadRequest("the body ends too early")
+
+    def _next_piece(self) -> bytes:
+        # It may be long in coming: what came before must not wait for it.
+        self._hand_over()
+        return request.stream.read(PIECE_BYTES)
 
     def put(self, task: Task, size: int = 0) -> None:
         """The next item, made of what the task gives; None for one that is in already. `size`: bytes that it stores."""
