@@ -23,7 +23,6 @@ from api.schemas import JobForm, JobList, JobPath, JobQuery, JobRequest
 from api.studies import find_study
 from api.submissions import Submission
 from api.uploads import (
-    add_study,
     check_supported,
     discard,
     fingerprint,
@@ -44,7 +43,7 @@ from shared.keys import Scope
 from shared.models import Job, JobState, Priority, Result, Study
 from shared.open_studies import check_classifiable
 from shared.queue import CLASSIFY, DELIVER, ring
-from shared.studies import NewStudy
+from shared.studies import NewStudy, add_studies
 from shared.webhooks import deliveries_scheduled
 
 blueprint = APIBlueprint("jobs", __name__, url_prefix="/v1", abp_tags=[Tag(name="jobs")], abp_responses=ERRORS)
@@ -138,7 +137,9 @@ def _check_source(asked: JobRequest) -> None:
 def _study_of_uploads(session: Session, who: Principal, asked: JobRequest, study_id: str) -> NewStudy:
     taken = uploaded(session, who, asked.upload_ids)
     modality = settle_modality(taken, asked.modality)
-    return add_study(session, who, taken, modality, asked.external_id, asked.metadata or {}, study_id)
+    study = new_study(who, taken, modality, asked.external_id, asked.metadata or {}, study_id)
+    add_studies(session, [study])
+    return study
 
 
 def _asked_for(who: Principal, asked: JobForm | JobRequest, study_id: str) -> NewJob:

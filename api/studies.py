@@ -19,11 +19,11 @@ from api.openapi import ERRORS, form_body
 from api.schemas import ImagePath, StudyForm, StudyPath
 from api.study_schemas import Deidentified, ImageView, StudyRequest, StudyView
 from api.uploads import (
-    add_study,
     check_supported,
     discard,
     fingerprint,
     new_images,
+    new_study,
     received,
     refuse_if_all_bad,
     sent_fields,
@@ -39,6 +39,7 @@ from shared.imaging.decode import MediaType, decode_one
 from shared.keys import Scope
 from shared.models import Image, Job, JobState, Priority, Study
 from shared.queue import CLASSIFY, ring
+from shared.studies import add_studies
 
 blueprint = APIBlueprint("studies", __name__, url_prefix="/v1", abp_tags=[Tag(name="studies")], abp_responses=ERRORS)
 
@@ -121,7 +122,8 @@ def _create_from_files(service: Services, who: Principal) -> tuple[str, bool]:
         with service.database.transaction() as session:
             first = earlier(session, who, fingerprint(form.model_dump(), taken), study_id)
             if first is None:
-                add_study(session, who, taken, modality, form.external_id, form.metadata, study_id)
+                study = new_study(who, taken, modality, form.external_id, form.metadata, study_id)
+                add_studies(session, [study])
                 audit.record(session, who, "study.create", study_id)
         if first is not None:
             discard(service, taken)
@@ -146,7 +148,7 @@ def _create(session: Session, service: Services, who: Principal, asked: StudyReq
     taken = uploaded(session, who, asked.upload_ids) if asked.upload_ids else []
     modality = settle_modality(taken, asked.modality)
     if not asked.open:
-        add_study(session, who, taken, modality, asked.external_id, asked.metadata, study_id)
+        add_studies(session, [new_study(who, taken, modality, asked.external_id, asked.metadata, study_id)])
         return
     for classifier in asked.classifiers:
         check_supported(classifier, modality)

@@ -23,7 +23,7 @@ from shared.imaging.decode import ImageInfo
 from shared.jobs import problem_of
 from shared.models import Classifier, Modality, Upload
 from shared.storage import object_key
-from shared.studies import NewImage, NewStudy, add_studies, images_of
+from shared.studies import NewImage, NewStudy, images_of
 
 log = structlog.get_logger(__name__)
 
@@ -171,21 +171,6 @@ def uploaded(session: Session, who: Principal, upload_ids: Sequence[str]) -> lis
 def of_upload(upload: Upload) -> Received:
     """A complete direct upload as a file that was taken in."""
     return Received(upload.sha256, upload.size_bytes, upload.object_key, uploads.info_of(upload), None)
-
-
-def add_study(
-    session: Session,
-    who: Principal,
-    taken: Sequence[Received],
-    modality: Modality,
-    external_id: str | None,
-    metadata: dict[str, Any],
-    study_id: str,
-) -> NewStudy:
-    """The rows of `new_study`."""
-    study = new_study(who, taken, modality, external_id, metadata, study_id)
-    add_studies(session, [study])
-    return study
 
 
 def new_study(

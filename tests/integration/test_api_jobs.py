@@ -224,6 +224,8 @@ def test_the_service_lives_and_says_what_is_missing(app: Flask, north: Caller) -
         "database": "ok",
         "storage": "ok",
         "broker": "ok",
+        "disk": "ok",
+        "queue": "ok",
     }
     assert checks["worker:classify"] == "no live worker"
     north.submit()

@@ -60,7 +60,9 @@ ROUTES: list[tuple[Callable[[Caller], dict[str, str]], str, str, Any]] = [
     (endpoint, "POST", "/v1/webhook-endpoints/{endpoint}/test", None),
     (endpoint, "GET", "/v1/webhook-endpoints/{endpoint}/deliveries", None),
     (endpoint, "POST", "/v1/deliveries/{delivery}/redeliver", None),
+    (endpoint, "POST", "/v1/webhook-endpoints/{endpoint}/replay", {"since": "2026-01-01T00:00:00Z"}),
     (endpoint, "DELETE", "/v1/webhook-endpoints/{endpoint}", None),
+    (study, "DELETE", "/v1/studies/{study}", None),
     (key, "GET", "/v1/keys/{key}", None),
     (key, "POST", "/v1/keys/{key}/revoke", None),
 ]
