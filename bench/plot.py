@@ -22,7 +22,7 @@ def draw(figures: Mapping[str, Any], folder: Path = WHERE) -> list[Path]:
     _bars(left, {name: systems[name]["images_per_second"] for name in order})
     left.set_title("throughput, end to end (images/s)", fontsize=10)
     _bars(right, {name: systems[name]["p95_seconds"] for name in order if "p95_seconds" in systems[name]})
-    right.set_title("latency of one image among 16 clients, p95 (s)", fontsize=10)
+    right.set_title("p95 latency among 16 clients (s)", fontsize=10)
     paths = [folder / "bench.svg", folder / "bench.png"]
     for path in paths:
         # Without a date in it, the same figures make the same file.

@@ -26,7 +26,8 @@ def members(count: int) -> list[tuple[str, bytes]]:
 
 
 def request(client: httpx.Client, key: str, content: Any, **query: Any) -> httpx.Request:
-    headers = {"Idempotency-Key": key, "Content-Type": "application/zip"}
+    # A server that refuses before it has read the body ends the connection: it is of no use to the next request.
+    headers = {"Idempotency-Key": key, "Content-Type": "application/zip", "Connection": "close"}
     return client.build_request("POST", "/v1/batches", params=QUERY | query, headers=headers, content=content)
 
 
