@@ -24,5 +24,5 @@ def record(session: Session, who: Principal, action: str, subject: str) -> datet
 
 def rows(tenant_id: str, acts: Sequence[tuple[str, str, str]]) -> Rows:
     """Entries for (key, action, subject), ready to be inserted beside what they tell of."""
-    entries = [{"actor": actor, "action": action, "subject": subject} for actor, action, subject in acts]
-    return AuditEntry, [{"tenant_id": tenant_id} | entry for entry in entries]
+    names = ("actor", "action", "subject")
+    return AuditEntry, [{"tenant_id": tenant_id} | dict(zip(names, act, strict=True)) for act in acts]

@@ -59,8 +59,9 @@ def read(connection: sa.Connection, tenant_id: str, job_id: str) -> Job | None:
     job, study = _split(row, _JOB_PARTS)
     if job.state is not JobState.SUCCEEDED:
         return _whole(job, study, None, None)
-    answer = connection.execute(_ITS_ANSWER, {"job_id": job_id}).one()
-    return _whole(job, study, *_split(answer, _ANSWER_PARTS))
+    answer = connection.execute(_ITS_ANSWER, {"job_id": job_id}).first()
+    # A job that succeeded has a result: without one, its study was deleted between the two looks.
+    return None if answer is None else _whole(job, study, *_split(answer, _ANSWER_PARTS))
 
 
 def of_batch(connection: sa.Connection, batch_id: str, after: int, limit: int) -> list[Job]:

@@ -166,3 +166,22 @@ def test_one_who_waits_looks_by_himself(
         assert json_of(north.get(path, headers={"Prefer": "wait=60"}))["status"] == "succeeded"
     finally:
         timer.join()
+
+
+def test_a_study_that_is_deleted_while_its_job_is_read_is_not_there(
+    app: Flask, north: Caller, clean_database: Database
+) -> None:
+    job = north.submit()
+    work(clean_database)
+    engine = app.extensions[EXTENSION].database.engine
+    looks: list[str] = []
+
+    def delete(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        looks.append(statement)
+        if len(looks) == 1:
+            assert north.call("DELETE", f"/v1/studies/{job['study_id']}").status_code == 204
+
+    sa.event.listen(engine, "after_cursor_execute", delete)
+    problem_of(north.get(f"/v1/jobs/{job['id']}"), 404, "not-found")
+    sa.event.remove(engine, "after_cursor_execute", delete)
+    assert "FROM jobs" in looks[0]
