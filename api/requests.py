@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import IO, Any, cast
+from typing import Any
 
 import flask
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
-from werkzeug.datastructures import FileStorage, MultiDict
-from werkzeug.formparser import FormDataParser
 
-from api.form_spool import Spool
+from api.form_parser import StrictFormParser
 from shared.errors import BadRequest
 
 MULTIPART = "multipart/form-data"
 # Files are spooled to disk; every other body is held in memory. Strangers send no files.
 MAX_BODY_IN_MEMORY = 1_000_000
-
-
-class StrictFormParser(FormDataParser):
-    """Says that a form is malformed; werkzeug's own parser takes it for an empty one."""
-
-    def parse(
-        self, stream: IO[bytes], mimetype: str, content_length: int | None, options: dict[str, str] | None = None
-    ) -> tuple[IO[bytes], MultiDict[str, str], MultiDict[str, FileStorage]]:
-        self.silent = False
-        with ExitStack() as opened:
-            spool = Spool()
-            self.stream_factory = lambda *_, **__: cast(IO[bytes], opened.enter_context(spool.part()))
-            try:
-                parsed = super().parse(stream, mimetype, content_length, options)
-            except ValueError as error:
-                raise BadRequest("the form is malformed or ends too early") from error
-            # Whole: Flask closes the files with the request. Otherwise they are closed here.
-            opened.pop_all()
-        return parsed
 
 
 class Request(flask.Request):
