@@ -80,6 +80,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
 
 #: What asks for a ring within this time of another one shares the next.
 GAP_SECONDS = 0.005
+#: The same after a look that found a message there: whoever is to take it is busy, and finds what came until then.
+BUSY_SECONDS = 0.02
 # After a failed ring, this many seconds of silence: nobody answers, and workers look by themselves meanwhile.
 PAUSE_SECONDS = 2
 
@@ -108,28 +110,29 @@ class Bell:
                 self._thread.start()
             self._change.notify()
 
-    def flush(self) -> bool:
-        """Ring now for what was asked and is not rung yet; False when Redis did not take it."""
+    def flush(self) -> float:
+        """Ring now for what was asked and is not rung yet; the seconds in which another ring would be of no use."""
         with self._change:
             asked, self._asked = self._asked, set()
-        return all(self._send(queue) for queue in sorted(asked))
+        return max((self._send(queue) for queue in sorted(asked)), default=0)
 
     def _run(self) -> None:
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._asked)
-            time.sleep(GAP_SECONDS if self.flush() else PAUSE_SECONDS)
+            time.sleep(self.flush())
 
-    def _send(self, queue: str) -> bool:
+    def _send(self, queue: str) -> float:
         try:
             # Whoever takes a message that lies there looks for work after that, and then finds ours too.
-            if not self._redis.llen(queue):
-                self._app.send_task(f"thoraq.{queue}", queue=queue, retry=False)
+            if self._redis.llen(queue):
+                return BUSY_SECONDS
+            self._app.send_task(f"thoraq.{queue}", queue=queue, retry=False)
         except (OperationalError, RedisError) as error:
             # Workers look by themselves within poll_seconds, so this delays work and loses none.
             log.warning("doorbell.lost", queue=queue, error=type(error).__name__)
-            return False
-        return True
+            return PAUSE_SECONDS
+        return GAP_SECONDS
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from shared.config import Settings
-from shared.queue import CLASSIFY, DELIVER, GAP_SECONDS, Bell, ring
+from shared.queue import BUSY_SECONDS, CLASSIFY, DELIVER, GAP_SECONDS, Bell, ring
 from standalone.services import Redis
 
 RINGS = 2_000
@@ -64,6 +64,20 @@ def test_a_message_that_nobody_has_taken_speaks_for_what_comes_after_it(wire: re
     assert wire.llen(CLASSIFY) == 1
     bell.ring(DELIVER)
     assert eventually(lambda: wire.llen(DELIVER) == 1)
+
+
+def test_while_a_message_lies_there_it_looks_less_often(wire: redis.Redis, redis_url: str) -> None:
+    bell = Bell(redis_url)
+    bell.ring(CLASSIFY)
+    assert eventually(lambda: wire.llen(CLASSIFY))
+    wire.config_resetstat()
+    began = time.monotonic()
+    while time.monotonic() < began + 0.5:
+        bell.ring(CLASSIFY)
+        time.sleep(0.001)
+    looks = wire.info("commandstats")["cmdstat_llen"]["calls"]
+    assert 1 <= looks <= (time.monotonic() - began) / BUSY_SECONDS + 1
+    assert wire.llen(CLASSIFY) == 1
 
 
 def test_it_rings_again_when_redis_is_back(wire: redis.Redis, redis_service: Redis) -> None:
