@@ -145,7 +145,8 @@ def _headers(config: Settings) -> dict[str, str]:
 
 
 def _around_requests(app: Flask, service: Services) -> None:
-    headers = _headers(service.settings)
+    headers = list(_headers(service.settings).items())
+    log = structlog.get_logger("api")
 
     @app.before_request
     def begin() -> None:
@@ -166,12 +167,11 @@ def _around_requests(app: Flask, service: Services) -> None:
         # The rule, not the path: ids are no labels, and paths of strangers are without number, as are methods.
         route, method = (request.url_rule.rule, request.method) if request.url_rule else ("unknown", "unknown")
         metrics.REQUESTS.labels(method, route, response.status_code).observe(seconds)
-        structlog.get_logger("api").info(
-            "request", method=method, route=route, status=response.status_code, ms=round(seconds * 1000, 1)
-        )
-        response.headers["X-Request-Id"] = g.request_id
+        log.info("request", method=method, route=route, status=response.status_code, ms=round(seconds * 1000, 1))
+        # Added, not set: nobody else tells these, and each that is set is compared with all that are there.
+        response.headers.add("X-Request-Id", g.request_id)
         if "principal" in g:
             service.limits.tell(response, g.principal.key_id)
-        for name, value in headers.items():
-            response.headers.setdefault(name, value)
+        there = {name.lower() for name, _ in response.headers}
+        response.headers.extend([default for default in headers if default[0].lower() not in there])
         return response

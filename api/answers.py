@@ -112,11 +112,11 @@ def wait_for(service: Services, who: Principal, job_id: str, seconds: float) -> 
 def respond(answer: Answer, status: int = 200) -> Response:
     """The answer with its ETag, and when to look again if it is not terminal; without a body if the client has it."""
     known = status == 200 and request.method == "GET" and request.if_none_match.contains_weak(answer.etag)
-    response = Response(b"" if known else answer.body, 304 if known else status, mimetype="application/json")
+    # All at once: a header that is set is compared with those that are there, one by one.
+    headers = [("ETag", f'"{answer.etag}"'), ("Cache-Control", "private, no-cache")]
+    if not answer.terminal:
+        headers.append(("Retry-After", "1"))
+    response = Response(b"" if known else answer.body, 304 if known else status, headers, mimetype="application/json")
     if known:
         del response.headers["Content-Type"], response.headers["Content-Length"]
-    response.headers["ETag"] = f'"{answer.etag}"'
-    response.headers["Cache-Control"] = "private, no-cache"
-    if not answer.terminal:
-        response.headers["Retry-After"] = "1"
     return response

@@ -6,7 +6,6 @@ A key that was found in force is taken without another look for `key_seconds`, b
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import cast
@@ -34,7 +33,7 @@ def authenticate() -> None:
     service = cast(Services, current_app.extensions[EXTENSION])
     found = _remembered(service)
     g.principal = found
-    g.services = replace(service, database=service.database.of(found.tenant_id))
+    g.services = service.of(found.tenant_id)
     structlog.contextvars.bind_contextvars(tenant_id=found.tenant_id, key_id=found.key_id)
 
 

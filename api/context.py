@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from flask import current_app, g
@@ -64,6 +64,14 @@ class Services:
     finished: Memory[Answer] = field(default_factory=lambda: Memory(FINISHED_BYTES))
     #: by job, or by rank for jobs that are new: position and estimated wait in seconds
     places: Memory[tuple[int, float | None]] = field(default_factory=lambda: Memory(10_000))
+    _views: dict[str, Services] = field(default_factory=dict)
+
+    def of(self, tenant_id: str) -> Services:
+        """The same with the database for one tenant's rows, as `TenantDatabase.of` gives it."""
+        view = self._views.get(tenant_id)
+        if view is None:
+            view = self._views[tenant_id] = replace(self, database=self.database.of(tenant_id))
+        return view
 
 
 def services() -> Services:

@@ -6,7 +6,7 @@ the first one's commit at the unique index, and then finds its row: no window in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +40,10 @@ class KeyUse:
     resource_id: str
 
 
-def key_use(fingerprint: str, resource_id: str) -> KeyUse | None:
-    """This request's; None when it came without a key."""
+def key_use(fingerprint: Callable[[], str], resource_id: str) -> KeyUse | None:
+    """This request's; None, and no fingerprint is taken, when it came without a key."""
     key = sent_key()
-    return None if key is None else KeyUse(key, fingerprint, resource_id)
+    return None if key is None else KeyUse(key, fingerprint(), resource_id)
 
 
 def earlier(session: Session, who: Principal, fingerprint: str, resource_id: str) -> str | None:

@@ -94,7 +94,7 @@ def _submit_files(service: Services, who: Principal) -> tuple[str, JobEnvelope |
         check_supported(form.classifier, modality)
         job = _asked_for(who, form, new_id("stu"))
         study = new_study(who, taken, modality, form.external_id, form.metadata, job.study_id)
-        use = key_use(fingerprint(form.model_dump(), taken), job.id)
+        use = key_use(lambda: fingerprint(form.model_dump(), taken), job.id)
         written = service.submissions.write(Submission(who.key_id, study, job, use))
         if written.first is not None:
             discard(service, taken)

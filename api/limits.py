@@ -88,9 +88,9 @@ class Limits:
             return
         with self._lock:
             share = self._shares.get((self._key.name, key_id), Share())
-        response.headers["RateLimit-Limit"] = str(self._key.item.amount)
-        response.headers["RateLimit-Remaining"] = str(max(share.remaining + share.left, 0))
-        response.headers["RateLimit-Reset"] = str(max(int(share.until - time.time()), 0))
+        response.headers.add("RateLimit-Limit", str(self._key.item.amount))
+        response.headers.add("RateLimit-Remaining", str(max(share.remaining + share.left, 0)))
+        response.headers.add("RateLimit-Reset", str(max(int(share.until - time.time()), 0)))
 
     def _spend(self, allowance: Allowance, whose: str, cost: int) -> None:
         with self._lock:

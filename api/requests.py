@@ -32,6 +32,6 @@ class Sessions(SecureCookieSessionInterface):
     """Flask's sessions; where no cookie came, no signer is made that would check it."""
 
     def open_session(self, app: flask.Flask, request: flask.Request) -> SecureCookieSession | None:
-        if self.get_cookie_name(app) not in request.cookies:
+        if "HTTP_COOKIE" not in request.environ or self.get_cookie_name(app) not in request.cookies:
             return self.session_class()
         return super().open_session(app, request)

@@ -29,9 +29,10 @@ TENANT_SETTING = "thoraq.tenant"
 class Database:
     """A connection pool. Safe to share between threads, not across a fork."""
 
-    def __init__(self, settings: Settings, pool_size: int = 8, role: str | None = None) -> None:
+    def __init__(self, settings: Settings, pool_size: int = 8, role: str | None = None, **options: Any) -> None:
         self.engine = sa.create_engine(
             settings.database_url.get_secret_value(),
+            **options,
             hide_parameters=True,  # values may name a patient, and exceptions end up in logs
             pool_size=pool_size,
             max_overflow=pool_size,
@@ -90,10 +91,10 @@ class TenantDatabase(Database):
     """
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, role=API_ROLE)
+        # The driver begins nothing by itself: `_begin` does, in one message with whose transaction it is. (As an option
+        # of the engine's views it would be set and reset each time a connection leaves the pool.)
+        super().__init__(settings, role=API_ROLE, isolation_level="AUTOCOMMIT")
         sa.event.listen(self.engine, "begin", _begin)
-        # The driver begins nothing by itself: `_begin` does, in one message with whose transaction it is.
-        self._unbound = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._views: dict[str, Self] = {}
         self._bind("")
 
@@ -109,8 +110,8 @@ class TenantDatabase(Database):
     def _bind(self, tenant_id: str) -> None:
         tenant = sql.Literal(tenant_id).as_bytes()
         setting = TENANT_SETTING.encode()
-        self._several = self._unbound.execution_options(begin=b"BEGIN; SET LOCAL %s = %s" % (setting, tenant))
-        self._single = self._unbound.execution_options(tenant=b"SET %s = %s" % (setting, tenant))
+        self._several = self.engine.execution_options(begin=b"BEGIN; SET LOCAL %s = %s" % (setting, tenant))
+        self._single = self.engine.execution_options(tenant=b"SET %s = %s" % (setting, tenant))
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:

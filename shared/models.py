@@ -55,7 +55,10 @@ class Priority(StrEnum):
     @property
     def rank(self) -> int:
         """0 goes first."""
-        return list(Priority).index(self)
+        return RANKS[self]
+
+
+RANKS = {priority: rank for rank, priority in enumerate(Priority)}
 
 
 class ResultOutcome(StrEnum):
