@@ -6,14 +6,14 @@ import threading
 import time
 from typing import Generic, NamedTuple, TypeVar
 
-from cachetools import TLRUCache
+from cachetools import LRUCache
 
 Value = TypeVar("Value")
 
 
 class _Entry(NamedTuple, Generic[Value]):
     value: Value
-    seconds: float
+    until: float
     size: int
 
 
@@ -25,18 +25,14 @@ class Memory(Generic[Value]):
 
     def __init__(self, room: int) -> None:
         self._lock = threading.Lock()
-        self._entries: TLRUCache[tuple[str, ...], _Entry[Value]] = TLRUCache(
-            room,
-            ttu=lambda _, entry, now: now + entry.seconds,
-            timer=time.monotonic,
-            getsizeof=lambda entry: entry.size,
-        )
+        # Not TLRUCache, which looks for what has run out at every access: what nobody asks for again goes first anyway.
+        self._entries: LRUCache[tuple[str, ...], _Entry[Value]] = LRUCache(room, getsizeof=lambda entry: entry.size)
 
     def get(self, *key: str) -> Value | None:
         """What was put in under the key, if it is not forgotten."""
         with self._lock:
             entry = self._entries.get(key)
-        return None if entry is None else entry.value
+        return None if entry is None or entry.until <= time.monotonic() else entry.value
 
     def forget(self, *key: str) -> None:
         """What was put in under the key is not remembered any more."""
@@ -47,4 +43,4 @@ class Memory(Generic[Value]):
         """Remember for so many seconds; what takes more than the whole room is not kept."""
         with self._lock:
             if size <= self._entries.maxsize and seconds > 0:
-                self._entries[key] = _Entry(value, seconds, size)
+                self._entries[key] = _Entry(value, time.monotonic() + seconds, size)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -128,6 +128,6 @@ def _image_rows(
     study_id: str, tenant_id: str, images: Sequence[NewImage], first_position: int = 0
 ) -> list[dict[str, Any]]:
     return [
-        {"id": new_id("img"), "tenant_id": tenant_id, "study_id": study_id, "position": position} | asdict(image)
+        {"id": new_id("img"), "tenant_id": tenant_id, "study_id": study_id, "position": position} | vars(image)
         for position, image in enumerate(images, first_position)
     ]
