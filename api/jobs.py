@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -88,7 +89,9 @@ def _submit_files(service: Services, who: Principal) -> tuple[str, JobEnvelope |
     files = sent_files(service.settings.max_files)
     form = JobForm.model_validate(sent_fields())
     service.admission.admit(who.tenant_id, stat=form.priority is Priority.STAT)
-    with received(service, who, files) as taken:
+    with ExitStack() as storing:
+        with service.submissions.coming():
+            taken = storing.enter_context(received(service, who, files))
         refuse_if_all_bad(taken)
         modality = settle_modality(taken, form.modality)
         check_supported(form.classifier, modality)

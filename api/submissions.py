@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -28,6 +29,8 @@ from shared.studies import NewStudy, study_rows
 
 #: Most requests in one transaction.
 MOST = 64
+#: So long it waits for those whose files are being stored (PostgreSQL has the like: commit_delay, commit_siblings).
+GATHER_SECONDS = 0.001
 #: The column of each table that says whose submission a row is of: its study's or its job's id.
 BELONGS = {"studies": "id", "images": "study_id", "jobs": "id", "audit_log": "subject"}
 
@@ -63,11 +66,26 @@ class Submissions:
         self._database = database
         self._waiting: deque[_Waiting] = deque()
         self._turn = threading.Lock()
+        self._coming = 0
+        self._change = threading.Condition()
 
     @property
     def waiting(self) -> int:
         """How many wait for the next transaction."""
         return len(self._waiting)
+
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """While a request makes its submission ready: a transaction that is about to begin waits a moment for it."""
+        with self._change:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._coming -= 1
+                if not self._coming:
+                    self._change.notify_all()
 
     def write(self, submission: Submission) -> Written:
         """Returns when it is committed. IdempotencyKeyReused; Unavailable when nobody knows whether it is."""
@@ -77,8 +95,13 @@ class Submissions:
             with self._turn:
                 # Whoever had the turn before may have written this one, too.
                 if not mine.outcome.done():
+                    self._gather()
                     self._settle(self._next())
         return mine.outcome.result()
+
+    def _gather(self) -> None:
+        with self._change:
+            self._change.wait_for(lambda: not self._coming, GATHER_SECONDS)
 
     def _next(self) -> list[_Waiting]:
         """Those of one tenant, the one of whoever waits longest; a transaction sees and writes one tenant's rows."""

@@ -81,6 +81,27 @@ def test_those_that_wait_are_written_by_one_transaction(
         assert set(session.scalars(acts)) == queued(clean_database)
 
 
+def test_a_transaction_waits_a_moment_for_those_that_are_coming(
+    clean_database: Database, api_database: TenantDatabase, tenant_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.submissions.GATHER_SECONDS", 30)
+    submissions = Submissions(api_database)
+    with ThreadPoolExecutor(2) as pool:
+        with submissions.coming():
+            first = pool.submit(submissions.write, submission(tenant_id))
+            second = pool.submit(submissions.write, submission(tenant_id))
+            while submissions.waiting < 2:
+                time.sleep(0.01)
+            assert queued(clean_database) == set()
+        assert first.result().queued_at == second.result().queued_at
+
+
+def test_a_transaction_waits_no_longer_than_that(api_database: TenantDatabase, tenant_id: str) -> None:
+    submissions = Submissions(api_database)
+    with submissions.coming():
+        assert submissions.write(submission(tenant_id)).first is None
+
+
 def test_one_that_cannot_be_written_spoils_no_other(
     clean_database: Database, api_database: TenantDatabase, tenant_id: str
 ) -> None:
