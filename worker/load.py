@@ -72,9 +72,9 @@ class Loader:
 
     def __init__(self, storage: Storage, settings: Settings, progress: Callable[[], None]) -> None:
         self._storage, self._progress = storage, progress
-        self._limits = settings.image_limits
+        self._limits, self._threads = settings.image_limits, settings.decode_threads
         self._sandbox = Sandbox(self._limits, Allowance(settings.decode_seconds, settings.decode_memory_bytes))
-        self._pool = ThreadPoolExecutor(settings.decode_threads, "decode")
+        self._pool = ThreadPoolExecutor(self._threads, "decode")
 
     def load(self, claims: Sequence[Claim], spec: InputSpec) -> list[Study | Outcome]:
         """Each claim's study, or how the claim ended if it cannot go to the engine.
@@ -121,7 +121,8 @@ class Loader:
     def _prepared(self, data: bytes, spec: InputSpec, apart: bool) -> Iterator[Pixels]:
         if apart or is_risky(data):
             return self._sandbox.prepared(data, spec)
-        return (prepare(picture, spec) for picture in frames(data, self._limits, target=spec.size))
+        decoded = frames(data, self._limits, target=spec.size, threads=self._threads)
+        return (prepare(picture, spec) for picture in decoded)
 
 
 def _readable(claim: Claim) -> Iterator[tuple[ImageRef, str]]:

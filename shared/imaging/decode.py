@@ -21,14 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import CorruptImage, EmptyFile, UnsupportedImage
-from shared.imaging import dicom, tiff
+from shared.imaging import dicom, png, tiff
 from shared.imaging.headers import (
     PNG_SIGNATURE,
     Header,
     check_jpeg_complete,
     check_jpeg_readable,
-    check_png_complete,
     jpeg_header,
+    png_chunks,
     png_header,
 )
 from shared.imaging.info import ImageInfo, Limits, MediaType
@@ -70,16 +70,17 @@ def probe(file: BinaryIO, limits: Limits) -> ImageInfo:
 def is_risky(data: bytes) -> bool:
     """Whether codecs get to see it that have crashed on damaged files; raises EmptyFile and UnsupportedImage.
 
-    PNG and JPEG go to libpng and libjpeg-turbo, which all browsers hold out against what the web sends them.
+    PNG and JPEG go to libpng, Rust's png and libjpeg-turbo, which browsers hold out against what the web sends them.
     """
     return _media_type(BytesIO(data)) in (MediaType.DICOM, MediaType.TIFF)
 
 
-def frames(data: bytes, limits: Limits, target: int | None = None) -> Iterator[NDArray[np.uint8]]:
+def frames(data: bytes, limits: Limits, target: int | None = None, threads: int = 1) -> Iterator[NDArray[np.uint8]]:
     """Yield the display grey (H, W) of each frame, decoded one at a time.
 
     `target` is the size that `prepare` will be asked for: a large JPEG may then come back reduced, never below eight
-    times that size. Raises the errors of `probe`, and CorruptImage when the pixels are truncated or damaged; for a
+    times that size. `threads`: how many of this process decode at once; a faster decoder that makes the others wait is
+    for few of them. Raises the errors of `probe`, and CorruptImage when the pixels are truncated or damaged; for a
     file of many frames that may be after some of them were yielded.
     """
     file = BytesIO(data)
@@ -89,7 +90,7 @@ def frames(data: bytes, limits: Limits, target: int | None = None) -> Iterator[N
         case MediaType.TIFF:
             yield from _tiff_frames(data, limits)
         case MediaType.PNG:
-            yield _png(data, limits)
+            yield _png(data, limits, threads)
         case MediaType.JPEG:
             yield _jpeg(data, limits, target)
 
@@ -122,10 +123,13 @@ def _media_type(file: BinaryIO) -> MediaType:
     raise UnsupportedImage
 
 
-def _png(data: bytes, limits: Limits) -> NDArray[np.uint8]:
+def _png(data: bytes, limits: Limits, threads: int) -> NDArray[np.uint8]:
     header = png_header(BytesIO(data))
     limits.check(header.width, header.height)
-    check_png_complete(data)
+    chunks = png_chunks(data)
+    plain = png.decode_plain(data, chunks) if threads <= png.MOST_THREADS else None
+    if plain is not None:
+        return _to_display(plain)
     return _imdecode(data, cv2.IMREAD_ANYDEPTH if header.bits > 8 else cv2.IMREAD_GRAYSCALE)
 
 

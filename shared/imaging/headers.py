@@ -51,9 +51,9 @@ def png_header(file: BinaryIO) -> Header:
     return Header(width, height, bits)
 
 
-def check_png_complete(data: bytes) -> None:
-    """Walk the chunks to IEND and compare every checksum; raise CorruptImage otherwise."""
-    view, position = memoryview(data), len(PNG_SIGNATURE)
+def png_chunks(data: bytes) -> frozenset[bytes]:
+    """Walk the chunks to IEND and compare every checksum; which kinds there are, or CorruptImage."""
+    view, position, kinds = memoryview(data), len(PNG_SIGNATURE), set[bytes]()
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
@@ -61,8 +61,9 @@ def check_png_complete(data: bytes) -> None:
             break
         if zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise CorruptImage("A PNG chunk does not have its checksum.")
+        kinds.add(kind)
         if kind == b"IEND":
-            return
+            return frozenset(kinds)
         position = end + 4
     raise CorruptImage("The PNG file is truncated.")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from imagecodecs import png_encode
 from pydicom.uid import JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
 from shared.imaging.headers import PNG_SIGNATURE
@@ -22,6 +23,7 @@ from tests.factories_imaging import LOSSLESS, NATIVE, SAMPLES, make_dicom, real_
 
 #: Larger files take longer, and say no more.
 MAX_SEED_BYTES = 150_000
+ALL_FILTERS = 248  # libpng's PNG_ALL_FILTERS
 NUMBERS = (0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 127, 128, 255, 256, 1 << 15, (1 << 16) - 1, 1 << 31, (1 << 32) - 1)
 
 
@@ -40,6 +42,8 @@ def _rasters() -> Iterator[bytes]:
         yield _encoded(".png", picture)
         for compression in (1, 5, 8, 32773):  # none, LZW, deflate, PackBits
             yield _encoded(".tif", picture, cv2.IMWRITE_TIFF_COMPRESSION, compression)
+    for picture in pictures[:3]:
+        yield bytes(png_encode(picture, level=6, filter=ALL_FILTERS))  # OpenCV writes but one kind of row
     for options in ((), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 2)):
         yield _encoded(".jpg", pictures[0], *options)
         yield _encoded(".jpg", pictures[2], *options)
