@@ -194,7 +194,8 @@ def run_in_buckets(images: Pixels, runners: Mapping[str, TrunkRunner], sizes: tu
         chunk = images[start : start + largest]
         bucket = next(size for size in sizes if size >= len(chunk))
         blank = np.zeros((bucket - len(chunk), *images.shape[1:]), np.uint8)
-        filled = np.concatenate([chunk, blank])
+        filled = np.concatenate([chunk, blank]) if len(blank) else chunk
         for name, run in runners.items():
             parts[name].append(run(filled)[: len(chunk)])
-    return {name: np.concatenate(found) for name, found in parts.items()}
+    # Maps are twice as large as the images: mostly there is but one part, which need not be copied.
+    return {name: found[0] if len(found) == 1 else np.concatenate(found) for name, found in parts.items()}

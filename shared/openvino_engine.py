@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import openvino as ov
@@ -38,7 +38,7 @@ class OpenVinoEngine:
         self._options = {"INFERENCE_PRECISION_HINT": self._precision()}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
-        self._streams = min(threads or len(os.sched_getaffinity(0)), max(max_batch // STREAM_IMAGES, 1))
+        self._parts = parts_of(max_batch, threads or len(os.sched_getaffinity(0)))
         # Every size: it takes batches of any as they come, at the same rate, so there is nothing to fill them up for.
         self._batches = tuple(range(1, max_batch + 1))
         self._trunks = {trunk: self._trunk(trunk) for trunk in bundle.card.trunks}
@@ -69,7 +69,7 @@ class OpenVinoEngine:
 
     def _trunk(self, name: str) -> TrunkRunner:
         try:
-            return Compiled(self._core, self._graph(name), self._options, self._streams)
+            return Compiled(self._core, self._graph(name), self._options, self._parts)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot load the trunk {name}") from error
 
@@ -84,31 +84,48 @@ class OpenVinoEngine:
         return build_trunk(description, self._bundle.load_weights(trunk.weights), self._bundle.input)
 
 
-class Compiled:
-    """A trunk, compiled for both ends: a few images go through all cores together, a batch in parts side by side.
+class Parts(NamedTuple):
+    """How a full batch is cut: so many parts side by side, of so many images each."""
 
-    In parts, no core waits for the others at every layer: a tenth faster on two cores. For one thread at a time.
+    streams: int
+    images: int
+
+
+def parts_of(batch: int, cores: int) -> Parts:
+    """As many parts as pay, with no image of a full batch and no core left over."""
+    most = max(batch // STREAM_IMAGES, 1)
+    streams = max(count for count in range(1, most + 1) if batch % count == 0 and cores % count == 0)
+    return Parts(streams, batch // streams)
+
+
+class Compiled:
+    """A trunk, compiled for both ends: a few images go through all cores together, a full batch in parts side by side.
+
+    In parts, no core waits for the others at every layer; and they are compiled for their very size. Together that is a
+    fifth faster on two cores. For one thread at a time.
     """
 
-    def __init__(self, core: Any, graph: Any, options: dict[str, str], streams: int) -> None:
-        self._streams = streams
+    def __init__(self, core: Any, graph: Any, options: dict[str, str], parts: Parts) -> None:
+        """Takes the graph over."""
+        self._parts = parts
         self._together = core.compile_model(graph, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY"})
-        if streams > 1:
-            side_by_side = {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(streams)}
-            self._queue = ov.AsyncInferQueue(core.compile_model(graph, "CPU", side_by_side), streams)
+        if parts.streams > 1:
+            graph.reshape([parts.images, *graph.input(0).partial_shape[1:]])
+            side_by_side = {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(parts.streams)}
+            self._queue = ov.AsyncInferQueue(core.compile_model(graph, "CPU", side_by_side), parts.streams)
             self._queue.set_callback(_keep)
 
     def __call__(self, images: Pixels) -> Maps:
         """Feature maps (N, h, w, channels) of images (N, size, size); RuntimeError."""
-        if self._streams == 1 or len(images) < self._streams * STREAM_IMAGES:
+        streams, size = self._parts
+        if streams == 1 or len(images) != streams * size:
             return np.array(self._together(images)[0])
-        parts: list[Maps] = [np.empty(0, np.float32)] * self._streams
-        for place, part in enumerate(np.array_split(images, self._streams)):
-            self._queue.start_async(part, (parts, place))
+        maps = np.empty((len(images), *self._together.output(0).partial_shape[1:].to_shape()), np.float32)
+        for start in range(0, len(images), size):
+            self._queue.start_async(images[start : start + size], maps[start : start + size])
         self._queue.wait_all()
-        return np.concatenate(parts)
+        return maps
 
 
-def _keep(request: Any, kept: tuple[list[Maps], int]) -> None:
-    parts, place = kept
-    parts[place] = np.array(request.get_output_tensor(0).data)
+def _keep(request: Any, maps: Maps) -> None:
+    maps[:] = request.get_output_tensor(0).data

@@ -35,6 +35,7 @@ from shared.heads import HeadNetwork
 from shared.imaging.decode import Limits, decode_one
 from shared.imaging.preprocess import prepare
 from shared.networks import rebuild
+from shared.openvino_engine import parts_of
 from shared.parity import Reference
 from tests.factories_model import SIZE, tiny_bundle
 from training.quantize import quantize, write_parity
@@ -102,6 +103,34 @@ def test_an_image_gets_the_same_maps_alone_and_in_a_batch(engine: Engine) -> Non
     together = engine.maps(images, ["vgg16"])["vgg16"]
     alone = np.concatenate([engine.maps(image[np.newaxis], ["vgg16"])["vgg16"] for image in images])
     np.testing.assert_allclose(alone, together, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["openvino-int8", "openvino-bf16"])
+def test_an_image_of_a_full_batch_gets_the_same_maps_as_beside_few(whole: Bundle, name: EngineName) -> None:
+    """A full batch is cut into parts, which are compiled apart; what is left of the images goes another way."""
+    engine = make_engine(name, whole, 16, threads=2)
+    images = pictures(35)
+    together = engine.maps(images, ["vgg16"])["vgg16"]
+    alone = np.concatenate([engine.maps(image[np.newaxis], ["vgg16"])["vgg16"] for image in images])
+    np.testing.assert_allclose(alone, together, atol=0.02 * together.std())
+    again = engine.maps(images[:16], ["vgg16"])["vgg16"]
+    np.testing.assert_array_equal(again, together[:16])
+
+
+@pytest.mark.parametrize(
+    ("batch", "cores", "parts"),
+    [
+        (16, 1, (1, 16)),
+        (16, 2, (2, 8)),
+        (16, 3, (1, 16)),
+        (16, 6, (2, 8)),
+        (16, 64, (4, 4)),
+        (20, 5, (5, 4)),
+        (3, 8, (1, 3)),
+    ],
+)
+def test_no_core_and_no_image_is_left_over(batch: int, cores: int, parts: tuple[int, int]) -> None:
+    assert parts_of(batch, cores) == parts
 
 
 def test_only_the_asked_trunks_answer_and_no_image_gives_no_row(engine: Engine) -> None:
