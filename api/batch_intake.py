@@ -1,6 +1,6 @@
 """A batch that comes in as a stream: read by the request, stored by some threads, written in its order by one more.
 
-    read (the request) -> take in (some threads) -> write (one thread, a chunk of items a transaction)
+    read (the request) -> take in (some threads, a group each) -> write (one thread, a chunk of items a transaction)
 
 The queue between them is short, so a client that is faster than the store waits, and memory stays flat.
 """
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from queue import Empty, Queue
+from typing import Generic, TypeVar
 
 from flask import request
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
@@ -21,36 +21,32 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from api.batch_items import Sent
 from api.batch_turn import Turn
 from shared.errors import ArchiveRefused, BadRequest, PayloadTooLarge, ThoraqError
+from shared.storage import Storage
 
-#: Small files are stored a few by one thread: handing one over would cost as much as storing it.
-GROUP_ITEMS, GROUP_BYTES = 8, 256 * 1024
-AHEAD = 16
+#: Small files are stored together, as many as the store likes best; of large ones, fewer.
+GROUP_BYTES = 1024 * 1024
+#: Groups that are stored, or wait for it.
+AHEAD = 8
 # What is written early can run early: a short wait still makes a fast sender a transaction of dozens.
 CHUNK_ITEMS, CHUNK_SECONDS = 128, 0.05
 PROGRESS_SECONDS = 5.0
 PIECE_BYTES = 256 * 1024
 
-Task = Callable[[], Sent | None]
+Item = TypeVar("Item")
+#: Makes of some items, in their order, what is to be written of them: nothing of one that is in already.
+TakeIn = Callable[[list[Item]], list[Sent]]
 
 
-@dataclass(frozen=True)
-class Stored:
-    """What some tasks gave, in their order; after an error, what the later ones gave is of no use."""
-
-    sent: list[Sent]
-    error: Exception | None
-    unused: list[Sent]
-
-
-class Intake:
+class Intake(Generic[Item]):
     """Takes items in their order; `put` waits while too many are on their way, and raises what stopped them."""
 
-    def __init__(self, turn: Turn, storers: int) -> None:
+    def __init__(self, turn: Turn, storage: Storage, take_in: TakeIn[Item]) -> None:
         self._turn = turn
-        self._pool = ThreadPoolExecutor(storers, "store")
-        self._group: list[Task] = []
+        self._take_in, self._group_items = take_in, storage.group
+        self._pool = ThreadPoolExecutor(storage.writers, "store")
+        self._group: list[Item] = []
         self._group_bytes = 0
-        self._queue: Queue[Future[Stored] | None] = Queue(AHEAD)
+        self._queue: Queue[Future[list[Sent]] | None] = Queue(AHEAD)
         self._failure: Exception | None = None
         self._last_came = False
         self._refused = threading.Event()
@@ -79,11 +75,11 @@ class Intake:
         self._hand_over()
         return request.stream.read(PIECE_BYTES)
 
-    def put(self, task: Task, size: int = 0) -> None:
-        """The next item, made of what the task gives; None for one that is in already. `size`: bytes that it stores."""
-        self._group.append(task)
+    def put(self, item: Item, size: int = 0) -> None:
+        """The next item; `size`: bytes that it stores."""
+        self._group.append(item)
         self._group_bytes += size
-        if len(self._group) >= GROUP_ITEMS or self._group_bytes >= GROUP_BYTES:
+        if len(self._group) >= self._group_items or self._group_bytes >= GROUP_BYTES:
             self._hand_over()
         self.check()
 
@@ -99,9 +95,9 @@ class Intake:
         self._pool.shutdown()
 
     def _hand_over(self) -> None:
-        # Also when the writing has stopped: the tasks have files to close, and the writer drops what comes of them.
+        # Also when the writing has stopped: the items have files to close, and the writer drops what comes of them.
         if self._group:
-            self._queue.put(self._pool.submit(_store, self._group))
+            self._queue.put(self._pool.submit(self._take_in, self._group))
             self._group, self._group_bytes = [], 0
 
     def check(self) -> None:
@@ -131,13 +127,11 @@ class Intake:
                 if future is None:
                     self._last_came = True
                     break
-                stored = future.result()
-                due = due if chunk else time.monotonic() + CHUNK_SECONDS
-                chunk += stored.sent
-                if stored.error is not None:
-                    self._turn.discard(stored.unused)
+                if error := future.exception():
                     yield chunk  # what came before it is in
-                    raise stored.error
+                    raise error
+                due = due if chunk else time.monotonic() + CHUNK_SECONDS
+                chunk += future.result()
             if len(chunk) >= CHUNK_ITEMS or (chunk and time.monotonic() >= due):
                 yield chunk
                 chunk = []
@@ -151,28 +145,14 @@ class Intake:
     def _drop_rest(self) -> None:
         # Nothing comes any more if it was the last chunk that could not be written.
         while not self._last_came and (future := self._queue.get()) is not None:
-            stored = future.result()
-            self._turn.discard([*stored.sent, *stored.unused])
-
-
-def _store(tasks: Sequence[Task]) -> Stored:
-    """Run all of them, whatever becomes of one: each has a file to close."""
-    stored = Stored([], None, [])
-    for task in tasks:
-        try:
-            sent = task()
-        except Exception as error:  # noqa: BLE001 - the writer raises the first one
-            stored = stored if stored.error else replace(stored, error=error)
-        else:
-            kept = stored.unused if stored.error else stored.sent
-            kept += [] if sent is None else [sent]
-    return stored
+            if future.exception() is None:  # the first one is raised already
+                self._turn.discard(future.result())
 
 
 @contextmanager
-def taking_in(turn: Turn, storers: int) -> Iterator[Intake]:
+def taking_in(turn: Turn, storage: Storage, take_in: TakeIn[Item]) -> Iterator[Intake[Item]]:
     """An intake; after it all that came is written, and what stopped it is raised."""
-    intake = Intake(turn, storers)
+    intake = Intake(turn, storage, take_in)
     try:
         try:
             yield intake

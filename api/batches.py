@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import BinaryIO
 
@@ -27,7 +29,7 @@ from api.intake import digest_as_stored
 from api.openapi import ERRORS
 from api.requests import MULTIPART
 from api.schemas import BatchPath
-from api.uploads import discard, fingerprint, receive, received, sent_fields, sent_files, single
+from api.uploads import discard, fingerprint, receive_many, received, sent_fields, sent_files, single
 from shared import batches
 from shared.envelope import BatchEnvelope, batch_envelope
 from shared.errors import BadRequest, ImageError, InvalidRequest, NotFound, PayloadTooLarge, UnsupportedMediaType
@@ -95,9 +97,12 @@ def _submit_stream(service: Services, who: Principal) -> tuple[str, bool]:
     turn = Turn(service, who, form, write, sent_key(), fingerprint(form.model_dump() | {"body": request.mimetype}))
     if not turn.take(query.first_item):
         return turn.batch_id, True
-    with taking_in(turn, service.storage.writers) as intake:
-        put_all = _put_lines if request.mimetype == NDJSON else _put_members
-        put_all(service, who, turn, intake, query.first_item)
+    if request.mimetype == NDJSON:
+        with taking_in(turn, service.storage, list) as intake:
+            _put_lines(service, turn, intake, query.first_item)
+    else:
+        with taking_in(turn, service.storage, partial(_take_in, service, who, turn)) as intake:
+            _put_members(service, intake, query.first_item)
     return turn.batch_id, False
 
 
@@ -109,33 +114,34 @@ def _check_lines(form: BatchForm) -> None:
         raise InvalidRequest(message, errors=[{"field": "group_by", "message": message}])
 
 
-def _put_lines(service: Services, _: Principal, turn: Turn, intake: Intake, first_item: int) -> None:
+def _put_lines(service: Services, turn: Turn, intake: Intake[Sent], first_item: int) -> None:
     most = service.settings.max_batch_items
     for sent in lines(intake.pieces(service.settings.max_upload_bytes), first_item):
         if sent.item >= most:
             raise PayloadTooLarge(f"at most {most} items in one batch")
         if sent.item >= turn.known_until:
-            intake.put(partial(_itself, sent))
+            intake.put(sent)
 
 
-def _itself(sent: Sent) -> Sent:
-    return sent
-
-
-def _put_members(service: Services, who: Principal, turn: Turn, intake: Intake, first_item: int) -> None:
+def _put_members(service: Services, intake: Intake[Member], first_item: int) -> None:
     for member in Archive(intake.pieces(service.settings.max_batch_bytes), first_item, service.settings):
-        intake.put(partial(_take_in, service, who, turn, member), member.size)
+        intake.put(member, member.size)
 
 
-def _take_in(service: Services, who: Principal, turn: Turn, member: Member) -> Sent | None:
-    """The member, stored; None if an earlier request has brought it in."""
-    with member.file as file:
-        if member.item < turn.known_until:
-            turn.check_known(member.item, _digest(service, who, file))
-            return None
-        if member.error is not None:
-            return Sent(member.item, member.name, error=member.error)
-        return Sent(member.item, member.name, receive(service, who, file))
+def _take_in(service: Services, who: Principal, turn: Turn, members: Sequence[Member]) -> list[Sent]:
+    """The members, stored; without those that an earlier request has brought in."""
+    with ExitStack() as files:
+        for member in members:
+            files.enter_context(member.file)
+        for member in members:
+            if member.item < turn.known_until:
+                turn.check_known(member.item, _digest(service, who, member.file))
+        new = [member for member in members if member.item >= turn.known_until]
+        taken = iter(receive_many(service, who, [member.file for member in new if member.error is None]))
+        return [
+            Sent(one.item, one.name, error=one.error) if one.error else Sent(one.item, one.name, next(taken))
+            for one in new
+        ]
 
 
 def _digest(service: Services, who: Principal, file: BinaryIO) -> str | None:

@@ -22,7 +22,7 @@ from shared.errors import ImageError, InvalidRequest, StorageError, ThoraqError,
 from shared.imaging.decode import ImageInfo
 from shared.jobs import problem_of
 from shared.models import Classifier, Modality, Upload
-from shared.storage import object_key
+from shared.storage import Stored, object_key
 from shared.studies import NewImage, NewStudy, images_of
 
 log = structlog.get_logger(__name__)
@@ -115,14 +115,38 @@ def remove(services: Services, keys: Iterable[str]) -> None:
 
 def receive(services: Services, who: Principal, stream: BinaryIO) -> Received:
     """One file, from its beginning to its end: looked at, then stored as it is to be kept, or refused. StorageError."""
+    look = _look(services, who, stream)
+    if isinstance(look, Received):
+        return look
+    source, info = look
+    return _kept(services.storage.put(object_key(who.tenant_id), source), info)
+
+
+def _look(services: Services, who: Principal, stream: BinaryIO) -> tuple[BinaryIO, ImageInfo] | Received:
+    """The file as it is to be stored, and what its header says; or, if it is refused, all there is to say of it."""
     try:
-        source, info = prepared(services, who.tenant_id, stream)
+        return prepared(services, who.tenant_id, stream)
     except ImageError as error:
         stream.seek(0)
         digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
         return Received(digest.hexdigest(), stream.tell(), None, None, error)
-    stored = services.storage.put(object_key(who.tenant_id), source)
+
+
+def _kept(stored: Stored, info: ImageInfo) -> Received:
     return Received(stored.sha256, stored.size, stored.key, info, None)
+
+
+def receive_many(services: Services, who: Principal, streams: Iterable[BinaryIO]) -> list[Received]:
+    """Some small files, each as `receive` has it, stored together: all of them, or none."""
+    looks = [_look(services, who, stream) for stream in streams]
+    keys = [object_key(who.tenant_id) for look in looks if not isinstance(look, Received)]
+    sources = [look[0] for look in looks if not isinstance(look, Received)]
+    try:
+        stored = iter(services.storage.put_many(zip(keys, sources, strict=True)))
+    except BaseException:
+        remove(services, keys)
+        raise
+    return [look if isinstance(look, Received) else _kept(next(stored), look[1]) for look in looks]
 
 
 def count_bytes(taken: Iterable[Received]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from shared.config import Settings
@@ -55,3 +57,14 @@ def settings_of(s3: S3) -> Settings:
         minio_secret_key=s3.secret_key,
         minio_bucket=s3.bucket,
     )
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Makes the kernel refuse to write beyond `size` bytes, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

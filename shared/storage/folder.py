@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import os
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
+
+import uuid_utils
 
 from shared.errors import ObjectNotFound, StorageError
 from shared.storage.interface import ObjectInfo, SignedPut, Stored, checked, split_prefix
@@ -23,8 +24,9 @@ _ABANDONED_SECONDS = 24 * 3600  # no request body takes a day; MinIO drops unfin
 class FolderStorage:
     """Objects as files of one folder; the slashes of a key are its directories."""
 
-    #: More wait for each other: they make files in one directory, and spin where they wait for its lock.
-    writers = 2
+    #: More threads wait for each other: they make files in one directory, and spin where they wait for its lock. What
+    #: the disk is waited for once, a sync of the directory, costs a group little more than one object.
+    writers, group = 2, 64
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -32,35 +34,43 @@ class FolderStorage:
         self._durable: set[Path] = set()
 
     def put(self, key: str, source: BinaryIO) -> Stored:
-        """Written beside the objects, synced, then renamed into place."""
-        path = self._path(key)
-        reader = HashingReader(source)
-        with _disk_errors(reader):
-            descriptor, name = tempfile.mkstemp(dir=self._incoming)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    _copy(reader, file)
-                self._publish(Path(name), path)
-            except BaseException:  # also when the process is told to stop: a part is of no use to anybody
-                Path(name).unlink(missing_ok=True)
-                raise
-        return reader.stored(key)
+        (stored,) = self.put_many([(key, source)])
+        return stored
 
-    def _publish(self, part: Path, path: Path) -> None:
+    def put_many(self, objects: Iterable[tuple[str, BinaryIO]]) -> list[Stored]:
+        """Written beside the objects, synced, then renamed into place; their directories are synced once for all."""
+        parts: list[_Part] = []
         try:
-            part.rename(path)
-        except FileNotFoundError:  # the first object of its directory
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.rename(path)
-        # The object's own directory has a new name in it. Those above it need syncing once in each process: another
+            for key, source in objects:
+                path, reader = self._path(key), HashingReader(source)
+                with _disk_errors(reader):
+                    parts.append(_Part(self._incoming, path))
+                    parts[-1].write(reader)
+                parts[-1].stored = reader.stored(key)
+            with _disk_errors():
+                for part in parts:
+                    part.sync()
+                self._publish(parts)
+        except BaseException:  # also when the process is told to stop: a part is of no use to anybody
+            for part in parts:
+                part.discard()
+            raise
+        return [part.stored for part in parts]
+
+    def _publish(self, parts: Sequence[_Part]) -> None:
+        for part in parts:
+            part.publish()
+        # The objects' own directories have new names in them. Those above need syncing once in each process: another
         # process may have made them and not have synced them yet.
-        fresh, above = [path.parent], path.parent
-        while above != self._root and (above := above.parent) not in self._durable:
-            fresh.append(above)
-        for directory in fresh:
+        own = {part.path.parent for part in parts}
+        above = {directory for path in own for directory in self._inside(path.parents)} - self._durable
+        for directory in own | above:
             _sync(directory)
         # Only now: another thread takes what is noted here, and all above it, for synced.
-        self._durable.update(fresh[1:])
+        self._durable |= above
+
+    def _inside(self, directories: Iterable[Path]) -> Iterator[Path]:
+        return (directory for directory in directories if directory.is_relative_to(self._root))
 
     def get(self, key: str, expect_sha256: str | None = None) -> bytes:
         with self.open(key) as body:
@@ -148,11 +158,44 @@ class FolderStorage:
         return self._root / checked(key)
 
 
-def _copy(reader: io.RawIOBase, file: BinaryIO) -> None:
-    while chunk := reader.read(CHUNK):
-        file.write(chunk)
-    file.flush()
-    os.fsync(file.fileno())
+class _Part:
+    """An object that is written, under a name of its own, before it is renamed to `path`."""
+
+    stored: Stored
+
+    def __init__(self, incoming: Path, path: Path) -> None:
+        self.path = path
+        self._name = f"{incoming}/{uuid_utils.uuid7().hex}"
+        self._descriptor = os.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def write(self, reader: HashingReader) -> None:
+        """All that the reader gives."""
+        for chunk in reader.chunks():
+            left = memoryview(chunk)
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        # Begins to write it out, and waits for nothing: the sync of each part then finds most of its work done.
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def sync(self) -> None:
+        """Return when its bytes are on the disk."""
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def publish(self) -> None:
+        """Give it the object's name."""
+        try:
+            os.rename(self._name, self.path)  # noqa: PTH104 - a Path of each part's name would take as long
+        except FileNotFoundError:  # the first object of its directory
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(self._name, self.path)  # noqa: PTH104
+
+    def discard(self) -> None:
+        """Remove it, unless it is the object already."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        Path(self._name).unlink(missing_ok=True)
 
 
 def _status(path: Path) -> os.stat_result | None:

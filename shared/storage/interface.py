@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO, Protocol
@@ -50,13 +50,17 @@ class SignedPut:
 class Storage(Protocol):
     """The interface. A malformed key is a ValueError everywhere, a store that fails a StorageError.
 
-    `writers`: so many threads that put small objects at once get the most done.
+    `writers`: so many threads that put small objects at once get the most done, with `group` of them at a time.
     """
 
     writers: int
+    group: int
 
     def put(self, key: str, source: BinaryIO) -> Stored:
         """Write all that `source.read` gives, in flat memory; what `source` raises passes through unchanged."""
+
+    def put_many(self, objects: Iterable[tuple[str, BinaryIO]]) -> list[Stored]:
+        """As `put`, for small objects that are there together: all are when it returns; when it fails, some may be."""
 
     def get(self, key: str, expect_sha256: str | None = None) -> bytes:
         """The whole object; ObjectNotFound, or ObjectCorrupt when its SHA-256 is not the expected one."""

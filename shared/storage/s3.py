@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO
@@ -29,8 +29,8 @@ _LEAST_PART, _MOST_PARTS = 5 * 1024 * 1024, 10_000  # Amazon S3 user guide, "mul
 class MinioStorage:
     """Objects in one bucket of MinIO or another S3. May be shared by threads, not by processes."""
 
-    #: Each request is mostly waiting.
-    writers = 8
+    #: Each request is mostly waiting, and nothing is shared between those of a group.
+    writers, group = 8, 8
 
     def __init__(self, settings: Settings) -> None:
         self._bucket = settings.minio_bucket
@@ -54,6 +54,9 @@ class MinioStorage:
         if not written.etag:
             raise StorageError("the object store did not confirm an upload")
         return reader.stored(key)
+
+    def put_many(self, objects: Iterable[tuple[str, BinaryIO]]) -> list[Stored]:
+        return [self.put(key, source) for key, source in objects]
 
     def get(self, key: str, expect_sha256: str | None = None) -> bytes:
         with self.open(key) as body:

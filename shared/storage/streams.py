@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -34,15 +34,24 @@ class HashingReader(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         """The source's next bytes, at most CHUNK; 0 at its end."""
         view = memoryview(buffer)
+        chunk = self._next(min(len(view), CHUNK))
+        view[: len(chunk)] = chunk
+        return len(chunk)
+
+    def chunks(self) -> Iterator[bytes]:
+        """All of the source's bytes, at most CHUNK at a time; for whoever has no buffer to fill."""
+        while chunk := self._next(CHUNK):
+            yield chunk
+
+    def _next(self, most: int) -> bytes:
         try:
-            chunk = self._source.read(min(len(view), CHUNK))
+            chunk = self._source.read(most)
         except Exception as error:
             self.failure = error
             raise
-        view[: len(chunk)] = chunk
         self._hash.update(chunk)
         self._size += len(chunk)
-        return len(chunk)
+        return chunk
 
     def stored(self, key: str) -> Stored:
         """The account of what has passed."""

@@ -29,6 +29,7 @@ from tests.api_support import (
 )
 from tests.batch_support import counts, errors, output, packed, post_lines, post_zip, streamed, upload
 from tests.factories_imaging import make_dicom
+from tests.factories_storage import largest_file
 
 MEMBERS = [("a.png", PNG), ("notes.txt", TEXT), ("deep/er/b.dcm", XRAY_DICOM), ("empty.png", b""), ("c.dcm", CT_DICOM)]
 
@@ -398,3 +399,26 @@ def test_items_that_several_threads_store_keep_their_order(north: Caller) -> Non
     batch = json_of(post_zip(north, packed(*members)), 202)
     assert batch["counts"] == counts(total=200, queued=200)
     assert [line["member"] for line in output(north, batch["id"], "results")] == [name for name, _ in members]
+
+
+def test_what_the_store_has_no_room_for_takes_its_group_with_it_and_comes_again(north: Caller) -> None:
+    members = numbered()
+    members[3] = ("3.png", PNG + bytes(20_000))
+    with largest_file(len(PNG) + 10_000):
+        problem = problem_of(post_zip(north, packed(*members), key="k"), 503, "storage-unavailable")
+    # What was stored before it is in, and of its own group nothing is there.
+    assert len(objects(north.client)) == problem.get("next_item", 0) <= 3
+    batch = json_of(post_zip(north, packed(*members), key="k"), 202)
+    assert batch["counts"] == counts(total=6, queued=6)
+    assert len(objects(north.client)) == 6
+
+
+def test_a_bad_file_in_the_middle_of_a_group_fails_alone(north: Caller) -> None:
+    members = [(f"{number}.png", PNG if number % 10 else TEXT) for number in range(100)]
+    batch = json_of(post_zip(north, packed(*members)), 202)
+    assert batch["counts"] == counts(total=100, queued=90, rejected=10)
+    refused = [
+        (item, name, "rejected", "unsupported-image") for item, (name, _) in enumerate(members) if item % 10 == 0
+    ]
+    assert errors(north, batch["id"]) == refused
+    assert len(objects(north.client)) == 90

@@ -172,7 +172,7 @@ def test_what_is_in_when_an_archive_is_refused_is_withdrawn(
     north: Caller, clean_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.batch_intake.CHUNK_ITEMS", 1)
-    monkeypatch.setattr("api.batch_intake.GROUP_ITEMS", 1)
+    monkeypatch.setattr("shared.storage.FolderStorage.group", 1)
     north.post("/v1/webhook-endpoints", json={"url": "http://127.0.0.1:9/hook", "events": ["*"]})
     archive = packed(*((f"{number}.png", PNG) for number in range(40)), ("../x.png", PNG))
     problem = problem_of(post_zip(north, archive, key="k"), 422, "unsafe-archive")
@@ -193,7 +193,7 @@ def test_files_that_waited_for_their_group_are_gone_with_the_archive(
     north: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.batch_intake.CHUNK_ITEMS", 1)
-    monkeypatch.setattr("api.batch_intake.GROUP_ITEMS", 1)
+    monkeypatch.setattr("shared.storage.FolderStorage.group", 1)
     archive = packed(*((f"a/{number}.png", PNG) for number in range(40)), ("../x.png", PNG))
     problem = problem_of(post_zip(north, archive, group_by="folder"), 422, "unsafe-archive")
     assert json_of(north.get(f"/v1/batches/{problem['batch_id']}"))["status"] == "cancelled"
@@ -399,7 +399,7 @@ def test_an_idempotency_key_in_flight_is_a_conflict(
     north: Caller, clean_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.batch_intake.CHUNK_ITEMS", 1)
-    monkeypatch.setattr("api.batch_intake.GROUP_ITEMS", 1)
+    monkeypatch.setattr("shared.storage.FolderStorage.group", 1)
     archive, go = packed(("a.png", PNG), ("b.png", PNG)), threading.Event()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(post_held, Caller(north.client.application.test_client(), north.key), archive, go, "k")

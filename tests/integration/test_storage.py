@@ -40,6 +40,28 @@ def test_round_trip(storage: Storage, key: str, size: int) -> None:
     assert storage.get(key, expect_sha256=stored.sha256) == content
 
 
+def test_objects_that_are_put_together(storage: Storage) -> None:
+    contents = {object_key(f"tenant_{number % 3}"): bytes([number]) * number * 1000 for number in range(70)}
+    stored = storage.put_many((key, io.BytesIO(content)) for key, content in contents.items())
+    assert [(one.key, one.size) for one in stored] == [(key, len(content)) for key, content in contents.items()]
+    assert [one.sha256 for one in stored] == [hashlib.sha256(content).hexdigest() for content in contents.values()]
+    assert [storage.get(key) for key in contents] == list(contents.values())
+    assert storage.put_many([]) == []
+
+
+def test_a_source_that_fails_among_others_raises_what_it_raised(storage: Storage) -> None:
+    def fail() -> None:
+        raise ConnectionResetError
+
+    keys = [object_key("tenant_1") for _ in range(3)]
+    sources = [io.BytesIO(b"pixels"), generated(MIB, at_half=fail), io.BytesIO(b"pixels")]
+    with pytest.raises(ConnectionResetError):
+        storage.put_many(zip(keys, sources, strict=True))
+    for key in keys[1:]:
+        with pytest.raises(ObjectNotFound):
+            storage.get(key)
+
+
 def test_memory_stays_flat_whatever_the_size(storage: Storage, key: str) -> None:
     size = 64 * MIB
     tracemalloc.start()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import resource
+import signal
 import stat
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import pytest
 from shared.config import parse
 from shared.errors import StorageError
 from shared.storage import FolderStorage, object_key, open_storage
+from standalone.process import ROOT
+from tests.factories_storage import largest_file
 
 
 @pytest.fixture
@@ -33,17 +35,6 @@ def folder(root: Path) -> FolderStorage:
 
 def files(root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Makes the kernel refuse to write beyond `size` bytes, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_key_becomes_path(folder: FolderStorage, root: Path) -> None:
@@ -74,6 +65,59 @@ def test_interrupted_put_leaves_nothing(folder: FolderStorage, root: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         folder.put("tenant/abc", Interrupted(bytes(3_000_000)))
     assert files(root) == []
+
+
+def test_a_group_that_the_disk_has_no_room_for_leaves_nothing(folder: FolderStorage, root: Path) -> None:
+    objects = [(f"tenant/{name}", io.BytesIO(bytes(size))) for name, size in (("a", 10), ("b", 8_000_000), ("c", 10))]
+    with largest_file(4_000_000), pytest.raises(StorageError, match="EFBIG"):
+        folder.put_many(objects)
+    assert files(root) == []
+
+
+def test_a_key_that_is_none_among_others_leaves_nothing(folder: FolderStorage, root: Path) -> None:
+    with pytest.raises(ValueError, match="object key"):
+        folder.put_many([("tenant/a", io.BytesIO(b"first")), ("../b", io.BytesIO(b"second"))])
+    assert files(root) == []
+
+
+#: Dies in the middle of the second object; or when both are written and none has its name; or when one has it.
+PUT = """
+import io, os, signal, sys
+from pathlib import Path
+from shared.storage import FolderStorage
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+class Deadly(io.BytesIO):
+    def read(self, size=-1):
+        content = super().read(min(size, 100_000))
+        if sys.argv[2] == "writing" and self.tell() > 300_000:
+            die()
+        return content
+
+if sys.argv[2] == "naming":
+    os.rename = die
+if sys.argv[2] == "named":
+    rename = os.rename
+    os.rename = lambda part, path: die() if path.name == "b" else rename(part, path)
+FolderStorage(Path(sys.argv[1])).put_many([("tenant/a", io.BytesIO(b"a" * 1000)), ("tenant/b", Deadly(b"b" * 400_000))])
+"""
+
+
+@pytest.mark.parametrize(("moment", "there"), [("writing", []), ("naming", []), ("named", ["tenant/a"])])
+def test_a_process_that_dies_over_a_group_leaves_whole_objects_only(
+    folder: FolderStorage, root: Path, moment: str, there: list[str]
+) -> None:
+    done = subprocess.run([sys.executable, "-c", PUT, str(root), moment], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [(info.key, info.size) for info in folder.list("")] == [(key, 1000) for key in there]
+    parts = list((root / ".incoming").iterdir())
+    assert parts
+    for part in parts:
+        os.utime(part, (time.time() - 25 * 3600,) * 2)
+    folder.prepare()
+    assert files(root) == there
 
 
 def test_object_in_the_way_of_a_directory(folder: FolderStorage, root: Path) -> None:
