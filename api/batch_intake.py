@@ -28,7 +28,7 @@ GROUP_BYTES = 1024 * 1024
 #: Groups that are stored, or wait for it.
 AHEAD = 8
 # What is written early can run early: a short wait still makes a fast sender a transaction of dozens.
-CHUNK_ITEMS, CHUNK_SECONDS = 128, 0.05
+CHUNK_ITEMS, CHUNK_SECONDS = 256, 0.05
 PROGRESS_SECONDS = 5.0
 PIECE_BYTES = 256 * 1024
 

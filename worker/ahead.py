@@ -37,7 +37,7 @@ STEP_SECONDS = 0.015
 BURST_SECONDS, MOST_STEPS = 0.1, 3
 #: What is claimed at once: as many batches as the engine does in this time, and no more than so many. A transaction for
 #: each single batch would keep a fast engine waiting.
-LOT_SECONDS, MOST_BATCHES = 0.1, 4
+LOT_SECONDS, MOST_BATCHES = 0.1, 8
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from shared.engines import Pixels
 from shared.models import Image, Job, JobState, Priority, Result
 from tests.queue_support import add_job, add_tenant
 from tests.worker_support import Counting, drain, every_job, put, queue
+from worker.ahead import MOST_BATCHES
 from worker.classify import Classify
 from worker.model import Ask, Reading, Refusal, Sight
 from worker.stand_in import StandIn, stand_in
@@ -92,11 +93,11 @@ def test_what_was_run_is_written_and_the_rest_given_back_when_the_worker_stops(
 def test_a_large_study_is_given_back_in_its_middle_when_the_worker_stops(
     small: Settings, clean_database: Database, storage: Counting
 ) -> None:
-    (job_id,) = queue(clean_database, storage, count=1, images=8 * SIZE)
+    (job_id,) = queue(clean_database, storage, count=1, images=2 * MOST_BATCHES * SIZE)
     stopping = threading.Event()
     reader = Watched(lambda look: stopping.set() if look == 2 else None)
     Classify("worker", small, clean_database, storage, reader).drain(stopping)
-    assert reader.looks == [SIZE] * 4
+    assert reader.looks == [SIZE] * MOST_BATCHES
     with every_job(clean_database) as found:
         job = found[job_id]
         assert (job.state, job.error_attempts, job.crash_attempts, job.alone) == (JobState.QUEUED, 0, 0, False)
