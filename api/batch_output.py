@@ -30,6 +30,7 @@ blueprint = APIBlueprint(
 )
 
 PAGE = 200  # rows that are read at once; between two reads nothing is held in the database
+PIECE_CHARACTERS = 16_384  # sent at once: a line of its own would cost the server and the client as much as its content
 #: Classes of the two papers' classifiers; a bundle may have others, whose columns come after them.
 CLASSES = ("covid19", "not_covid19", "normal", "pneumonia")
 WITHOUT_ANSWER = (JobState.FAILED, JobState.CANCELLED, JobState.QUARANTINED)
@@ -131,11 +132,22 @@ def _respond(
     kind = query.format
     if kind is None:
         kind = "csv" if request.accept_mimetypes.best_match([NDJSON, "text/csv"], NDJSON) == "text/csv" else "ndjson"
-    body = _csv(lines, columns, cells) if kind == "csv" else (f"{line.model_dump_json()}\n" for line in lines)
+    body = _csv(lines, columns, cells) if kind == "csv" else _ndjson(lines)
     response = Response(body, mimetype="text/csv" if kind == "csv" else NDJSON)
     response.headers["Cache-Control"] = "private, no-store"
     response.headers["Content-Disposition"] = f'attachment; filename="{name}.{kind}"'
     return response
+
+
+def _ndjson(lines: Iterable[Line]) -> Iterator[str]:
+    text = io.StringIO()
+    for line in lines:
+        text.write(f"{line.model_dump_json()}\n")
+        if text.tell() >= PIECE_CHARACTERS:
+            yield text.getvalue()
+            text = io.StringIO()
+    if rest := text.getvalue():
+        yield rest
 
 
 def _csv(lines: Iterable[Line], columns: Sequence[str], cells: Callable[[Any], Cells]) -> Iterator[str]:
@@ -145,7 +157,7 @@ def _csv(lines: Iterable[Line], columns: Sequence[str], cells: Callable[[Any], C
     writer.writeheader()
     for line in lines:
         writer.writerow({name: _cell(value) for name, value in cells(line).items()})
-        if text.tell() >= 16_384:
+        if text.tell() >= PIECE_CHARACTERS:
             yield text.getvalue()
             text.seek(0)
             text.truncate()
