@@ -11,11 +11,13 @@ import hashlib
 import io
 import itertools
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
-from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
+from zlib import crc32
 
 from client.files import find
 
@@ -106,8 +108,9 @@ class Member:
 class PackedArchive:
     """Files, packed while they are sent: a few pieces are in memory, none on disk.
 
-    They are not compressed: PNG, JPEG and most transfer syntaxes of DICOM are already. Yet they are marked as deflated,
-    for a reader of a stream cannot tell where a stored member ends. ValueError without files.
+    They are not compressed: PNG, JPEG and most transfer syntaxes of DICOM are already. Yet those that are too large to
+    be read before they are sent are marked as deflated: their checksum comes behind them, and so does their size, and a
+    reader of a stream cannot tell where such a member ends if it is stored. ValueError without files.
     """
 
     def __init__(self, members: Sequence[Member]) -> None:
@@ -131,13 +134,39 @@ class PackedArchive:
         with ZipFile(sink, "w", ZIP_DEFLATED, compresslevel=0) as packed:
             for item in range(first, len(self)):
                 member = self._members[item]
-                large = member.size >= ZIP64_FROM
-                with member.path.open("rb") as file, packed.open(member.name, "w", force_zip64=large) as out:
-                    while data := file.read(PIECE_BYTES):
-                        out.write(data)
-                        if sink.full:
-                            yield Piece(item, sink.take())
+                with member.path.open("rb", buffering=0) as file:
+                    data = file.read(PIECE_BYTES)
+                    if len(data) < PIECE_BYTES:
+                        _store(packed, sink, member.name, data)
+                    else:
+                        for piece in _deflate(packed, sink, member, data, file):
+                            yield Piece(item, piece)
+                if sink.full:
+                    yield Piece(item + 1, sink.take())
         yield Piece(len(self), sink.take())
+
+
+def _store(packed: ZipFile, sink: _Sink, name: str, data: bytes) -> None:
+    """Add a member whose size and checksum are known; what `ZipFile` does for sinks in which it can go back."""
+    member = ZipInfo(name, time.localtime()[:6])
+    member.CRC, member.file_size, member.compress_size = crc32(data), len(data), len(data)
+    member.header_offset = sink.tell()
+    member.external_attr = 0o600 << 16
+    sink.write(member.FileHeader())
+    sink.write(data)
+    packed.filelist.append(member)
+    packed.NameToInfo[name] = member
+    packed.start_dir = sink.tell()
+
+
+def _deflate(packed: ZipFile, sink: _Sink, member: Member, data: bytes, file: io.FileIO) -> Iterator[bytes]:
+    """Add a member that begins with these data and goes on with the file; what is to be sent meanwhile."""
+    with packed.open(member.name, "w", force_zip64=member.size >= ZIP64_FROM) as out:
+        while data:
+            out.write(data)
+            if sink.full:
+                yield sink.take()
+            data = file.read(PIECE_BYTES)
 
 
 class StoredArchive:
@@ -180,7 +209,7 @@ class _Sink(io.RawIOBase):
     def __init__(self) -> None:
         super().__init__()
         self._parts: list[bytes] = []
-        self._size = 0
+        self._size = self._taken = 0
 
     @property
     def full(self) -> bool:
@@ -192,9 +221,13 @@ class _Sink(io.RawIOBase):
         self._size += len(part)
         return len(part)
 
+    def tell(self) -> int:
+        return self._taken + self._size
+
     def take(self) -> bytes:
         data = b"".join(self._parts)
         self._parts.clear()
+        self._taken += self._size
         self._size = 0
         return data
 

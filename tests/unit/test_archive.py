@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from stream_unzip import stream_unzip
 
 from api.batch_archive import is_item
-from client.archive import Archive, PackedArchive, StoredArchive, archive_of, counted
+from client.archive import PIECE_BYTES, Archive, PackedArchive, StoredArchive, archive_of, counted
 
 PIXELS = {f"{index}.png": os.urandom(3000 * index) for index in range(6)}  # the first is empty
 
@@ -91,6 +92,17 @@ def test_from_every_item_on_there_is_the_rest_in_its_order(path: Path) -> None:
     assert dict(whole) | {f"export/{name}": data for name, data in PIXELS.items()} == dict(whole)
     for first in range(len(archive) + 1):
         assert read(archive, first) == whole[first:]
+
+
+def test_small_and_large_files_are_one_archive_that_others_read_too(tmp_path: Path) -> None:
+    contents = {"1.png": b"small", "2 \u00e4.png": os.urandom(PIECE_BYTES), "3.png": b"", "4.png": os.urandom(700_000)}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    archive, _ = archive_of([tmp_path / name for name in contents])
+    assert read(archive) == list(contents.items())
+    for first in range(len(archive) + 1):
+        with ZipFile(io.BytesIO(b"".join(piece.data for piece in archive.pieces(first)))) as found:
+            assert {name: found.read(name) for name in found.namelist()} == dict([*contents.items()][first:])
 
 
 def test_pieces_count_the_items_that_they_complete(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
