@@ -42,9 +42,10 @@ class FolderStorage:
         parts: list[_Part] = []
         try:
             for key, source in objects:
-                path, reader = self._path(key), HashingReader(source)
+                reader = HashingReader(source)
                 with _disk_errors(reader):
-                    parts.append(_Part(self._incoming, path))
+                    # Paths are strings here: of a small object, a Path would cost as much as hashing it.
+                    parts.append(_Part(self._incoming, f"{self._root}/{checked(key)}"))
                     parts[-1].write(reader)
                 parts[-1].stored = reader.stored(key)
             with _disk_errors():
@@ -62,7 +63,7 @@ class FolderStorage:
             part.publish()
         # The objects' own directories have new names in them. Those above need syncing once in each process: another
         # process may have made them and not have synced them yet.
-        own = {part.path.parent for part in parts}
+        own = {Path(directory) for directory in {part.path.rpartition("/")[0] for part in parts}}
         above = {directory for path in own for directory in self._inside(path.parents)} - self._durable
         for directory in own | above:
             _sync(directory)
@@ -163,7 +164,7 @@ class _Part:
 
     stored: Stored
 
-    def __init__(self, incoming: Path, path: Path) -> None:
+    def __init__(self, incoming: Path, path: str) -> None:
         self.path = path
         self._name = f"{incoming}/{uuid_utils.uuid7().hex}"
         self._descriptor = os.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -186,9 +187,9 @@ class _Part:
     def publish(self) -> None:
         """Give it the object's name."""
         try:
-            os.rename(self._name, self.path)  # noqa: PTH104 - a Path of each part's name would take as long
+            os.rename(self._name, self.path)  # noqa: PTH104 - as above: no Paths
         except FileNotFoundError:  # the first object of its directory
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             os.rename(self._name, self.path)  # noqa: PTH104
 
     def discard(self) -> None:

@@ -100,7 +100,7 @@ if sys.argv[2] == "naming":
     os.rename = die
 if sys.argv[2] == "named":
     rename = os.rename
-    os.rename = lambda part, path: die() if path.name == "b" else rename(part, path)
+    os.rename = lambda part, path: die() if path.endswith("b") else rename(part, path)
 FolderStorage(Path(sys.argv[1])).put_many([("tenant/a", io.BytesIO(b"a" * 1000)), ("tenant/b", Deadly(b"b" * 400_000))])
 """
 
