@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import SEEK_END
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
 
@@ -27,7 +28,7 @@ from shared.errors import (
 )
 
 #: A member up to this size stays in memory until it is stored.
-SPOOL_BYTES = 256 * 1024
+SPOOL_BYTES = 1024 * 1024
 #: An archive that unpacks to more than this is refused when it is also so many times as large as what was sent.
 BOMB_BYTES, BOMB_RATIO = 100_000_000, 200
 #: Members of all kinds for each item that a batch may have: directories, and what macOS puts beside every file.
@@ -92,7 +93,7 @@ class Archive:
         except BaseException:
             file.close()
             raise
-        size = file.tell()
+        size = file.seek(0, SEEK_END)
         file.seek(0)
         return Member(self._item, shown_name(name), file, size, error)
 

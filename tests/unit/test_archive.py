@@ -10,10 +10,13 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from stream_unzip import stream_unzip
 
+from api.batch_archive import Archive as ReceivedArchive
 from api.batch_archive import is_item
 from client.archive import PIECE_BYTES, Archive, PackedArchive, StoredArchive, archive_of, counted
+from shared.config import Settings
 
 PIXELS = {f"{index}.png": os.urandom(3000 * index) for index in range(6)}  # the first is empty
 
@@ -103,6 +106,17 @@ def test_small_and_large_files_are_one_archive_that_others_read_too(tmp_path: Pa
     for first in range(len(archive) + 1):
         with ZipFile(io.BytesIO(b"".join(piece.data for piece in archive.pieces(first)))) as found:
             assert {name: found.read(name) for name in found.namelist()} == dict([*contents.items()][first:])
+
+
+def test_the_server_knows_how_large_a_member_is(path: Path) -> None:
+    """By that it decides how many go to the store together."""
+    archive, _ = archive_of([path])
+    unused = SecretStr("")
+    settings = Settings.model_construct(database_url=unused, redis_url=unused, secret_key=unused)
+    received = ReceivedArchive((piece.data for piece in archive.pieces(0)), 0, settings)
+    for member in received:
+        with member.file as file:
+            assert member.size == len(file.read())
 
 
 def test_pieces_count_the_items_that_they_complete(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
