@@ -64,7 +64,8 @@ class FolderStorage:
         # The objects' own directories have new names in them. Those above need syncing once in each process: another
         # process may have made them and not have synced them yet.
         own = {Path(directory) for directory in {part.path.rpartition("/")[0] for part in parts}}
-        above = {directory for path in own for directory in self._inside(path.parents)} - self._durable
+        new = [path for path in own if path.parent not in self._durable]
+        above = {directory for path in new for directory in self._inside(path.parents)} - self._durable
         for directory in own | above:
             _sync(directory)
         # Only now: another thread takes what is noted here, and all above it, for synced.
