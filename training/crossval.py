@@ -1,6 +1,7 @@
 """Patient-wise cross-validation of the X-ray tasks: every image is answered by a head that saw none of its patient.
 
-A task's epochs are settled once, on the validation part of the main split; then each fold is trained on all others.
+How strongly a task's head is shrunk, and how long an upper block is trained with it, is settled once, on the validation
+part of the main split; then each fold is trained on all others.
 """
 
 from __future__ import annotations
@@ -12,20 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.heads import HEAD, UPPER, Learner, Rows, Stage
+from training.calibrate import fit_temperature, negative_log_likelihood, tempered
+from training.heads import EPOCHS, Learner, Rows
+from training.shrinkage import STRENGTHS
 from training.tasks import Task
 from training.views import Examples
 
 Log = list[dict[str, Any]]
 Weights = dict[str, Any]
-WARM = 4  # epochs of the head alone before a trunk's upper block moves
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a task is trained: its stages and their epochs."""
+    """How a task is trained: its head's inverse penalty, and the epochs of an upper block with it."""
 
-    stages: tuple[tuple[Stage, int], ...]
+    strength: float
+    epochs: int = 0
     log: Log = field(default_factory=list)
 
 
@@ -46,14 +49,31 @@ class Folds:
 
 
 def settle(task: Task, trunks: Mapping[str, Any], examples: Examples, train: Rows, val: Rows) -> tuple[Plan, Learner]:
-    """How many epochs serve the validation part best; and the learner that found out, trained on `train` alone."""
+    """The plan that serves the validation part best; and the learner that found out, trained on `train` alone."""
     learner = Learner(task, trunks, examples, train)
-    last = UPPER if learner.uppers else HEAD
-    log = learner.fit(HEAD, WARM, examples, train) if learner.uppers else []
-    log += (found := learner.fit(last, last.epochs, examples, train, val))
-    best = 1 + int(np.argmin([row["val_loss"] for row in found]))
-    stages = ((HEAD, WARM), (UPPER, best)) if learner.uppers else ((HEAD, best),)
-    return Plan(stages, log), learner
+    log: Log = []
+    for strength in STRENGTHS:
+        learner.shrink(strength, examples, train)
+        log.append({"stage": f"{task.name} head", "strength": strength, **scores(learner, examples, train, val)})
+    best = STRENGTHS[int(np.argmin([row["val_loss"] for row in log]))]
+    learner.shrink(best, examples, train)
+    if not learner.uppers:
+        return Plan(best, log=log), learner
+    found = learner.raise_upper(EPOCHS, examples, train, val)
+    return Plan(best, 1 + int(np.argmin([row["val_loss"] for row in found])), log + found), learner
+
+
+def scores(learner: Learner, examples: Examples, train: Rows, val: Rows) -> dict[str, float]:
+    """Surprise and accuracy on both parts, at the temperature that suits the validation part."""
+    found, activation = {}, learner.task.activation
+    held = learner.predict(examples, val)
+    temperature = fit_temperature(held, examples.numbers[val], activation)
+    for prefix, probabilities, rows in (("", learner.predict(examples, train), train), ("val_", held, val)):
+        numbers = examples.numbers[rows]
+        calibrated = tempered(probabilities, temperature, activation)
+        found[f"{prefix}loss"] = negative_log_likelihood(calibrated, numbers, activation)
+        found[f"{prefix}accuracy"] = float((probabilities.argmax(1) == numbers).mean())
+    return found
 
 
 def train(
@@ -62,8 +82,9 @@ def train(
     """A task trained on `rows` by its plan, on trunks of its own."""
     trunks = make_trunks()
     learner = Learner(task, trunks, examples, rows)
-    for stage, epochs in plan.stages:
-        learner.fit(stage, epochs, examples, rows)
+    learner.shrink(plan.strength, examples, rows)
+    if plan.epochs:
+        learner.raise_upper(plan.epochs, examples, rows)
     return learner, Trained(learner.head(), trunks)
 
 

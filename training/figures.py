@@ -62,10 +62,10 @@ def head_figures(
 def curves(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Training curves: a panel per measure, validation (`val_NAME`) beside training (`NAME`).
 
-    Rows are epochs in order, as csv.DictReader gives them: `stage` (a name; may be absent) and any measures, empty
-    where an epoch has none. Raises ConfigError when there is nothing to draw.
+    Rows are points in order, as csv.DictReader gives them: `stage` (a name; may be absent), what sets a point apart
+    (`step` or `strength`) and any measures, empty where there is none. Raises ConfigError when none is there to draw.
     """
-    columns = dict.fromkeys(name for row in rows for name in row if name not in {"stage", "epoch"})
+    columns = dict.fromkeys(name for row in rows for name in row if name not in {"stage", "strength", "step"})
     panels = list(dict.fromkeys(name.removeprefix("val_") for name in columns))
     if not panels:
         raise ConfigError("the training log holds no measures to draw")
@@ -102,7 +102,7 @@ def name_stages(boxes: Sequence[Axes], stages: Sequence[tuple[str, int]]) -> Non
     # Unbreakable, so that a line ends between two stages.
     names = [f"{number} {name}".replace(" ", UNBROKEN) for number, (name, _) in enumerate(stages, 1)]
     key = wrap(", ".join(names), 66, break_on_hyphens=False)
-    boxes[-1].set_xlabel("\n".join(["epoch, over all stages:", *key]))
+    boxes[-1].set_xlabel("\n".join(["point, over all stages:", *key]))
     boxes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

@@ -1,7 +1,7 @@
-"""Heads, and the upper block of a trunk with them: trained on kept views, shrunk hard.
+"""Heads, and the upper block of a trunk with them: fitted to kept views, shrunk hard.
 
 A published head gives every position of its pooled map weights of its own: 1.1 million in its first layer, for a few
-hundred patients. Trained is its twin whose first layers see each channel's mean alone, a ninth of the weights; the
+hundred patients. Fitted is its twin whose first layers see each channel's mean alone, a ninth of the weights; the
 published head then gets the twin's weights at every position, and computes the same.
 """
 
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from training.architectures import SIDE
 from training.data import SEED
+from training.shrinkage import carry, shrunken
 from training.tasks import Task
-from training.views import CUTS, Examples, pooled_mean
+from training.views import CUTS, Examples, Kept, pooled_mean
 
 Rows = NDArray[np.int64]
 BATCH = 32
@@ -27,17 +28,8 @@ SMOOTHING = 0.1
 POSITIONS = (SIDE // 2) ** 2  # of a pooled map
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage of training: epochs at most, and the highest rate."""
-
-    name: str
-    epochs: int
-    rate: float
-
-
-#: First the head on trunks as they are, then the trunks' upper blocks with it, slowly.
-HEAD, UPPER = Stage("head", 40, 5e-4), Stage("upper", 12, 2e-4)
+#: Of the stage in which a trunk's upper block is trained with the head, slowly: at most, and the highest rate.
+EPOCHS, RATE = 12, 2e-4
 
 
 @dataclass(frozen=True)
@@ -64,10 +56,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras ships no ty
         self._task, self._examples, self._rows, self._training = task, examples, rows, training
         self._rng = np.random.default_rng([SEED, len(rows)])
         self._views = max(len(examples.kept[trunk]) for trunk in task.trunks) if training else 1
-        numbers, classes = examples.numbers[rows], len(task.classes)
-        counts = np.maximum(np.bincount(numbers, minlength=classes), 1)
-        # Between as they come (0.5 would be the root) and all classes alike (1): rare classes count more, not wholly.
-        self._weights = (len(numbers) / (classes * counts)) ** 0.5
+        self._weights = class_weights(examples.numbers[rows], len(task.classes))
         self.on_epoch_end()
 
     def __len__(self) -> int:
@@ -78,7 +67,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras ships no ty
         numbers = self._examples.numbers[rows]
         maps = self._examples.batch(self._task.trunks, self._rng.integers(self._views, size=len(rows)), rows)
         truth = np.eye(len(self._task.classes), dtype=np.float32)[numbers]
-        return tuple(maps), truth, self._weights[numbers].astype(np.float32)
+        return tuple(maps), truth, self._weights[numbers]
 
     def on_epoch_end(self) -> None:
         self._order = self._rng.permutation(self._rows) if self._training else self._rows
@@ -92,25 +81,27 @@ class Learner:
         self.task = task
         self.uppers = {name: upper(trunks[name], CUTS[name]) for name in task.trunks if name in trunks}
         self.twin = task.head(side=2)
-        self.scales = [self._scale(name, examples, rows) for name in task.trunks]
+        self.scales = [Scale.of(self._pooled(name, examples.kept[name][0, rows])) for name in task.trunks]
         inputs, means = zip(*map(self._mean, task.trunks, self.scales), strict=True)
         self.model = keras.Model(list(inputs), after_pooling(self.twin)(list(means)))
 
-    def fit(
-        self, stage: Stage, epochs: int, examples: Examples, rows: Rows, val: Rows | None = None
-    ) -> list[dict[str, Any]]:
-        """Train for so many epochs; with `val`, keep the best of them and stop when it is long past. Its log."""
-        for block in self.uppers.values():
-            block.trainable = stage is UPPER
+    def shrink(self, strength: float, examples: Examples, rows: Rows) -> None:
+        """Fit the head to these rows in all their views, as strongly shrunk as `strength` says."""
+        views = max(len(examples.kept[trunk]) for trunk in self.task.trunks)
+        means = np.concatenate([self._standardised(examples, rows, view) for view in range(views)])
+        numbers, classes = examples.numbers[rows], len(self.task.classes)
+        # An image counts once, however many views there are of it.
+        weights = class_weights(numbers, classes)[numbers] / views
+        kernel, bias = shrunken(means, np.tile(numbers, views), np.tile(weights, views), strength, classes)
+        carry(self.twin, first_dense(self.twin), kernel, bias)
+
+    def raise_upper(self, epochs: int, examples: Examples, rows: Rows, val: Rows | None = None) -> list[dict[str, Any]]:
+        """Train upper blocks and head for so many epochs; with `val`, keep the best and stop when it is long past."""
         batches = Batches(self.task, examples, rows, training=True)
         # The whole stage's schedule, however early it ends: the epoch that served validation best is then the same one
         # in every later training.
         rate = keras.optimizers.schedules.CosineDecay(
-            stage.rate / 10,
-            stage.epochs * len(batches),
-            warmup_target=stage.rate,
-            warmup_steps=len(batches),
-            alpha=0.02,
+            RATE / 10, EPOCHS * len(batches), warmup_target=RATE, warmup_steps=len(batches), alpha=0.02
         )
         sigmoid = self.task.activation == "sigmoid"
         losses = keras.losses.BinaryCrossentropy if sigmoid else keras.losses.CategoricalCrossentropy
@@ -124,7 +115,7 @@ class Learner:
         history = self.model.fit(
             batches, epochs=epochs, validation_data=held, callbacks=[stop] if held else [], verbose=0
         ).history
-        named = {"stage": f"{self.task.name} {stage.name}"}
+        named = {"stage": f"{self.task.name} upper block"}
         return [named | dict(zip(history, values, strict=True)) for values in zip(*history.values(), strict=True)]
 
     def predict(self, examples: Examples, rows: Rows) -> NDArray[np.float32]:
@@ -141,11 +132,20 @@ class Learner:
         fold(head, self.scales)
         return head
 
-    def _scale(self, name: str, examples: Examples, rows: Rows) -> Scale:
-        maps = examples.kept[name][0, rows].astype(np.float32)
+    def _pooled(self, name: str, maps: Kept) -> NDArray[np.float32]:
+        """The means of a trunk's last map, from what is kept of it."""
         if name in self.uppers:
-            maps = pooled_mean(self.uppers[name].predict(maps, batch_size=BATCH, verbose=0).astype(np.float32))
-        return Scale.of(maps)
+            return pooled_mean(self.uppers[name].predict(maps, batch_size=BATCH, verbose=0).astype(np.float32))
+        return maps.astype(np.float32)
+
+    def _standardised(self, examples: Examples, rows: Rows, view: int) -> NDArray[np.float32]:
+        """The means (N, channels of all trunks) of these rows in one of their views, as the twin's first layers see."""
+        parts = []
+        for name, scale in zip(self.task.trunks, self.scales, strict=True):
+            kept = examples.kept[name]
+            means = self._pooled(name, kept[view % len(kept), rows])[:, 0, 0]
+            parts.append((means - scale.mean) / scale.deviation)
+        return np.concatenate(parts, axis=1)
 
     def _mean(self, name: str, scale: Scale) -> tuple[Any, Any]:
         if name in self.uppers:
@@ -155,6 +155,12 @@ class Learner:
         else:
             at_cut = mean = keras.Input((1, 1, len(scale.mean)), name=name)
         return at_cut, layers.Normalization(mean=scale.mean, variance=np.square(scale.deviation))(mean)
+
+
+def class_weights(numbers: Rows, classes: int) -> NDArray[np.float32]:
+    """How much an image of each class counts: between as they come and all classes alike, rare ones more."""
+    counts = np.maximum(np.bincount(numbers, minlength=classes), 1)
+    return np.asarray((len(numbers) / (classes * counts)) ** 0.5, np.float32)
 
 
 def upper(trunk: Any, cut: str) -> Any:

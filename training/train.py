@@ -43,8 +43,8 @@ from training.views import Examples, Kept, Reader, at_cut, compiled, keep, poole
 
 console = Console()
 SPEC = InputSpec()
-OUT, WORK = Path("models/thoraq-2"), Path(".thoraq/training")
-RECIPE = Path(__file__).with_name("recipes") / "thoraq-2.toml"
+OUT, WORK = Path("models/thoraq-3"), Path(".thoraq/training")
+RECIPE = Path(__file__).with_name("recipes") / "thoraq-3.toml"
 INT8 = "openvino-int8"
 PARITY_IMAGES = 32
 
@@ -118,7 +118,7 @@ def summary(
 
 
 def train_ct(made: Made, image_set: ImageSet, trunk: Any, plan: Mapping[str, Any], precision: str) -> None:
-    """The CT head: epochs and calibration from the validation part, then trained on both parts."""
+    """The CT head: its shrinkage is settled on the validation part, then it is calibrated and trained on both parts."""
     rows = image_set.rows("train", "val")
     subset = ImageSet([image_set.records[row] for row in rows], image_set.images[rows], {})
     kept = keep(readers(made, {DENSENET: trunk}, precision), subset.images, plan["views"], "CT")
@@ -126,10 +126,11 @@ def train_ct(made: Made, image_set: ImageSet, trunk: Any, plan: Mapping[str, Any
     parts = {part: np.array([place[int(row)] for row in image_set.parts[part]]) for part in ("train", "val")}
     for task in (task for task in TASKS if task.modality == "ct"):
         examples = labelled(task, kept, subset)
-        settled, judge = settle(task, {}, examples, parts["train"], parts["val"])
+        settled, _ = settle(task, {}, examples, parts["train"], parts["val"])
         made.log += settled.log
+        found = cross_validate(task, dict, settled, examples, folds(subset.records), console.print)
         _, trained = train(task, dict, settled, examples, np.arange(len(rows)))
-        made.add(task, trained.head, judge.predict(examples, parts["val"]), examples.numbers[parts["val"]])
+        made.add(task, trained.head, found.probabilities, examples.numbers)
 
 
 def readers(made: Made, trunks: Trunks, precision: str, unfinished: Collection[str] = ()) -> dict[str, list[Reader]]:
@@ -215,20 +216,25 @@ def main(
     trunk: Annotated[Choice, typer.Option(help="imagenet downloads weights.")] = "distil",
     precision: Annotated[str, typer.Option(help="mixed_bfloat16 halves the time where the CPU has it.")] = "float32",
     work: Annotated[Path, typer.Option(help="Checkpoints; delete it to start afresh.")] = WORK,
+    begin: Annotated[
+        Path | None, typer.Option(help="A bundle's densenet201.safetensors to begin with, instead of at random.")
+    ] = None,
 ) -> None:
     """Train, calibrate, export and measure a model bundle."""
     plan = tomllib.loads(recipe.read_text(encoding="utf-8"))
     out.mkdir(parents=True, exist_ok=True)
     sets = {modality: ImageSet.read(folder, SPEC) for modality, folder in labelled_folders(data).items()}
-    trunks = make_trunks(trunk, sets, plan, work, precision, console.print)
-    made, serving = Made(out), {name: trunks[name] for name in used(sets)}
+    trunks, log = make_trunks(trunk, sets, plan, work, precision, console.print, begin)
+    made, serving = Made(out, log=log), {name: trunks[name] for name in used(sets)}
     write_int8(made, sets, serving[DENSENET])
     if "xray" in sets:
         train_xray(made, sets["xray"], trunks, plan, precision)
     if "ct" in sets:
         train_ct(made, sets["ct"], trunks[DENSENET], plan, precision)
     write_log(out, made.log)
-    card = write_bundle(made, sets, serving, plan, origins(trunk, plan, sets.keys()))
+    card = write_bundle(
+        made, sets, serving, plan, origins(trunk, plan, sets.keys(), begin.parent.name if begin else "")
+    )
     measured(out, card, sets)
     console.print(f"written: {out}")
 

@@ -1,4 +1,4 @@
-"""The two trunks before any X-ray label: where their weights come from, and the DenseNet201's long training."""
+"""The two trunks before any label: where their weights come from, and what they learn from EfficientNet-Lite2."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
+from safetensors.numpy import load_file
 
 from shared.errors import ConfigError
 from training.architectures import DENSENET, VGG, densenet_trunk, load_hed_weights, vgg_trunk
 from training.condense import condense
 from training.data import ImageSet
 from training.distil import distil, settle_batch_norm
-from training.joint import Images, learn
-from training.tasks import COVID
+from training.efficientnet_lite import efficientnet_lite2, lite_weights
 
 Choice = Literal["distil", "imagenet"]
 Trunks = dict[str, Any]
+Log = list[dict[str, Any]]
 
 
 def make_trunks(
@@ -29,46 +30,51 @@ def make_trunks(
     work: Path,
     precision: str,
     report: Callable[[str], None],
-) -> Trunks:
+    begin: Path | None = None,
+) -> tuple[Trunks, Log]:
     """Both trunks in full precision, trained in `precision`: the DenseNet201, and the last block of the VGG16.
 
-    `plan` gives `distil_epochs`, `joint_steps` and `condense_epochs`. From ImageNet the distillation is left out, the
-    rest is the same.
+    `plan` gives `distil_steps` and `condense_epochs`; `begin` holds weights that the DenseNet201 begins with instead of
+    random ones. From ImageNet the distillation is left out, the rest is the same.
     """
     keras.config.set_dtype_policy(precision)
-    student, teacher = start(choice)
-    seen = np.concatenate([image_set.images[image_set.rows("train", "val")] for image_set in sets.values()])
-    if choice == "distil" and plan["distil_epochs"]:
-        train = np.concatenate([image_set.pixels("train") for image_set in sets.values()])
-        distil(student, teacher, train, plan["distil_epochs"], work / "distil", report)
-    if sets.keys() == {"xray", "ct"} and plan["joint_steps"]:
-        learn(student, teacher, joint_images(sets), plan["joint_steps"], work / "joint", report)
+    student, carried = start(choice, begin)
+    seen = [image_set.images[image_set.rows("train", "val")] for image_set in sets.values()]
+    teacher = efficientnet_lite2(lite_weights())
+    log: Log = []
+    if choice == "distil" and plan["distil_steps"]:
+        log = distil(student, teacher, seen, plan["distil_steps"], work / "distil", report)
     if "xray" in sets and plan["condense_epochs"]:
         xray = sets["xray"]
-        condense(teacher, xray.images[xray.rows("train", "val")], plan["condense_epochs"], report)
+        condense(carried, teacher, xray.images[xray.rows("train", "val")], plan["condense_epochs"], report)
     keras.config.set_dtype_policy("float32")
     trunks = {VGG: vgg_trunk(), DENSENET: densenet_trunk()}
-    trunks[VGG].set_weights(teacher.get_weights())
+    trunks[VGG].set_weights(carried.get_weights())
     trunks[DENSENET].set_weights(student.get_weights())
-    if plan["distil_epochs"] or plan["joint_steps"]:
-        settle_batch_norm(trunks[DENSENET], seen)
-    return trunks
+    if choice == "distil" and plan["distil_steps"]:
+        settle_batch_norm(trunks[DENSENET], np.concatenate(seen))
+    return trunks, log
 
 
-def start(choice: Choice) -> tuple[Any, Any]:
+def start(choice: Choice, begin: Path | None = None) -> tuple[Any, Any]:
     """DenseNet201 and VGG16 with the weights that training starts from."""
     if choice == "imagenet":
         return densenet_trunk("imagenet"), vgg_trunk("imagenet")
-    teacher = vgg_trunk()
-    load_hed_weights(teacher, hed_weights())
-    return densenet_trunk(), teacher
+    carried = vgg_trunk()
+    load_hed_weights(carried, hed_weights())
+    student = densenet_trunk()
+    if begin is not None:
+        fill(student, begin)
+    return student, carried
 
 
-def joint_images(sets: Mapping[str, ImageSet]) -> Images:
-    """X-rays of the train and validation parts, CT slices and their labels of the train part alone."""
-    xray, ct = sets["xray"], sets["ct"]
-    covid = np.array([label == COVID for label in ct.labels("train")], np.float32)
-    return Images(xray.images[xray.rows("train", "val")], ct.pixels("train"), covid)
+def fill(trunk: Any, file: Path) -> None:
+    """Give a trunk the weights of a bundle's safetensors file; ConfigError when they are of another network."""
+    weights = load_file(file)
+    if weights.keys() != {variable.path for variable in trunk.weights}:
+        raise ConfigError(f"{file.name} does not hold the weights of {trunk.name}")
+    for variable in trunk.weights:
+        variable.assign(weights[variable.path].astype(np.float32))
 
 
 def hed_weights() -> Path:

@@ -9,14 +9,15 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from sklearn.linear_model import LogisticRegression
 
 from shared.errors import ConfigError
 from training.architectures import CHANNELS, DENSENET, SIDE, VGG, binary_head, ensemble_head
 from training.calibrate import cool, tempered
 from training.crossval import Plan, cross_validate, settle, train
 from training.distil import distil, settle_batch_norm
-from training.heads import HEAD, UPPER, Learner
-from training.joint import Images, learn
+from training.heads import Learner, first_dense
+from training.shrinkage import carry, shrunken
 from training.tasks import BRANCHES, TASKS
 from training.views import Examples, pooled_mean, views
 
@@ -49,7 +50,7 @@ def test_a_head_does_with_whole_maps_what_its_twin_learnt_on_means() -> None:
     maps[numbers == 0, :, :, :40] *= 3
     examples = Examples({DENSENET: kept_of(maps)}, numbers)
     learner = Learner(task, {}, examples, np.arange(28))
-    learner.fit(HEAD, 60, examples, np.arange(28))
+    learner.shrink(1e-2, examples, np.arange(28))
     held = np.arange(28, 40)
     probabilities = learner.predict(examples, held)
     assert (probabilities.argmax(1) == numbers[held]).all()
@@ -62,10 +63,10 @@ def test_an_upper_block_is_trained_in_place_and_only_in_its_stage() -> None:
     at_cut = np.random.default_rng(0).gamma(1, 1, (1, 24, 14, 14, 512)).astype(np.float16)
     examples, rows = Examples({VGG: at_cut}, numbers), np.arange(24)
     learner, before = Learner(task, {VGG: trunk}, examples, rows), trunk.get_weights()
-    learner.fit(HEAD, 1, examples, rows)
+    learner.shrink(1e-3, examples, rows)
     for mine, was in zip(trunk.get_weights(), before, strict=True):
         np.testing.assert_array_equal(mine, was)
-    learner.fit(UPPER, 1, examples, rows)
+    learner.raise_upper(1, examples, rows)
     assert not np.array_equal(trunk.get_weights()[0], before[0])
     maps = trunk(at_cut[0].astype(np.float32)).numpy()
     np.testing.assert_allclose(learner.head()([maps]).numpy(), learner.predict(examples, rows), atol=5e-3)
@@ -78,7 +79,7 @@ def test_every_fold_is_answered_by_what_did_not_train_on_it() -> None:
     # Labels that nothing predicts: whoever has seen an image remembers it, whoever has not guesses.
     examples = Examples({DENSENET: rng.normal(size=(1, 60, 1, 1, 1920)).astype(np.float16)}, numbers)
     parts = [np.arange(start, 60, 3) for start in range(3)]
-    plan = Plan(((HEAD, 60),))
+    plan = Plan(0.1)
     said: list[str] = []
     found = cross_validate(task, dict, plan, examples, parts, said.append)
     learner, _ = train(task, dict, plan, examples, np.arange(60))
@@ -87,14 +88,28 @@ def test_every_fold_is_answered_by_what_did_not_train_on_it() -> None:
     assert len(said) == 3
 
 
-def test_epochs_are_settled_where_validation_is_best() -> None:
+def test_shrinkage_is_settled_where_validation_is_best() -> None:
     task, rng = TASK["binary-ct"], np.random.default_rng(0)
     examples = Examples({DENSENET: rng.normal(size=(1, 40, 1, 1, 1920)).astype(np.float16)}, rng.integers(0, 2, 40))
-    plan, _ = settle(task, {}, examples, np.arange(30), np.arange(30, 40))
-    ((stage, epochs),) = plan.stages
-    losses = [row["val_loss"] for row in plan.log]
-    assert stage is HEAD
-    assert losses[epochs - 1] == min(losses)
+    plan, learner = settle(task, {}, examples, np.arange(30), np.arange(30, 40))
+    losses = {row["strength"]: row["val_loss"] for row in plan.log}
+    assert losses[plan.strength] == min(losses.values())
+    again, _ = train(task, dict, plan, examples, np.arange(30))
+    np.testing.assert_allclose(again.predict(examples, np.arange(40)), learner.predict(examples, np.arange(40)))
+
+
+@pytest.mark.parametrize("name", list(TASK))
+def test_a_head_carries_the_regression_that_was_fitted(name: str) -> None:
+    task, rng = TASK[name], np.random.default_rng(0)
+    classes, width = len(task.classes), sum(CHANNELS[trunk] for trunk in task.trunks)
+    means, numbers = rng.normal(size=(90, width)).astype(np.float32), np.arange(90) % classes
+    kernel, bias = shrunken(means, numbers, np.ones(90, np.float32), 1e-3, classes)
+    head = task.head(side=2)
+    carry(head, first_dense(head), kernel, bias)
+    maps = np.split(means, np.cumsum([CHANNELS[trunk] for trunk in task.trunks])[:-1], axis=1)
+    got = head([np.broadcast_to(part[:, None, None], (90, 2, 2, part.shape[1])) for part in maps]).numpy()
+    model = LogisticRegression(C=1e-3, max_iter=500, tol=1e-3).fit(means, numbers)
+    np.testing.assert_allclose(got, model.predict_proba(means), atol=1e-4)
 
 
 def test_views_begin_with_the_image_and_its_mirror_image_and_repeat_themselves() -> None:
@@ -126,36 +141,44 @@ def test_the_heads_are_the_published_ones() -> None:
     }  # fmt: skip
 
 
-def small_network(block4: str, block5: str, width: int) -> Any:
-    """Two convolutions with the layer names that distillation looks for, at strides 16 and 32."""
+def small_student() -> Any:
+    """Two convolutions at strides 16 and 32, the first with the layer name that distillation looks for."""
     pixels = keras.Input((None, None, 3))
-    x = layers.Rescaling(1 / 255)(pixels)
-    x = layers.AveragePooling2D(16)(x)
-    x = layers.Conv2D(width, 3, padding="same", activation="relu", name=block4)(x)
-    x = layers.AveragePooling2D(2)(x)
-    return keras.Model(pixels, layers.Conv2D(width, 3, padding="same", activation="relu", name=block5)(x))
+    x = layers.AveragePooling2D(16)(layers.Rescaling(1 / 255)(pixels))
+    x = layers.Conv2D(64, 3, padding="same", activation="relu", name="pool4_relu")(x)
+    return keras.Model(pixels, layers.Conv2D(64, 3, padding="same", activation="relu")(layers.AveragePooling2D(2)(x)))
 
 
-def test_distillation_explains_more_each_epoch_and_resumes_where_it_stopped(tmp_path: Path) -> None:
+def small_teacher() -> Any:
+    """Maps at strides 8, 16 and 32."""
+    pixels = keras.Input((None, None, 3))
+    x, maps = layers.AveragePooling2D(4)(layers.Rescaling(1 / 255)(pixels)), []
+    for width in (24, 48, 32):
+        x = layers.MaxPooling2D(2)(layers.Conv2D(width, 1, activation="relu")(x))
+        maps.append(x)
+    return keras.Model(pixels, maps)
+
+
+def test_distillation_explains_more_with_time_and_resumes_where_it_stopped(tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
-    images = np.random.default_rng(0).integers(0, 255, (64, 8, 8), dtype=np.uint8).repeat(28, 1).repeat(28, 2)
-    teacher, student = (small_network(*names, 512) for names in (("block4_pool", "block5_pool"), ("pool4_relu", "x")))
+    images = np.random.default_rng(0).integers(0, 255, (32, 8, 8), dtype=np.uint8).repeat(28, 1).repeat(28, 2)
+    teacher, student = small_teacher(), small_student()
     said: list[str] = []
-    distil(student, teacher, images, 5, tmp_path, said.append)
-    unexplained = [float(line.rsplit(" ", 1)[1]) for line in said]
-    assert len(unexplained) == 5
-    assert unexplained[-1] < unexplained[0] - 0.05
-    resumed = small_network("pool4_relu", "x", 512)
-    distil(resumed, teacher, images, 5, tmp_path, said.append)
-    assert len(said) == 5
+    log = distil(student, teacher, [images, 255 - images], 150, tmp_path, said.append)
+    unexplained = [[float(part.rsplit(" ", 1)[1]) for part in line.split(", ")[1:]] for line in said]
+    assert len(unexplained) == 3
+    assert (np.array(unexplained[-1]) < np.array(unexplained[0]) - 0.05).all()
+    resumed = small_student()
+    assert distil(resumed, teacher, [images, 255 - images], 150, tmp_path, said.append) == log
+    assert [int(row["step"]) for row in log] == [50, 100, 150]
+    assert len(said) == 3
     for mine, kept in zip(resumed.get_weights(), student.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, kept)
 
 
 def test_distillation_refuses_fewer_images_than_a_batch(tmp_path: Path) -> None:
-    network = small_network("pool4_relu", "last", 8)
     with pytest.raises(ConfigError, match="at least 16"):
-        distil(network, network, np.zeros((3, 224, 224), np.uint8), 1, tmp_path, print)
+        distil(small_student(), small_teacher(), [np.zeros((3, 224, 224), np.uint8)], 1, tmp_path, print)
 
 
 def test_settled_normalisation_knows_whole_images() -> None:
@@ -166,31 +189,3 @@ def test_settled_normalisation_knows_whole_images() -> None:
     seen = network(np.repeat(images.astype(np.float32)[..., np.newaxis], 3, -1), training=False).numpy()
     assert abs(seen.mean()) < 0.5
     assert seen.std() == pytest.approx(1, rel=0.1)
-
-
-def test_the_joint_stage_learns_labels_and_resumes_where_it_stopped(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    covid = np.tile([0, 1], 16).astype(np.float32)
-    noise = rng.integers(0, 120, (32, 8, 8), dtype=np.uint8).repeat(28, 1).repeat(28, 2)
-    images = Images(noise, (noise + (covid * 120).astype(np.uint8)[:, np.newaxis, np.newaxis]), covid)
-    teacher = deep_teacher()
-    student = small_network("pool4_relu", "x", 64)
-    said: list[str] = []
-    learn(student, teacher, images, 100, tmp_path, said.append)
-    first, last = (float(line.rsplit(" ", 1)[1]) for line in said)
-    assert last < first
-    resumed = small_network("pool4_relu", "x", 64)
-    learn(resumed, teacher, images, 100, tmp_path, said.append)
-    assert len(said) == 2
-    for mine, kept in zip(resumed.get_weights(), student.get_weights(), strict=True):
-        np.testing.assert_array_equal(mine, kept)
-
-
-def deep_teacher() -> Any:
-    """Pools at strides 4 to 32 with a VGG16's names and widths."""
-    pixels = keras.Input((None, None, 3))
-    x = layers.AveragePooling2D(2)(layers.Rescaling(1 / 255)(pixels))
-    for number, width in ((2, 128), (3, 256), (4, 512), (5, 512)):
-        x = layers.Conv2D(width, 1, activation="relu")(x)
-        x = layers.MaxPooling2D(2, name=f"block{number}_pool")(x)
-    return keras.Model(pixels, x)

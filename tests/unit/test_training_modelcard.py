@@ -151,12 +151,12 @@ def test_a_card_before_its_measures_can_be_told() -> None:
 
 
 def test_origins_say_what_was_done_and_no_more() -> None:
-    plan = {"distil_epochs": 18, "joint_steps": 1500, "condense_epochs": 3, "train_upper_block": True}
-    assert "18 epochs" in origins("distil", plan)["densenet201"]
-    assert "labels of the CT training slices" in origins("distil", plan)["densenet201"]
-    assert "1500" not in origins("distil", plan, ("ct",))["densenet201"]
+    plan = {"distil_steps": 1800, "condense_epochs": 3, "train_upper_block": True}
+    assert origins("distil", plan)["densenet201"].startswith("random initial weights; then distilled from EfficientNet")
+    assert "1800 steps" in origins("distil", plan)["densenet201"]
+    assert origins("distil", plan, begun="thoraq-2")["densenet201"].startswith("begun with the weights of thoraq-2; ")
     assert "trained on, with the ensemble" not in origins("distil", plan, ("ct",))["vgg16"]
     assert "3 epochs without labels" in origins("distil", plan)["vgg16"]
     assert "without labels" not in origins("distil", plan | {"condense_epochs": 0})["vgg16"]
-    assert "ImageNet weights of keras.applications" in origins("imagenet", plan)["densenet201"]
-    assert "untrained" in origins("distil", plan | {"distil_epochs": 0, "joint_steps": 0})["densenet201"]
+    assert origins("imagenet", plan)["densenet201"] == "ImageNet weights of keras.applications."
+    assert origins("distil", plan | {"distil_steps": 0})["densenet201"] == "random initial weights."
