@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 Matrix = NDArray[np.float32]
 #: Inverse penalties that are tried, the strongest shrinkage first (C in scikit-learn).
-STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 STEPS = 500  # at most; 100 to 300 are enough
 
 
