@@ -83,7 +83,7 @@ def test_curves_have_a_panel_for_each_measure(tmp_path: Path) -> None:
     assert two[1] > one[1] + 300
 
 
-@pytest.mark.parametrize("rows", [[], [{"stage": "head", "epoch": 1}]])
+@pytest.mark.parametrize("rows", [[], [{"stage": "head", "step": 1}]])
 def test_an_empty_log_is_an_error(tmp_path: Path, rows: list[dict[str, object]]) -> None:
     with pytest.raises(ConfigError, match="no measures"):
         curves(tmp_path / "none.png", rows)
