@@ -11,13 +11,14 @@ import threading
 from typing import Any
 
 import cv2
+import kornia_rs.io as kornia
 
 CRASH, HANG = b"thoraq: crash", b"thoraq: hang"
 
 
 def _poisoned(decode: Any) -> Any:
     def call(data: Any, *arguments: Any, **options: Any) -> Any:
-        content = data.tobytes()
+        content = bytes(data)
         if CRASH in content:
             os.kill(os.getpid(), signal.SIGSEGV)
         if HANG in content:
@@ -28,3 +29,4 @@ def _poisoned(decode: Any) -> Any:
 
 
 cv2.imdecode, cv2.imdecodemulti = _poisoned(cv2.imdecode), _poisoned(cv2.imdecodemulti)
+kornia.decode_image_png_u8 = _poisoned(kornia.decode_image_png_u8)
