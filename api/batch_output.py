@@ -132,36 +132,37 @@ def _respond(
     kind = query.format
     if kind is None:
         kind = "csv" if request.accept_mimetypes.best_match([NDJSON, "text/csv"], NDJSON) == "text/csv" else "ndjson"
-    body = _csv(lines, columns, cells) if kind == "csv" else _ndjson(lines)
-    response = Response(body, mimetype="text/csv" if kind == "csv" else NDJSON)
+    texts = _csv(lines, columns, cells) if kind == "csv" else (f"{line.model_dump_json()}\n" for line in lines)
+    response = Response(_in_pieces(texts), mimetype="text/csv" if kind == "csv" else NDJSON)
     response.headers["Cache-Control"] = "private, no-store"
     response.headers["Content-Disposition"] = f'attachment; filename="{name}.{kind}"'
     return response
 
 
-def _ndjson(lines: Iterable[Line]) -> Iterator[str]:
-    text = io.StringIO()
-    for line in lines:
-        text.write(f"{line.model_dump_json()}\n")
-        if text.tell() >= PIECE_CHARACTERS:
-            yield text.getvalue()
-            text = io.StringIO()
-    if rest := text.getvalue():
+def _in_pieces(texts: Iterable[str]) -> Iterator[str]:
+    piece = io.StringIO(newline="")
+    for text in texts:
+        piece.write(text)
+        if piece.tell() >= PIECE_CHARACTERS:
+            yield piece.getvalue()
+            piece = io.StringIO(newline="")
+    if rest := piece.getvalue():
         yield rest
+
+
+class _Echo:
+    """A file for csv, whose rows are what it is asked to write."""
+
+    def write(self, text: str) -> str:
+        return text
 
 
 def _csv(lines: Iterable[Line], columns: Sequence[str], cells: Callable[[Any], Cells]) -> Iterator[str]:
     """As RFC 4180 has it."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
+    writer = csv.DictWriter(_Echo(), columns)
+    yield writer.writeheader()
     for line in lines:
-        writer.writerow({name: _cell(value) for name, value in cells(line).items()})
-        if text.tell() >= PIECE_CHARACTERS:
-            yield text.getvalue()
-            text.seek(0)
-            text.truncate()
-    yield text.getvalue()
+        yield writer.writerow({name: _cell(value) for name, value in cells(line).items()})
 
 
 def _cell(value: object) -> object:

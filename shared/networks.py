@@ -6,6 +6,7 @@ Apart from shared/bundle.py because the API reads bundles and never imports Tens
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -55,11 +56,16 @@ def rebuild(bundle: Bundle, part: Trunk | Head, policy: str = "float32") -> Any:
         if layer["class_name"] != "InputLayer":
             layer["config"]["dtype"] = policy
     network = keras.saving.deserialize_keras_object(description, safe_mode=True)
+    fill(network, stored, part.weights, part.architecture)
+    return network
+
+
+def fill(network: Any, stored: Mapping[str, Any], weights: str, architecture: str) -> None:
+    """Give a network its weights by their paths; ModelError, which names both files, if they are another's."""
     variables = {variable.path: variable for variable in network.weights}
     if variables.keys() != stored.keys():
-        raise ModelError(f"{part.weights}: not the weights of {part.architecture}")
+        raise ModelError(f"{weights}: not the weights of {architecture}")
     for name, variable in variables.items():
         if tuple(variable.shape) != stored[name].shape:
-            raise ModelError(f"{part.weights}: {name} has another shape in {part.architecture}")
+            raise ModelError(f"{weights}: {name} has another shape in {architecture}")
         variable.assign(stored[name].astype(np.float32))
-    return network

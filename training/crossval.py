@@ -20,7 +20,6 @@ from training.tasks import Task
 from training.views import Examples
 
 Log = list[dict[str, Any]]
-Weights = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,19 +47,19 @@ class Folds:
     first: Trained
 
 
-def settle(task: Task, trunks: Mapping[str, Any], examples: Examples, train: Rows, val: Rows) -> tuple[Plan, Learner]:
-    """The plan that serves the validation part best; and the learner that found out, trained on `train` alone."""
+def settle(task: Task, trunks: Mapping[str, Any], examples: Examples, train: Rows, val: Rows) -> Plan:
+    """The plan that serves the validation part best, found out by training on `train` alone."""
     learner = Learner(task, trunks, examples, train)
     log: Log = []
     for strength in STRENGTHS:
         learner.shrink(strength, examples, train)
         log.append({"stage": f"{task.name} head", "strength": strength, **scores(learner, examples, train, val)})
     best = STRENGTHS[int(np.argmin([row["val_loss"] for row in log]))]
-    learner.shrink(best, examples, train)
     if not learner.uppers:
-        return Plan(best, log=log), learner
+        return Plan(best, log=log)
+    learner.shrink(best, examples, train)
     found = learner.raise_upper(EPOCHS, examples, train, val)
-    return Plan(best, 1 + int(np.argmin([row["val_loss"] for row in found])), log + found), learner
+    return Plan(best, 1 + int(np.argmin([row["val_loss"] for row in found])), log + found)
 
 
 def scores(learner: Learner, examples: Examples, train: Rows, val: Rows) -> dict[str, float]:

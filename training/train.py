@@ -91,7 +91,7 @@ def train_xray(made: Made, image_set: ImageSet, trunks: Trunks, plan: Mapping[st
 
     for task in [*(task for task in TASKS if task.modality == "xray"), *BRANCHES]:
         examples = labelled(task, kept, image_set)
-        settled, _ = settle(task, make(), examples, image_set.parts["train"], image_set.parts["val"])
+        settled = settle(task, make(), examples, image_set.parts["train"], image_set.parts["val"])
         found = cross_validate(task, make, settled, examples, parts, console.print)
         made.log += settled.log
         made.cross_validation[task.name] = summary(task, image_set, examples.numbers, found.probabilities, parts)
@@ -126,7 +126,7 @@ def train_ct(made: Made, image_set: ImageSet, trunk: Any, plan: Mapping[str, Any
     parts = {part: np.array([place[int(row)] for row in image_set.parts[part]]) for part in ("train", "val")}
     for task in (task for task in TASKS if task.modality == "ct"):
         examples = labelled(task, kept, subset)
-        settled, _ = settle(task, {}, examples, parts["train"], parts["val"])
+        settled = settle(task, {}, examples, parts["train"], parts["val"])
         made.log += settled.log
         found = cross_validate(task, dict, settled, examples, folds(subset.records), console.print)
         _, trained = train(task, dict, settled, examples, np.arange(len(rows)))

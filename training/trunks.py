@@ -12,15 +12,16 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from shared.errors import ConfigError
+from shared.networks import fill
 from training.architectures import DENSENET, VGG, densenet_trunk, load_hed_weights, vgg_trunk
 from training.condense import condense
+from training.crossval import Log
 from training.data import ImageSet
 from training.distil import distil, settle_batch_norm
 from training.efficientnet_lite import efficientnet_lite2, lite_weights
 
 Choice = Literal["distil", "imagenet"]
 Trunks = dict[str, Any]
-Log = list[dict[str, Any]]
 
 
 def make_trunks(
@@ -64,17 +65,8 @@ def start(choice: Choice, begin: Path | None = None) -> tuple[Any, Any]:
     load_hed_weights(carried, hed_weights())
     student = densenet_trunk()
     if begin is not None:
-        fill(student, begin)
+        fill(student, load_file(begin), begin.name, student.name)
     return student, carried
-
-
-def fill(trunk: Any, file: Path) -> None:
-    """Give a trunk the weights of a bundle's safetensors file; ConfigError when they are of another network."""
-    weights = load_file(file)
-    if weights.keys() != {variable.path for variable in trunk.weights}:
-        raise ConfigError(f"{file.name} does not hold the weights of {trunk.name}")
-    for variable in trunk.weights:
-        variable.assign(weights[variable.path].astype(np.float32))
 
 
 def hed_weights() -> Path:

@@ -65,14 +65,11 @@ class FolderStorage:
         # process may have made them and not have synced them yet.
         own = {Path(directory) for directory in {part.path.rpartition("/")[0] for part in parts}}
         new = [path for path in own if path.parent not in self._durable]
-        above = {directory for path in new for directory in self._inside(path.parents)} - self._durable
+        above = {up for path in new for up in path.parents if up.is_relative_to(self._root)} - self._durable
         for directory in own | above:
             _sync(directory)
         # Only now: another thread takes what is noted here, and all above it, for synced.
         self._durable |= above
-
-    def _inside(self, directories: Iterable[Path]) -> Iterator[Path]:
-        return (directory for directory in directories if directory.is_relative_to(self._root))
 
     def get(self, key: str, expect_sha256: str | None = None) -> bytes:
         with self.open(key) as body:

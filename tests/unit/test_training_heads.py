@@ -91,7 +91,9 @@ def test_every_fold_is_answered_by_what_did_not_train_on_it() -> None:
 def test_shrinkage_is_settled_where_validation_is_best() -> None:
     task, rng = TASK["binary-ct"], np.random.default_rng(0)
     examples = Examples({DENSENET: rng.normal(size=(1, 40, 1, 1, 1920)).astype(np.float16)}, rng.integers(0, 2, 40))
-    plan, learner = settle(task, {}, examples, np.arange(30), np.arange(30, 40))
+    plan = settle(task, {}, examples, np.arange(30), np.arange(30, 40))
+    learner = Learner(task, {}, examples, np.arange(30))
+    learner.shrink(plan.strength, examples, np.arange(30))
     losses = {row["strength"]: row["val_loss"] for row in plan.log}
     assert losses[plan.strength] == min(losses.values())
     again, _ = train(task, dict, plan, examples, np.arange(30))
