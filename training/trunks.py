@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
-import numpy as np
 from safetensors.numpy import load_file
 
 from shared.errors import ConfigError
@@ -17,7 +16,7 @@ from training.architectures import DENSENET, VGG, densenet_trunk, load_hed_weigh
 from training.condense import condense
 from training.crossval import Log
 from training.data import ImageSet
-from training.distil import distil, settle_batch_norm
+from training.distil import distil
 from training.efficientnet_lite import efficientnet_lite2, lite_weights
 
 Choice = Literal["distil", "imagenet"]
@@ -52,8 +51,6 @@ def make_trunks(
     trunks = {VGG: vgg_trunk(), DENSENET: densenet_trunk()}
     trunks[VGG].set_weights(carried.get_weights())
     trunks[DENSENET].set_weights(student.get_weights())
-    if choice == "distil" and plan["distil_steps"]:
-        settle_batch_norm(trunks[DENSENET], np.concatenate(seen))
     return trunks, log
 
 
