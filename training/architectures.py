@@ -17,6 +17,7 @@ from keras import layers
 from shared.errors import ConfigError
 
 DENSENET, VGG = "densenet201", "vgg16"
+STEM = "conv1_conv"  # the DenseNet201's first convolution
 SIDE = 7  # positions of a trunk's map of 224 pixels
 CHANNELS = {DENSENET: 1920, VGG: 512}
 BINARY_CLASSES = ("covid19", "not_covid19")

@@ -52,8 +52,8 @@ def quantize(
         subset_size=len(chosen),
         preset=nncf.QuantizationPreset.MIXED,
         ignored_scope=nncf.IgnoredScope(names=sorted(keep)),
-        # The widest range seen, not its mean over images: some CT slices drive the maps to eight times the usual, and
-        # cut off they would be other images.
+        # The widest range seen, not its mean over images: a few CT slices drive the maps beyond the usual, and cut off
+        # they would be other images.
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
         ),
