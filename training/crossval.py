@@ -1,13 +1,13 @@
 """Patient-wise cross-validation of the X-ray tasks: every image is answered by a head that saw none of its patient.
 
-How strongly a task's head is shrunk, and how long an upper block is trained with it, is settled once, on the validation
-part of the main split; then each fold is trained on all others.
+How strongly a task's head is shrunk, how much each branch of an ensemble has to say, and how long an upper block is
+trained with it, is settled once, on the validation part of the main split; then each fold is trained on all others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,19 @@ from training.tasks import Task
 from training.views import Examples
 
 Log = list[dict[str, Any]]
+#: What is tried, by the number of branches: what each branch's logits count in the head's.
+SHARES: dict[int, tuple[tuple[float, ...], ...]] = {
+    1: ((1.0,),),
+    2: ((0.5, 0.5), (0.4, 0.6), (0.3, 0.7), (0.2, 0.8), (0.1, 0.9)),
+}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a task is trained: its head's inverse penalty, and the epochs of an upper block with it."""
+    """How a task is trained: its head's inverse penalty, its branches' shares, the epochs of an upper block with it."""
 
     strength: float
+    shares: tuple[float, ...] = (1.0,)
     epochs: int = 0
     log: Log = field(default_factory=list)
 
@@ -51,15 +57,20 @@ def settle(task: Task, trunks: Mapping[str, Any], examples: Examples, train: Row
     """The plan that serves the validation part best, found out by training on `train` alone."""
     learner = Learner(task, trunks, examples, train)
     log: Log = []
+    plans: list[Plan] = []
     for strength in STRENGTHS:
-        learner.shrink(strength, examples, train)
-        log.append({"stage": f"{task.name} head", "strength": strength, **scores(learner, examples, train, val)})
-    best = STRENGTHS[int(np.argmin([row["val_loss"] for row in log]))]
+        regressions = learner.shrink(strength, examples, train)
+        for shares in SHARES[len(task.trunks)]:
+            learner.carry(regressions, shares)
+            tried = {"stage": f"{task.name} head", "strength": strength, "share": shares[0]}
+            log.append(tried | scores(learner, examples, train, val))
+            plans.append(Plan(strength, shares))
+    best = plans[int(np.argmin([row["val_loss"] for row in log]))]
     if not learner.uppers:
-        return Plan(best, log=log)
-    learner.shrink(best, examples, train)
+        return replace(best, log=log)
+    learner.carry(learner.shrink(best.strength, examples, train), best.shares)
     found = learner.raise_upper(EPOCHS, examples, train, val)
-    return Plan(best, 1 + int(np.argmin([row["val_loss"] for row in found])), log + found)
+    return replace(best, epochs=1 + int(np.argmin([row["val_loss"] for row in found])), log=log + found)
 
 
 def scores(learner: Learner, examples: Examples, train: Rows, val: Rows) -> dict[str, float]:
@@ -81,7 +92,7 @@ def train(
     """A task trained on `rows` by its plan, on trunks of its own."""
     trunks = make_trunks()
     learner = Learner(task, trunks, examples, rows)
-    learner.shrink(plan.strength, examples, rows)
+    learner.carry(learner.shrink(plan.strength, examples, rows), plan.shares)
     if plan.epochs:
         learner.raise_upper(plan.epochs, examples, rows)
     return learner, Trained(learner.head(), trunks)

@@ -63,9 +63,10 @@ def curves(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Training curves: a panel per measure, validation (`val_NAME`) beside training (`NAME`).
 
     Rows are points in order, as csv.DictReader gives them: `stage` (a name; may be absent), what sets a point apart
-    (`step` or `strength`) and any measures, empty where there is none. Raises ConfigError when none is there to draw.
+    (`step`, or `strength` and `share`) and any measures, empty where there is none. Raises ConfigError when none is
+    there to draw.
     """
-    columns = dict.fromkeys(name for row in rows for name in row if name not in {"stage", "strength", "step"})
+    columns = dict.fromkeys(name for row in rows for name in row if name not in {"stage", "strength", "share", "step"})
     panels = list(dict.fromkeys(name.removeprefix("val_") for name in columns))
     if not panels:
         raise ConfigError("the training log holds no measures to draw")

@@ -7,7 +7,7 @@ published head then gets the twin's weights at every position, and computes the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from training.architectures import SIDE
 from training.data import SEED
-from training.shrinkage import carry, shrunken
+from training.shrinkage import Regression, carry, shrunken
 from training.tasks import Task
 from training.views import CUTS, Examples, Kept, pooled_mean
 
@@ -85,15 +85,25 @@ class Learner:
         inputs, means = zip(*map(self._mean, task.trunks, self.scales), strict=True)
         self.model = keras.Model(list(inputs), after_pooling(self.twin)(list(means)))
 
-    def shrink(self, strength: float, examples: Examples, rows: Rows) -> None:
-        """Fit the head to these rows in all their views, as strongly shrunk as `strength` says."""
+    def shrink(self, strength: float, examples: Examples, rows: Rows) -> list[Regression]:
+        """Regressions of each branch by itself on these rows in all their views, as strongly shrunk as it says.
+
+        By themselves, because fitted to both branches at once the one with more channels speaks for both.
+        """
         views = max(len(examples.kept[trunk]) for trunk in self.task.trunks)
-        means = np.concatenate([self._standardised(examples, rows, view) for view in range(views)])
         numbers, classes = examples.numbers[rows], len(self.task.classes)
         # An image counts once, however many views there are of it.
         weights = class_weights(numbers, classes)[numbers] / views
-        kernel, bias = shrunken(means, np.tile(numbers, views), np.tile(weights, views), strength, classes)
-        carry(self.twin, first_dense(self.twin), kernel, bias)
+        return [
+            shrunken(seen, np.tile(numbers, views), np.tile(weights, views), strength, classes)
+            for seen in self._standardised(examples, rows, views)
+        ]
+
+    def carry(self, regressions: Sequence[Regression], shares: Sequence[float]) -> None:
+        """Make the head's logits the weighted mean of its branches'."""
+        kernels = [kernel * share for (kernel, _), share in zip(regressions, shares, strict=True)]
+        biases = [bias * share for (_, bias), share in zip(regressions, shares, strict=True)]
+        carry(self.twin, first_dense(self.twin), np.concatenate(kernels), np.sum(biases, axis=0))
 
     def raise_upper(self, epochs: int, examples: Examples, rows: Rows, val: Rows | None = None) -> list[dict[str, Any]]:
         """Train upper blocks and head for so many epochs; with `val`, keep the best and stop when it is long past."""
@@ -138,14 +148,12 @@ class Learner:
             return pooled_mean(self.uppers[name].predict(maps, batch_size=BATCH, verbose=0).astype(np.float32))
         return maps.astype(np.float32)
 
-    def _standardised(self, examples: Examples, rows: Rows, view: int) -> NDArray[np.float32]:
-        """The means (N, channels of all trunks) of these rows in one of their views, as the twin's first layers see."""
-        parts = []
+    def _standardised(self, examples: Examples, rows: Rows, views: int) -> Iterator[NDArray[np.float32]]:
+        """Each trunk's means (views * N, channels) of these rows, as the twin's first layers see them."""
         for name, scale in zip(self.task.trunks, self.scales, strict=True):
             kept = examples.kept[name]
-            means = self._pooled(name, kept[view % len(kept), rows])[:, 0, 0]
-            parts.append((means - scale.mean) / scale.deviation)
-        return np.concatenate(parts, axis=1)
+            parts = [self._pooled(name, kept[view % len(kept), rows])[:, 0, 0] for view in range(views)]
+            yield (np.concatenate(parts) - scale.mean) / scale.deviation
 
     def _mean(self, name: str, scale: Scale) -> tuple[Any, Any]:
         if name in self.uppers:

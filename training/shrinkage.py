@@ -17,15 +17,14 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 Matrix = NDArray[np.float32]
+Regression = tuple[Matrix, Matrix]  # kernel (D, classes) and bias (classes,)
 #: Inverse penalties that are tried, the strongest shrinkage first (C in scikit-learn).
 STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 STEPS = 500  # at most; 100 to 300 are enough
 
 
-def shrunken(
-    means: Matrix, numbers: NDArray[np.int64], weights: Matrix, strength: float, classes: int
-) -> tuple[Matrix, Matrix]:
-    """Kernel (D, classes) and bias of the logits of standardised `means` (N, D); rows count as their weights say."""
+def shrunken(means: Matrix, numbers: NDArray[np.int64], weights: Matrix, strength: float, classes: int) -> Regression:
+    """The logits of standardised `means` (N, D); rows count as their weights say."""
     model = LogisticRegression(C=strength, max_iter=STEPS, tol=1e-3).fit(means, numbers, sample_weight=weights)
     kernel, bias = model.coef_.T, model.intercept_
     if classes == 2:  # one logit, of the second class

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_a_head_does_with_whole_maps_what_its_twin_learnt_on_means() -> None:
     maps[numbers == 0, :, :, :40] *= 3
     examples = Examples({DENSENET: kept_of(maps)}, numbers)
     learner = Learner(task, {}, examples, np.arange(28))
-    learner.shrink(1e-2, examples, np.arange(28))
+    learner.carry(learner.shrink(1e-2, examples, np.arange(28)), [1.0])
     held = np.arange(28, 40)
     probabilities = learner.predict(examples, held)
     assert (probabilities.argmax(1) == numbers[held]).all()
@@ -63,7 +64,7 @@ def test_an_upper_block_is_trained_in_place_and_only_in_its_stage() -> None:
     at_cut = np.random.default_rng(0).gamma(1, 1, (1, 24, 14, 14, 512)).astype(np.float16)
     examples, rows = Examples({VGG: at_cut}, numbers), np.arange(24)
     learner, before = Learner(task, {VGG: trunk}, examples, rows), trunk.get_weights()
-    learner.shrink(1e-3, examples, rows)
+    learner.carry(learner.shrink(1e-3, examples, rows), [1.0])
     for mine, was in zip(trunk.get_weights(), before, strict=True):
         np.testing.assert_array_equal(mine, was)
     learner.raise_upper(1, examples, rows)
@@ -93,7 +94,7 @@ def test_shrinkage_is_settled_where_validation_is_best() -> None:
     examples = Examples({DENSENET: rng.normal(size=(1, 40, 1, 1, 1920)).astype(np.float16)}, rng.integers(0, 2, 40))
     plan = settle(task, {}, examples, np.arange(30), np.arange(30, 40))
     learner = Learner(task, {}, examples, np.arange(30))
-    learner.shrink(plan.strength, examples, np.arange(30))
+    learner.carry(learner.shrink(plan.strength, examples, np.arange(30)), plan.shares)
     losses = {row["strength"]: row["val_loss"] for row in plan.log}
     assert losses[plan.strength] == min(losses.values())
     again, _ = train(task, dict, plan, examples, np.arange(30))
@@ -112,6 +113,27 @@ def test_a_head_carries_the_regression_that_was_fitted(name: str) -> None:
     got = head([np.broadcast_to(part[:, None, None], (90, 2, 2, part.shape[1])) for part in maps]).numpy()
     model = LogisticRegression(C=1e-3, max_iter=500, tol=1e-3).fit(means, numbers)
     np.testing.assert_allclose(got, model.predict_proba(means), atol=1e-4)
+
+
+def test_an_ensembles_logits_are_the_weighted_mean_of_its_branches_logits() -> None:
+    rng, numbers = np.random.default_rng(0), np.arange(60) % 3
+    kept = {trunk: rng.normal(size=(2, 60, 1, 1, CHANNELS[trunk])).astype(np.float16) for trunk in (VGG, DENSENET)}
+    examples, rows = Examples(kept, numbers), np.arange(60)
+    logits = []
+    for task, shares in zip((*BRANCHES, TASK["ensemble-xray"]), ([1.0], [1.0], [0.3, 0.7]), strict=True):
+        learner = Learner(task, {}, examples, rows)
+        learner.carry(learner.shrink(3e-3, examples, rows), shares)
+        found = np.log(learner.predict(examples, rows))
+        logits.append(found - found.mean(1, keepdims=True))  # a softmax tells them but for a constant
+    np.testing.assert_allclose(logits[2], 0.3 * logits[0] + 0.7 * logits[1], atol=1e-3)
+
+
+def test_a_branch_that_guesses_has_little_to_say() -> None:
+    rng, numbers = np.random.default_rng(0), np.arange(120) % 3
+    means = {trunk: rng.normal(size=(1, 120, 1, 1, CHANNELS[trunk])) for trunk in (VGG, DENSENET)}
+    means[DENSENET][..., :30] += 0.7 * (numbers[:, None] == np.arange(30) % 3)[None, :, None, None]
+    examples = Examples({trunk: kept.astype(np.float16) for trunk, kept in means.items()}, numbers)
+    assert settle(TASK["ensemble-xray"], {}, examples, np.arange(80), np.arange(80, 120)).shares[1] >= 0.7
 
 
 def test_views_begin_with_the_image_and_its_mirror_image_and_repeat_themselves() -> None:
@@ -147,7 +169,8 @@ def small_student() -> Any:
     """Two convolutions at strides 16 and 32, the first with the layer name that distillation looks for."""
     pixels = keras.Input((None, None, 3))
     x = layers.AveragePooling2D(16)(layers.Rescaling(1 / 255)(pixels))
-    x = layers.Conv2D(64, 3, padding="same", activation="relu", name="pool4_relu")(x)
+    x = layers.BatchNormalization()(layers.Conv2D(64, 3, padding="same")(x))
+    x = layers.Activation("relu", name="pool4_relu")(x)
     return keras.Model(pixels, layers.Conv2D(64, 3, padding="same", activation="relu")(layers.AveragePooling2D(2)(x)))
 
 
@@ -176,6 +199,21 @@ def test_distillation_explains_more_with_time_and_resumes_where_it_stopped(tmp_p
     assert len(said) == 3
     for mine, kept in zip(resumed.get_weights(), student.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, kept)
+
+
+def test_the_last_steps_of_distillation_are_normalised_as_serving_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.distil.SAVE_EVERY", 10)
+    images = np.random.default_rng(0).integers(0, 255, (32, 8, 8), dtype=np.uint8).repeat(28, 1).repeat(28, 2)
+    student, seen = small_student(), []
+
+    def look(_: str) -> None:
+        seen.append([variable.numpy() for variable in student.weights if "moving_mean" in variable.path])
+
+    distil(student, small_teacher(), [images, 255 - images], 100, tmp_path, look)
+    moved = [not np.array_equal(before, after) for before, after in itertools.pairwise(seen)]
+    assert moved == [True] * 8 + [False]
 
 
 def test_distillation_refuses_fewer_images_than_a_batch(tmp_path: Path) -> None:
