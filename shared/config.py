@@ -62,7 +62,7 @@ class Settings(BaseModel):
         "", pattern=ORIGIN, description="https://host[:port] at which clients reach MinIO; empty: minio_endpoint"
     )
 
-    model_dir: Path = Field(Path("models/thoraq-2"), description="The model bundle served while none is activated")
+    model_dir: Path = Field(Path("models/thoraq-3"), description="The model bundle served while none is activated")
     model_cache: Path = Field(Path(".thoraq/models"), description="Where workers keep activated bundles they fetched")
     engine: Literal["auto", "tensorflow", "openvino-bf16", "openvino-int8", "null", "stand-in"] = Field(
         "auto",

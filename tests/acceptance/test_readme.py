@@ -80,8 +80,8 @@ def test_the_commands_do_what_they_say(whole_stack: Stack, hospital: Hospital) -
     assert "completed" in batch
     assert len(zipped.splitlines()) == 2 + len(list((ROOT / "samples").glob("xray-*.jpg")))  # the event, and a heading
     assert json.loads(uploaded)["result"]["outcome"] == "answered"
-    assert "thoraq-2" in commands
-    assert "activated thoraq-2" in models
+    assert "thoraq-3" in commands
+    assert "activated thoraq-3" in models
     with whole_stack.client() as client:
         client.delete_endpoint(json.loads(endpoint)["id"])
 
