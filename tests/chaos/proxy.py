@@ -188,6 +188,9 @@ class Proxy:
                     await _write(line.client, piece[: len(piece) - (line.answered - self._most)])
                     return
                 await _write(line.client, piece)
+        if line.dead or line.mute:
+            # Whoever answers hangs up, and that is an answer too: the asker must not hear of it.
+            await asyncio.Event().wait()
 
     @staticmethod
     def _is_caught(line: Line, piece: bytes, trap: Trap) -> bool:

@@ -17,6 +17,8 @@ class Echo(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         while piece := self.request.recv(65536):
             self.request.sendall(piece)
+            if piece == b"quit":
+                return
 
 
 class Server(socketserver.ThreadingTCPServer):
@@ -127,3 +129,13 @@ def test_a_trap_catches_who_says_its_words_and_nobody_else(proxy: Proxy, before:
             ask(one, b"commit")
         assert caught.wait(5)
         assert ask(other) == b"ping"
+
+
+def test_who_is_caught_does_not_hear_that_the_other_end_hangs_up(proxy: Proxy) -> None:
+    proxy.trap(b"quit", before=False)
+    with connect(proxy) as connection:
+        with pytest.raises(TimeoutError):
+            ask(connection, b"quit")
+        proxy.mend()
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
