@@ -1,7 +1,7 @@
 """Patient-wise cross-validation of the X-ray tasks: every image is answered by a head that saw none of its patient.
 
-How strongly a task's head is shrunk, how much each branch of an ensemble has to say, and how long an upper block is
-trained with it, is settled once, on the validation part of the main split; then each fold is trained on all others.
+How strongly each branch of a task's head is shrunk, how much it has to say, and how long an upper block is trained with
+it, is settled once, on images of no test part; then each fold is trained on all others.
 """
 
 from __future__ import annotations
@@ -20,21 +20,23 @@ from training.tasks import Task
 from training.views import Examples
 
 Log = list[dict[str, Any]]
-#: What is tried, by the number of branches: what each branch's logits count in the head's.
-SHARES: dict[int, tuple[tuple[float, ...], ...]] = {
-    1: ((1.0,),),
-    2: ((0.5, 0.5), (0.4, 0.6), (0.3, 0.7), (0.2, 0.8), (0.1, 0.9)),
-}
+Split = tuple[Rows, Rows]  # to train on, and to validate on
+#: What the logits of an ensemble's branches count in the head's: what is tried.
+SHARES = ((0.5, 0.5), (0.4, 0.6), (0.3, 0.7), (0.2, 0.8), (0.1, 0.9))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a task is trained: its head's inverse penalty, its branches' shares, the epochs of an upper block with it."""
+    """How a task is trained: its branches' inverse penalties and shares, the epochs of an upper block with its head."""
 
-    strength: float
+    strengths: tuple[float, ...]
     shares: tuple[float, ...] = (1.0,)
     epochs: int = 0
     log: Log = field(default_factory=list)
+
+    def branch(self, number: int) -> Plan:
+        """How a branch is trained when it answers alone."""
+        return Plan((self.strengths[number],), epochs=self.epochs)
 
 
 @dataclass(frozen=True)
@@ -53,33 +55,55 @@ class Folds:
     first: Trained
 
 
-def settle(task: Task, trunks: Mapping[str, Any], examples: Examples, train: Rows, val: Rows) -> Plan:
-    """The plan that serves the validation part best, found out by training on `train` alone."""
-    learner = Learner(task, trunks, examples, train)
-    log: Log = []
-    plans: list[Plan] = []
-    for strength in STRENGTHS:
-        regressions = learner.shrink(strength, examples, train)
-        for shares in SHARES[len(task.trunks)]:
-            learner.carry(regressions, shares)
-            tried = {"stage": f"{task.name} head", "strength": strength, "share": shares[0]}
-            log.append(tried | scores(learner, examples, train, val))
-            plans.append(Plan(strength, shares))
-    best = plans[int(np.argmin([row["val_loss"] for row in log]))]
+def settle(task: Task, trunks: Mapping[str, Any], examples: Examples, splits: Sequence[Split]) -> Plan:
+    """The plan that serves the splits' validation parts best, each answered by what was trained on its other part.
+
+    Each branch's penalty first, by its answers alone, then their shares. How long an upper block is trained is found
+    out on the first split.
+    """
+    count, log = len(task.trunks), Log()
+    learners = [Learner(task, trunks, examples, train) for train, _ in splits]
+    fitted = {
+        strength: [
+            learner.shrink([strength] * count, examples, train)
+            for learner, (train, _) in zip(learners, splits, strict=True)
+        ]
+        for strength in STRENGTHS
+    }
+
+    def loss(strengths: Sequence[float], shares: Sequence[float]) -> float:
+        for number, learner in enumerate(learners):
+            learner.carry([fitted[strength][number][branch] for branch, strength in enumerate(strengths)], shares)
+        tried = {"stage": f"{task.name} head", "strength": " ".join(map(str, strengths)), "share": float(shares[0])}
+        log.append(tried | scores(learners, examples, splits))
+        return float(log[-1]["val_loss"])
+
+    strengths = tuple(min(STRENGTHS, key=lambda one: loss([one] * count, alone)) for alone in np.eye(count).tolist())
+    shares = min(SHARES, key=lambda each: loss(strengths, each)) if count > 1 else (1.0,)
+    best = Plan(strengths, shares, log=log)
+    learner, (train, val) = learners[0], splits[0]
     if not learner.uppers:
-        return replace(best, log=log)
-    learner.carry(learner.shrink(best.strength, examples, train), best.shares)
+        return best
+    learner.carry(learner.shrink(strengths, examples, train), shares)
     found = learner.raise_upper(EPOCHS, examples, train, val)
     return replace(best, epochs=1 + int(np.argmin([row["val_loss"] for row in found])), log=log + found)
 
 
-def scores(learner: Learner, examples: Examples, train: Rows, val: Rows) -> dict[str, float]:
-    """Surprise and accuracy on both parts, at the temperature that suits the validation part."""
-    found, activation = {}, learner.task.activation
-    held = learner.predict(examples, val)
-    temperature = fit_temperature(held, examples.numbers[val], activation)
-    for prefix, probabilities, rows in (("", learner.predict(examples, train), train), ("val_", held, val)):
-        numbers = examples.numbers[rows]
+def scores(learners: Sequence[Learner], examples: Examples, splits: Sequence[Split]) -> dict[str, float]:
+    """Surprise and accuracy over all splits' parts of both kinds, at the temperature that suits validation."""
+    activation = learners[0].task.activation
+    rows = [np.concatenate(parts) for parts in zip(*splits, strict=True)]
+    seen, held = (
+        np.concatenate(
+            [learner.predict(examples, split[part]) for learner, split in zip(learners, splits, strict=True)]
+        )
+        for part in (0, 1)
+    )
+    temperature = fit_temperature(held, examples.numbers[rows[1]], activation)
+    found = {}
+    for prefix, probabilities, numbers in zip(
+        ("", "val_"), (seen, held), (examples.numbers[r] for r in rows), strict=True
+    ):
         calibrated = tempered(probabilities, temperature, activation)
         found[f"{prefix}loss"] = negative_log_likelihood(calibrated, numbers, activation)
         found[f"{prefix}accuracy"] = float((probabilities.argmax(1) == numbers).mean())
@@ -92,7 +116,7 @@ def train(
     """A task trained on `rows` by its plan, on trunks of its own."""
     trunks = make_trunks()
     learner = Learner(task, trunks, examples, rows)
-    learner.carry(learner.shrink(plan.strength, examples, rows), plan.shares)
+    learner.carry(learner.shrink(plan.strengths, examples, rows), plan.shares)
     if plan.epochs:
         learner.raise_upper(plan.epochs, examples, rows)
     return learner, Trained(learner.head(), trunks)

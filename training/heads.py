@@ -85,8 +85,8 @@ class Learner:
         inputs, means = zip(*map(self._mean, task.trunks, self.scales), strict=True)
         self.model = keras.Model(list(inputs), after_pooling(self.twin)(list(means)))
 
-    def shrink(self, strength: float, examples: Examples, rows: Rows) -> list[Regression]:
-        """Regressions of each branch by itself on these rows in all their views, as strongly shrunk as it says.
+    def shrink(self, strengths: Sequence[float], examples: Examples, rows: Rows) -> list[Regression]:
+        """Regressions of each branch by itself on these rows in all their views, each with its inverse penalty.
 
         By themselves, because fitted to both branches at once the one with more channels speaks for both.
         """
@@ -96,7 +96,7 @@ class Learner:
         weights = class_weights(numbers, classes)[numbers] / views
         return [
             shrunken(seen, np.tile(numbers, views), np.tile(weights, views), strength, classes)
-            for seen in self._standardised(examples, rows, views)
+            for seen, strength in zip(self._standardised(examples, rows, views), strengths, strict=True)
         ]
 
     def carry(self, regressions: Sequence[Regression], shares: Sequence[float]) -> None:

@@ -26,7 +26,7 @@ from shared.imaging.preprocess import InputSpec
 from training.answers import ask
 from training.architectures import DENSENET, STEM, VGG
 from training.calibrate import cool, cross_tempered, fit_temperature, operating_points, review_margin, tempered
-from training.crossval import Log, cross_validate, settle, train
+from training.crossval import Log, Plan, cross_validate, settle, train
 from training.data import ImageSet, folds
 from training.evaluate import draw, labelled_folders, measures, show
 from training.export import write_card, write_network
@@ -39,7 +39,7 @@ from training.parity import parity
 from training.quantize import int8_maps, quantize, write_parity
 from training.tasks import BRANCHES, COVID, TASKS, Task, class_numbers
 from training.trunks import Choice, Trunks, copy_of, make_trunks, quick
-from training.views import Examples, Kept, Reader, at_cut, compiled, keep, pooled, whole_maps
+from training.views import Examples, Kept, Reader, at_cut, beside, compiled, keep, pooled, whole_maps
 
 console = Console()
 SPEC = InputSpec()
@@ -89,16 +89,24 @@ def train_xray(made: Made, image_set: ImageSet, trunks: Trunks, plan: Mapping[st
     def make() -> Trunks:
         return {name: copy_of(name, as_given, precision) for name in unfinished}
 
-    for task in [*(task for task in TASKS if task.modality == "xray"), *BRANCHES]:
-        examples = labelled(task, kept, image_set)
-        settled = settle(task, make(), examples, image_set.parts["train"], image_set.parts["val"])
-        found = cross_validate(task, make, settled, examples, parts, console.print)
+    splits = [(np.setdiff1d(seen, part), part) for part in parts[1:]]
+    for task in (task for task in TASKS if task.modality == "xray"):
+        settled = settle(task, make(), labelled(task, kept, image_set), splits)
         made.log += settled.log
-        made.cross_validation[task.name] = summary(task, image_set, examples.numbers, found.probabilities, parts)
-        if task in TASKS:
-            made.add(task, found.first.head, found.probabilities[seen], examples.numbers[seen])
-        if task in TASKS and VGG in found.first.trunks and VGG in task.trunks:
-            trunks[VGG].set_weights(found.first.trunks[VGG].get_weights())
+        for one, how in [(task, settled), *branches(task, settled)]:
+            examples = labelled(one, kept, image_set)
+            found = cross_validate(one, make, how, examples, parts, console.print)
+            made.cross_validation[one.name] = summary(one, image_set, examples.numbers, found.probabilities, parts)
+            if one is task:
+                made.add(task, found.first.head, found.probabilities[seen], examples.numbers[seen])
+                if VGG in found.first.trunks:
+                    trunks[VGG].set_weights(found.first.trunks[VGG].get_weights())
+
+
+def branches(task: Task, settled: Plan) -> list[tuple[Task, Plan]]:
+    """An ensemble's branches, to be compared with it, each as it was settled in it."""
+    found = [branch for branch in BRANCHES if (branch.classifier, branch.modality) == (task.classifier, task.modality)]
+    return [(branch, settled.branch(task.trunks.index(branch.trunks[0]))) for branch in found]
 
 
 def summary(
@@ -118,28 +126,31 @@ def summary(
 
 
 def train_ct(made: Made, image_set: ImageSet, trunk: Any, plan: Mapping[str, Any], precision: str) -> None:
-    """The CT head: its shrinkage is settled on the validation part, then it is calibrated and trained on both parts."""
+    """The CT head: settled, calibrated and trained on the published training and validation parts together.
+
+    By cross-validation, since the hundred images of the validation part alone are too few to settle a shrinkage.
+    """
     rows = image_set.rows("train", "val")
     subset = ImageSet([image_set.records[row] for row in rows], image_set.images[rows], {})
     kept = keep(readers(made, {DENSENET: trunk}, precision), subset.images, plan["views"], "CT")
-    place = {int(row): number for number, row in enumerate(rows)}
-    parts = {part: np.array([place[int(row)] for row in image_set.parts[part]]) for part in ("train", "val")}
+    everyone, parts = np.arange(len(rows)), folds(subset.records)
+    splits = [(np.setdiff1d(everyone, part), part) for part in parts]
     for task in (task for task in TASKS if task.modality == "ct"):
         examples = labelled(task, kept, subset)
-        settled = settle(task, {}, examples, parts["train"], parts["val"])
+        settled = settle(task, {}, examples, splits)
         made.log += settled.log
-        found = cross_validate(task, dict, settled, examples, folds(subset.records), console.print)
-        _, trained = train(task, dict, settled, examples, np.arange(len(rows)))
+        found = cross_validate(task, dict, settled, examples, parts, console.print)
+        _, trained = train(task, dict, settled, examples, everyone)
         made.add(task, trained.head, found.probabilities, examples.numbers)
 
 
-def readers(made: Made, trunks: Trunks, precision: str, unfinished: Collection[str] = ()) -> dict[str, list[Reader]]:
-    """How training reads each trunk: an unfinished one at its cut, others whole, and through their int8 files too."""
-    found = {}
+def readers(made: Made, trunks: Trunks, precision: str, unfinished: Collection[str] = ()) -> dict[str, Reader]:
+    """How training reads each trunk: an unfinished one at its cut, others whole, beside their int8 files."""
+    found: dict[str, Reader] = {}
     for name, copy in quick(trunks, precision).items():
-        found[name] = [at_cut(name, copy) if name in unfinished else pooled(compiled(copy))]
+        found[name] = at_cut(name, copy) if name in unfinished else pooled(compiled(copy))
         if name in made.int8:
-            found[name].append(pooled(int8_maps(made.out, made.int8[name])))
+            found[name] = beside(found[name], pooled(int8_maps(made.out, made.int8[name])))
     return found
 
 

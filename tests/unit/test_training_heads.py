@@ -20,7 +20,7 @@ from training.distil import distil, settle_batch_norm
 from training.heads import Learner, first_dense
 from training.shrinkage import carry, shrunken
 from training.tasks import BRANCHES, TASKS
-from training.views import Examples, pooled_mean, views
+from training.views import Examples, beside, keep, pooled, pooled_mean, views
 
 TASK = {task.name: task for task in (*TASKS, *BRANCHES)}
 
@@ -51,7 +51,7 @@ def test_a_head_does_with_whole_maps_what_its_twin_learnt_on_means() -> None:
     maps[numbers == 0, :, :, :40] *= 3
     examples = Examples({DENSENET: kept_of(maps)}, numbers)
     learner = Learner(task, {}, examples, np.arange(28))
-    learner.carry(learner.shrink(1e-2, examples, np.arange(28)), [1.0])
+    learner.carry(learner.shrink([1e-2], examples, np.arange(28)), [1.0])
     held = np.arange(28, 40)
     probabilities = learner.predict(examples, held)
     assert (probabilities.argmax(1) == numbers[held]).all()
@@ -64,7 +64,7 @@ def test_an_upper_block_is_trained_in_place_and_only_in_its_stage() -> None:
     at_cut = np.random.default_rng(0).gamma(1, 1, (1, 24, 14, 14, 512)).astype(np.float16)
     examples, rows = Examples({VGG: at_cut}, numbers), np.arange(24)
     learner, before = Learner(task, {VGG: trunk}, examples, rows), trunk.get_weights()
-    learner.carry(learner.shrink(1e-3, examples, rows), [1.0])
+    learner.carry(learner.shrink([1e-3], examples, rows), [1.0])
     for mine, was in zip(trunk.get_weights(), before, strict=True):
         np.testing.assert_array_equal(mine, was)
     learner.raise_upper(1, examples, rows)
@@ -80,7 +80,7 @@ def test_every_fold_is_answered_by_what_did_not_train_on_it() -> None:
     # Labels that nothing predicts: whoever has seen an image remembers it, whoever has not guesses.
     examples = Examples({DENSENET: rng.normal(size=(1, 60, 1, 1, 1920)).astype(np.float16)}, numbers)
     parts = [np.arange(start, 60, 3) for start in range(3)]
-    plan = Plan(0.1)
+    plan = Plan((0.1,))
     said: list[str] = []
     found = cross_validate(task, dict, plan, examples, parts, said.append)
     learner, _ = train(task, dict, plan, examples, np.arange(60))
@@ -92,13 +92,27 @@ def test_every_fold_is_answered_by_what_did_not_train_on_it() -> None:
 def test_shrinkage_is_settled_where_validation_is_best() -> None:
     task, rng = TASK["binary-ct"], np.random.default_rng(0)
     examples = Examples({DENSENET: rng.normal(size=(1, 40, 1, 1, 1920)).astype(np.float16)}, rng.integers(0, 2, 40))
-    plan = settle(task, {}, examples, np.arange(30), np.arange(30, 40))
+    plan = settle(task, {}, examples, [(np.arange(30), np.arange(30, 40))])
     learner = Learner(task, {}, examples, np.arange(30))
-    learner.carry(learner.shrink(plan.strength, examples, np.arange(30)), plan.shares)
-    losses = {row["strength"]: row["val_loss"] for row in plan.log}
-    assert losses[plan.strength] == min(losses.values())
+    learner.carry(learner.shrink(plan.strengths, examples, np.arange(30)), plan.shares)
+    losses = {float(row["strength"]): row["val_loss"] for row in plan.log}
+    assert losses[plan.strengths[0]] == min(losses.values())
     again, _ = train(task, dict, plan, examples, np.arange(30))
     np.testing.assert_allclose(again.predict(examples, np.arange(40)), learner.predict(examples, np.arange(40)))
+
+
+def test_shrinkage_is_settled_on_all_validation_parts_together() -> None:
+    task, rng, everyone = TASK["binary-ct"], np.random.default_rng(0), np.arange(45)
+    examples = Examples({DENSENET: rng.normal(size=(1, 45, 1, 1, 1920)).astype(np.float16)}, rng.integers(0, 2, 45))
+    splits = [(np.setdiff1d(everyone, part), part) for part in (everyone[start::3] for start in range(3))]
+    plan = settle(task, {}, examples, splits)
+    held = np.zeros((45, 2), np.float32)
+    for train_rows, val in splits:
+        learner, _ = train(task, dict, plan, examples, train_rows)
+        held[val] = learner.predict(examples, val)
+    (best,) = [row for row in plan.log if float(row["strength"]) == plan.strengths[0]]
+    assert best["val_accuracy"] == pytest.approx((held.argmax(1) == examples.numbers).mean())
+    assert best["val_loss"] == min(row["val_loss"] for row in plan.log)
 
 
 @pytest.mark.parametrize("name", list(TASK))
@@ -122,7 +136,7 @@ def test_an_ensembles_logits_are_the_weighted_mean_of_its_branches_logits() -> N
     logits = []
     for task, shares in zip((*BRANCHES, TASK["ensemble-xray"]), ([1.0], [1.0], [0.3, 0.7]), strict=True):
         learner = Learner(task, {}, examples, rows)
-        learner.carry(learner.shrink(3e-3, examples, rows), shares)
+        learner.carry(learner.shrink([3e-3] * len(task.trunks), examples, rows), shares)
         found = np.log(learner.predict(examples, rows))
         logits.append(found - found.mean(1, keepdims=True))  # a softmax tells them but for a constant
     np.testing.assert_allclose(logits[2], 0.3 * logits[0] + 0.7 * logits[1], atol=1e-3)
@@ -133,7 +147,38 @@ def test_a_branch_that_guesses_has_little_to_say() -> None:
     means = {trunk: rng.normal(size=(1, 120, 1, 1, CHANNELS[trunk])) for trunk in (VGG, DENSENET)}
     means[DENSENET][..., :30] += 0.7 * (numbers[:, None] == np.arange(30) % 3)[None, :, None, None]
     examples = Examples({trunk: kept.astype(np.float16) for trunk, kept in means.items()}, numbers)
-    assert settle(TASK["ensemble-xray"], {}, examples, np.arange(80), np.arange(80, 120)).shares[1] >= 0.7
+    plan = settle(TASK["ensemble-xray"], {}, examples, [(np.arange(80), np.arange(80, 120))])
+    assert plan.shares[1] >= 0.7
+    alone = settle(TASK["ensemble-xray-densenet201"], {}, examples, [(np.arange(80), np.arange(80, 120))])
+    assert plan.branch(1).strengths == alone.strengths
+
+
+def test_a_head_bears_what_rounding_does_to_the_means() -> None:
+    """Two channels say the same, and rounding spoils the first: the head listens to the second."""
+    rng, numbers = np.random.default_rng(0), np.tile([0, 1], 100)
+    maps = rng.normal(size=(200, 2, 2, 1920)).astype(np.float32)
+    maps[..., :2] += 2.0 * numbers[:, None, None, None]
+    rounded = maps.copy()
+    rounded[..., 0] += rng.normal(scale=0.3, size=(200, 1, 1))
+    straight, other = pooled(lambda which: maps[which]), pooled(lambda which: rounded[which])
+    heard = []
+    for read in (straight, beside(straight, other)):
+        examples = Examples({DENSENET: np.stack(read(np.arange(200, dtype=np.uint8)))}, numbers)
+        learner = Learner(TASK["binary-ct"], {}, examples, np.arange(200))
+        ((kernel, _),) = learner.shrink([1e-1], examples, np.arange(200))
+        heard.append(kernel[0, 1] / kernel[1, 1])
+    assert heard[0] == pytest.approx(1, rel=0.2)
+    assert heard[1] < 0.3
+
+
+def test_first_readings_of_all_views_are_kept_before_second_ones() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (20, 32, 32), dtype=np.uint8)
+    run = pooled(lambda seen: np.repeat(seen[..., np.newaxis].astype(np.float32), 2, axis=-1))
+    kept = keep({DENSENET: beside(run, run), VGG: run}, images, 1, "X-ray")
+    assert kept[DENSENET].shape == (9, 20, 1, 1, 2)
+    assert kept[VGG].shape == (3, 20, 1, 1, 2)
+    # Nothing is rounded here, so the further readings are the first ones again.
+    np.testing.assert_array_equal(kept[DENSENET][3:6], kept[VGG])
 
 
 def test_views_begin_with_the_image_and_its_mirror_image_and_repeat_themselves() -> None:
