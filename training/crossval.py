@@ -1,4 +1,4 @@
-"""Patient-wise cross-validation of the X-ray tasks: every image is answered by a head that saw none of its patient.
+"""Patient-wise cross-validation of a task: every image is answered by a head that saw none of its patient.
 
 How strongly each branch of a task's head is shrunk, how much it has to say, and how long an upper block is trained with
 it, is settled once, on images of no test part; then each fold is trained on all others.
@@ -55,6 +55,12 @@ class Folds:
     first: Trained
 
 
+def splits_of(parts: Sequence[Rows]) -> list[Split]:
+    """Each part to validate on, and all the others to train on."""
+    everyone = np.concatenate(list(parts))
+    return [(np.setdiff1d(everyone, part), part) for part in parts]
+
+
 def settle(task: Task, trunks: Mapping[str, Any], examples: Examples, splits: Sequence[Split]) -> Plan:
     """The plan that serves the splits' validation parts best, each answered by what was trained on its other part.
 
@@ -63,17 +69,17 @@ def settle(task: Task, trunks: Mapping[str, Any], examples: Examples, splits: Se
     """
     count, log = len(task.trunks), Log()
     learners = [Learner(task, trunks, examples, train) for train, _ in splits]
-    fitted = {
-        strength: [
-            learner.shrink([strength] * count, examples, train)
-            for learner, (train, _) in zip(learners, splits, strict=True)
-        ]
-        for strength in STRENGTHS
-    }
+    fitted = [
+        {strength: learner.shrink([strength] * count, examples, train) for strength in STRENGTHS}
+        for learner, (train, _) in zip(learners, splits, strict=True)
+    ]
+
+    def carry(strengths: Sequence[float], shares: Sequence[float]) -> None:
+        for learner, found in zip(learners, fitted, strict=True):
+            learner.carry([found[strength][branch] for branch, strength in enumerate(strengths)], shares)
 
     def loss(strengths: Sequence[float], shares: Sequence[float]) -> float:
-        for number, learner in enumerate(learners):
-            learner.carry([fitted[strength][number][branch] for branch, strength in enumerate(strengths)], shares)
+        carry(strengths, shares)
         tried = {"stage": f"{task.name} head", "strength": " ".join(map(str, strengths)), "share": float(shares[0])}
         log.append(tried | scores(learners, examples, splits))
         return float(log[-1]["val_loss"])
@@ -84,7 +90,7 @@ def settle(task: Task, trunks: Mapping[str, Any], examples: Examples, splits: Se
     learner, (train, val) = learners[0], splits[0]
     if not learner.uppers:
         return best
-    learner.carry(learner.shrink(strengths, examples, train), shares)
+    carry(strengths, shares)
     found = learner.raise_upper(EPOCHS, examples, train, val)
     return replace(best, epochs=1 + int(np.argmin([row["val_loss"] for row in found])), log=log + found)
 
@@ -92,18 +98,16 @@ def settle(task: Task, trunks: Mapping[str, Any], examples: Examples, splits: Se
 def scores(learners: Sequence[Learner], examples: Examples, splits: Sequence[Split]) -> dict[str, float]:
     """Surprise and accuracy over all splits' parts of both kinds, at the temperature that suits validation."""
     activation = learners[0].task.activation
-    rows = [np.concatenate(parts) for parts in zip(*splits, strict=True)]
-    seen, held = (
-        np.concatenate(
-            [learner.predict(examples, split[part]) for learner, split in zip(learners, splits, strict=True)]
-        )
-        for part in (0, 1)
-    )
-    temperature = fit_temperature(held, examples.numbers[rows[1]], activation)
+
+    def answers(part: int) -> tuple[NDArray[np.float32], Rows]:
+        rows = [split[part] for split in splits]
+        said = [learner.predict(examples, mine) for learner, mine in zip(learners, rows, strict=True)]
+        return np.concatenate(said), examples.numbers[np.concatenate(rows)]
+
+    seen, held = answers(0), answers(1)
+    temperature = fit_temperature(*held, activation)
     found = {}
-    for prefix, probabilities, numbers in zip(
-        ("", "val_"), (seen, held), (examples.numbers[r] for r in rows), strict=True
-    ):
+    for prefix, (probabilities, numbers) in (("", seen), ("val_", held)):
         calibrated = tempered(probabilities, temperature, activation)
         found[f"{prefix}loss"] = negative_log_likelihood(calibrated, numbers, activation)
         found[f"{prefix}accuracy"] = float((probabilities.argmax(1) == numbers).mean())
@@ -133,8 +137,7 @@ def cross_validate(
     """The answers for each part by what was trained on the other parts."""
     probabilities = np.zeros((len(examples.numbers), len(task.classes)), np.float32)
     found = []
-    for number, part in enumerate(parts):
-        others = np.setdiff1d(np.concatenate(list(parts)), part)
+    for number, (others, part) in enumerate(splits_of(parts)):
         learner, trained = train(task, make_trunks, plan, examples, others)
         probabilities[part] = learner.predict(examples, part)
         right = (probabilities[part].argmax(1) == examples.numbers[part]).mean()

@@ -26,7 +26,7 @@ from shared.imaging.preprocess import InputSpec
 from training.answers import ask
 from training.architectures import DENSENET, STEM, VGG
 from training.calibrate import cool, cross_tempered, fit_temperature, operating_points, review_margin, tempered
-from training.crossval import Log, Plan, cross_validate, settle, train
+from training.crossval import Log, Plan, cross_validate, settle, splits_of, train
 from training.data import ImageSet, folds
 from training.evaluate import draw, labelled_folders, measures, show
 from training.export import write_card, write_network
@@ -89,9 +89,8 @@ def train_xray(made: Made, image_set: ImageSet, trunks: Trunks, plan: Mapping[st
     def make() -> Trunks:
         return {name: copy_of(name, as_given, precision) for name in unfinished}
 
-    splits = [(np.setdiff1d(seen, part), part) for part in parts[1:]]
     for task in (task for task in TASKS if task.modality == "xray"):
-        settled = settle(task, make(), labelled(task, kept, image_set), splits)
+        settled = settle(task, make(), labelled(task, kept, image_set), splits_of(parts[1:]))
         made.log += settled.log
         for one, how in [(task, settled), *branches(task, settled)]:
             examples = labelled(one, kept, image_set)
@@ -99,7 +98,7 @@ def train_xray(made: Made, image_set: ImageSet, trunks: Trunks, plan: Mapping[st
             made.cross_validation[one.name] = summary(one, image_set, examples.numbers, found.probabilities, parts)
             if one is task:
                 made.add(task, found.first.head, found.probabilities[seen], examples.numbers[seen])
-                if VGG in found.first.trunks:
+                if VGG in found.first.trunks and VGG in task.trunks:
                     trunks[VGG].set_weights(found.first.trunks[VGG].get_weights())
 
 
@@ -133,14 +132,13 @@ def train_ct(made: Made, image_set: ImageSet, trunk: Any, plan: Mapping[str, Any
     rows = image_set.rows("train", "val")
     subset = ImageSet([image_set.records[row] for row in rows], image_set.images[rows], {})
     kept = keep(readers(made, {DENSENET: trunk}, precision), subset.images, plan["views"], "CT")
-    everyone, parts = np.arange(len(rows)), folds(subset.records)
-    splits = [(np.setdiff1d(everyone, part), part) for part in parts]
+    parts = folds(subset.records)
     for task in (task for task in TASKS if task.modality == "ct"):
         examples = labelled(task, kept, subset)
-        settled = settle(task, {}, examples, splits)
+        settled = settle(task, {}, examples, splits_of(parts))
         made.log += settled.log
         found = cross_validate(task, dict, settled, examples, parts, console.print)
-        _, trained = train(task, dict, settled, examples, everyone)
+        _, trained = train(task, dict, settled, examples, np.arange(len(rows)))
         made.add(task, trained.head, found.probabilities, examples.numbers)
 
 

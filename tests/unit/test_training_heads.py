@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from shared.errors import ConfigError
 from training.architectures import CHANNELS, DENSENET, SIDE, VGG, binary_head, ensemble_head
 from training.calibrate import cool, tempered
-from training.crossval import Plan, cross_validate, settle, train
+from training.crossval import Plan, cross_validate, settle, splits_of, train
 from training.distil import distil, settle_batch_norm
 from training.heads import Learner, first_dense
 from training.shrinkage import carry, shrunken
@@ -102,9 +102,9 @@ def test_shrinkage_is_settled_where_validation_is_best() -> None:
 
 
 def test_shrinkage_is_settled_on_all_validation_parts_together() -> None:
-    task, rng, everyone = TASK["binary-ct"], np.random.default_rng(0), np.arange(45)
+    task, rng = TASK["binary-ct"], np.random.default_rng(0)
     examples = Examples({DENSENET: rng.normal(size=(1, 45, 1, 1, 1920)).astype(np.float16)}, rng.integers(0, 2, 45))
-    splits = [(np.setdiff1d(everyone, part), part) for part in (everyone[start::3] for start in range(3))]
+    splits = splits_of([np.arange(start, 45, 3) for start in range(3)])
     plan = settle(task, {}, examples, splits)
     held = np.zeros((45, 2), np.float32)
     for train_rows, val in splits:
