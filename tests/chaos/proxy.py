@@ -22,7 +22,8 @@ RESET = struct.pack("ii", 1, 0)
 @dataclass
 class Trap:
     """Waits for a connection that asks for all of `words`, one after the other, and then kills it (`before`: the piece
-    with the last word does not go through) or keeps its answers back. Words that two pieces share are not seen.
+    with the last word does not go through) or keeps its answers back. Until all is mended, it does not hear either that
+    the answering end hung up. Words that two pieces share are not seen.
     """
 
     words: Sequence[bytes]
@@ -66,7 +67,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"proxy-{name}", daemon=True)
         self._server: asyncio.Server | None = None
         self._lines: set[Line] = set()
-        self._open = asyncio.Event()
+        self._open, self._untrapped = asyncio.Event(), asyncio.Event()
         self._delay, self._most, self._trap = 0.0, 0, Trap((), before=False, caught=threading.Event())
 
     def __enter__(self) -> Self:
@@ -113,6 +114,7 @@ class Proxy:
     def trap(self, *words: bytes, before: bool) -> threading.Event:
         """Set a `Trap`; the event that says when it has caught a connection."""
         self._trap = Trap(words, before, threading.Event())
+        self._call(self._untrapped.clear)
         return self._trap.caught
 
     def _call(self, act: Callable[[], None]) -> None:
@@ -126,6 +128,7 @@ class Proxy:
 
     async def _listen(self) -> None:
         self._open.set()
+        self._untrapped.set()
         if self._server is None:
             self._server = await asyncio.start_server(self._serve, HOST, self.port)
 
@@ -189,8 +192,8 @@ class Proxy:
                     return
                 await _write(line.client, piece)
         if line.dead or line.mute:
-            # Whoever answers hangs up, and that is an answer too: the asker must not hear of it.
-            await asyncio.Event().wait()
+            # Whoever answers hangs up, and that is an answer too: who is trapped must not hear of it.
+            await self._untrapped.wait()
 
     @staticmethod
     def _is_caught(line: Line, piece: bytes, trap: Trap) -> bool:
