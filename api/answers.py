@@ -1,4 +1,4 @@
-"""A job as the answer to a request: read, waited for, remembered once it is terminal, sent or not sent again.
+"""A job or a batch as the answer to a request: waited for, remembered once it is terminal, sent or not sent again.
 
 A terminal job never changes, so a process keeps its answer ready for a few seconds, for its tenant alone.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,7 +17,7 @@ from werkzeug.http import parse_dict_header
 
 from api.context import Principal, Services
 from shared import job_rows
-from shared.envelope import JobEnvelope, job_envelope
+from shared.envelope import BatchEnvelope, JobEnvelope, job_envelope
 from shared.errors import BadRequest, NotFound
 from shared.jobs import NewJob
 from shared.models import TERMINAL, Job, JobState
@@ -30,17 +31,18 @@ PLACE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Answer:
-    """A job's envelope as bytes of JSON, ready to be sent."""
+    """An envelope as bytes of JSON, ready to be sent."""
 
     body: bytes
     etag: str
     terminal: bool
 
 
-def answer_of(envelope: JobEnvelope) -> Answer:
+def answer_of(envelope: JobEnvelope | BatchEnvelope) -> Answer:
     """The envelope, made ready."""
     body = envelope.model_dump_json().encode()
-    return Answer(body, hashlib.sha256(body).hexdigest()[:32], envelope.status in TERMINAL)
+    ended = envelope.status in TERMINAL if isinstance(envelope, JobEnvelope) else envelope.completed_at is not None
+    return Answer(body, hashlib.sha256(body).hexdigest()[:32], ended)
 
 
 def read_job(service: Services, who: Principal, job_id: str) -> JobEnvelope:
@@ -97,14 +99,14 @@ def wait_seconds(service: Services) -> float:
     return min(int(value), service.settings.max_wait_seconds)
 
 
-def wait_for(service: Services, who: Principal, job_id: str, seconds: float) -> Answer:
-    """The job, once it is terminal or the time is over."""
-    found = look(service, who, job_id)
+def wait_for(service: Services, awaited: str, look_at: Callable[[], Answer], seconds: float) -> Answer:
+    """What there is to see of this job or batch, once it is terminal or the time is over."""
+    found = look_at()
     if found.terminal or not seconds:
         return found
     until = time.monotonic() + seconds
-    with service.listener.expecting(job_id) as ended:
-        while not (found := look(service, who, job_id)).terminal and (left := until - time.monotonic()) > 0:
+    with service.listener.expecting(awaited) as ended:
+        while not (found := look_at()).terminal and (left := until - time.monotonic()) > 0:
             ended.wait(min(left, LOOK_SECONDS))
     return found
 

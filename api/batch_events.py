@@ -10,11 +10,11 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from api.batch_openapi import EVENT_STREAM
-from api.batches import find_batch
+from api.batches import view_of
 from api.context import Principal, Services, principal, services
 from api.openapi import ERRORS
 from api.schemas import BatchPath
-from shared.envelope import BatchEnvelope, batch_envelope
+from shared.envelope import BatchEnvelope
 from shared.keys import Scope
 
 blueprint = APIBlueprint(
@@ -28,13 +28,13 @@ SILENCE_SECONDS = 10.0
 
 @blueprint.get("/batches/<string:batch_id>/events", responses={"200": EVENT_STREAM})
 def batch_events(path: BatchPath) -> Response:
-    """`progress` with the batch when its counts have changed, at most twice a second; `end` when it is complete.
+    """`progress` with the batch when its counts have changed, twice a second at most; `end` as soon as it is complete.
 
     The stream lasts as long as a `Prefer: wait` may; then connect again.
     """
     who = principal(Scope.JOBS_READ)
     service = services()
-    first = _look(service, who, path.batch_id)
+    first = view_of(service, who, path.batch_id)
     response = Response(_events(service, who, first), mimetype="text/event-stream")
     # A proxy that collects the answer before it passes it on would hold every event back.
     response.headers["Cache-Control"] = "no-store"
@@ -42,22 +42,18 @@ def batch_events(path: BatchPath) -> Response:
     return response
 
 
-def _look(service: Services, who: Principal, batch_id: str) -> BatchEnvelope:
-    with service.database.transaction() as session:
-        return batch_envelope(find_batch(session, who, batch_id))
-
-
 def _events(service: Services, who: Principal, view: BatchEnvelope) -> Iterator[str]:
     over = time.monotonic() + service.settings.max_wait_seconds
-    while view.completed_at is None:
-        yield f"event: progress\ndata: {view.model_dump_json()}\n\n"
-        told, spoken = view, time.monotonic()
-        while view == told:
-            if time.monotonic() >= over:
-                return
-            if time.monotonic() - spoken >= SILENCE_SECONDS:
-                spoken = time.monotonic()
-                yield ": still here\n\n"
-            time.sleep(EVERY_SECONDS)
-            view = _look(service, who, view.id)
+    with service.listener.expecting(view.id) as ended:
+        while view.completed_at is None:
+            yield f"event: progress\ndata: {view.model_dump_json()}\n\n"
+            told, spoken = view, time.monotonic()
+            while view == told:
+                if time.monotonic() >= over:
+                    return
+                if time.monotonic() - spoken >= SILENCE_SECONDS:
+                    spoken = time.monotonic()
+                    yield ": still here\n\n"
+                ended.wait(EVERY_SECONDS)
+                view = view_of(service, who, view.id)
     yield f"event: end\ndata: {view.model_dump_json()}\n\n"

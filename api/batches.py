@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -15,6 +14,7 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session
 
+from api.answers import Answer, answer_of, respond, wait_for, wait_seconds
 from api.batch_archive import Archive, Member
 from api.batch_files import write_studies, write_waiting
 from api.batch_intake import Intake, taking_in
@@ -60,9 +60,9 @@ def submit_batch() -> Response:
         batch_id, replayed = _submit_stream(service, who)
     else:
         raise UnsupportedMediaType(f"send {ZIP}, {NDJSON}, or {MULTIPART} with files")
-    view = _view(service, who, batch_id)
+    view = view_of(service, who, batch_id)
     log.info("batch.submitted", batch_id=batch_id, items=view.next_item, replayed=replayed)
-    return located(_respond(view, 202), f"/v1/batches/{batch_id}", replayed=replayed)
+    return located(respond(answer_of(view), 202), f"/v1/batches/{batch_id}", replayed=replayed)
 
 
 def _submit_form(service: Services, who: Principal) -> tuple[str, bool]:
@@ -173,10 +173,14 @@ def list_batches(query: BatchListQuery) -> Response:
 
 @blueprint.get("/batches/<string:batch_id>", responses={"200": BatchEnvelope, "304": None})
 def get_batch(path: BatchPath) -> Response:
-    """A batch and the counts of its jobs: one row, however large it is. Polls cost little with `If-None-Match`."""
+    """A batch and the counts of its jobs: one row, however large it is.
+
+    Polls cost little with `If-None-Match`; `Prefer: wait=N` answers when all of it has ended.
+    """
     who = principal(Scope.JOBS_READ)
-    view = _view(services(), who, path.batch_id)
-    return _respond(view, 200).make_conditional(request)  # type: ignore[return-value]
+    service = services()
+    look_at = partial(_look, service, who, path.batch_id)
+    return respond(wait_for(service, path.batch_id, look_at, wait_seconds(service)))
 
 
 @blueprint.post("/batches/<string:batch_id>/cancel", responses={"200": BatchEnvelope})
@@ -187,7 +191,17 @@ def cancel_batch(path: BatchPath) -> Response:
     batches.cancel(service.database, who.tenant_id, path.batch_id, who.key_id)
     ring(service.settings, DELIVER)
     log.info("batch.cancelled", batch_id=path.batch_id)
-    return _respond(_view(service, who, path.batch_id), 200)
+    return respond(_look(service, who, path.batch_id))
+
+
+def _look(service: Services, who: Principal, batch_id: str) -> Answer:
+    return answer_of(view_of(service, who, batch_id))
+
+
+def view_of(service: Services, who: Principal, batch_id: str) -> BatchEnvelope:
+    """The tenant's batch as clients see it now, or NotFound."""
+    with service.database.transaction() as session:
+        return batch_envelope(find_batch(session, who, batch_id))
 
 
 def find_batch(session: Session, who: Principal, batch_id: str) -> Batch:
@@ -196,18 +210,3 @@ def find_batch(session: Session, who: Principal, batch_id: str) -> Batch:
     if batch is None:
         raise NotFound("no such batch")
     return batch
-
-
-def _view(service: Services, who: Principal, batch_id: str) -> BatchEnvelope:
-    with service.database.transaction() as session:
-        return batch_envelope(find_batch(session, who, batch_id))
-
-
-def _respond(view: BatchEnvelope, status: int) -> Response:
-    response = jsonify(view.model_dump(mode="json"))
-    response.status_code = status
-    response.set_etag(hashlib.sha256(response.get_data()).hexdigest()[:32])
-    response.headers["Cache-Control"] = "private, no-cache"
-    if view.completed_at is None:
-        response.headers["Retry-After"] = "1"
-    return response

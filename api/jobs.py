@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import sqlalchemy as sa
 import structlog
@@ -79,7 +80,8 @@ def submit_job() -> Response:
         # Told with the request's own line: a second one would be a twentieth of what a submission costs.
         bind_contextvars(job_id=job_id, classifier=made.classifier, priority=made.priority)
     # Without a wait the answer is made of what was written: nothing is read back.
-    answer = wait_for(service, who, job_id, seconds) if made is None or seconds else answer_of(made)
+    look_at = partial(look, service, who, job_id)
+    answer = wait_for(service, job_id, look_at, seconds) if made is None or seconds else answer_of(made)
     response = respond(answer, 200 if seconds and answer.terminal else 202)
     return located(response, f"/v1/jobs/{job_id}", replayed=made is None)
 
@@ -201,7 +203,8 @@ def get_job(path: JobPath) -> Response:
     """
     who = principal(Scope.JOBS_READ)
     service = services()
-    return respond(wait_for(service, who, path.job_id, wait_seconds(service)))
+    look_at = partial(look, service, who, path.job_id)
+    return respond(wait_for(service, path.job_id, look_at, wait_seconds(service)))
 
 
 @blueprint.get("/jobs", responses={"200": JobList})

@@ -44,7 +44,7 @@ PREFER = {
     "name": "Prefer",
     "in": "header",
     "schema": {"type": "string"},
-    "description": "`wait=N`: answer when the job is terminal, at the latest after N seconds (RFC 7240)",
+    "description": "`wait=N`: answer when it has ended, at the latest after N seconds (RFC 7240)",
 }
 IF_NONE_MATCH = {
     "name": "If-None-Match",
@@ -199,9 +199,9 @@ def completed(document: dict[str, Any], *others: type[BaseModel]) -> dict[str, A
                 if "application/json" in operation["responses"]["422"]["content"]:
                     # flask-openapi3's own again, where no errors of ours are described.
                     del operation["responses"]["422"]
-    document["paths"]["/v1/jobs/{job_id}"]["get"]["parameters"] += [PREFER, IF_NONE_MATCH]
-    for path in ("/v1/jobs/{job_id}/artifacts/{artifact_id}", "/v1/batches/{batch_id}"):
-        document["paths"][path]["get"]["parameters"].append(IF_NONE_MATCH)
+    for path in ("/v1/jobs/{job_id}", "/v1/batches/{batch_id}"):
+        document["paths"][path]["get"]["parameters"] += [PREFER, IF_NONE_MATCH]
+    document["paths"]["/v1/jobs/{job_id}/artifacts/{artifact_id}"]["get"]["parameters"].append(IF_NONE_MATCH)
     document["paths"]["/v1/studies/{study_id}/images"]["post"]["parameters"].append(IDEMPOTENCY_KEY)
     _link(document)
     return document

@@ -119,7 +119,7 @@ class Bulk:
     def run(self, files: Sequence[Path]) -> Measured:
         """From the first byte sent to the last result read; ClientError when an item has no answer."""
         began = time.perf_counter()
-        batch = wait_batch(self._client, send(self._client, files))
+        batch = self._client.wait_batch(send(self._client, files), TIMEOUT_SECONDS)
         results = [result.job for result in self._client.batch_results(batch)]
         seconds = time.perf_counter() - began
         if len(results) != len(files):
@@ -130,12 +130,6 @@ class Bulk:
 def send(client: Client, files: Sequence[Path]) -> Batch:
     """Send files as one ZIP; returns when the server has all of it."""
     return client.send_batch(archive_of(files)[0], OPTIONS)
-
-
-def wait_batch(client: Client, batch: Batch) -> Batch:
-    """The batch once all of it has ended, noticed almost at once: `Client.wait_batch` is more patient."""
-    until(lambda: client.batch(batch.id).done, "the batch's end")
-    return client.batch(batch.id)
 
 
 def wait_for_none(connection: psycopg.Connection) -> float:

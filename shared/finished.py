@@ -1,4 +1,4 @@
-"""Who waits for a job hears of its end from PostgreSQL: NOTIFY in the transaction that ends it, one LISTEN a process.
+"""Who waits for a job or a batch hears of its end from PostgreSQL: NOTIFY in its transaction, one LISTEN a process.
 
 A notification is a hint. It may be lost with its connection, so whoever waits also looks by itself now and then.
 """
@@ -29,14 +29,14 @@ NOTIFY = sa.select(sa.func.pg_notify(CHANNEL, sa.bindparam("ids", type_=sa.Text)
 log = structlog.get_logger(__name__)
 
 
-def announce(session: Session, job_ids: Sequence[str]) -> None:
-    """Tell whoever waits, when the caller's transaction commits, that these jobs are terminal."""
-    for start in range(0, len(job_ids), IDS_PER_NOTIFICATION):
-        session.execute(NOTIFY, {"ids": ",".join(job_ids[start : start + IDS_PER_NOTIFICATION])})
+def announce(session: Session, ids: Sequence[str]) -> None:
+    """Tell whoever waits, when the caller's transaction commits, that these jobs or batches have ended."""
+    for start in range(0, len(ids), IDS_PER_NOTIFICATION):
+        session.execute(NOTIFY, {"ids": ",".join(ids[start : start + IDS_PER_NOTIFICATION])})
 
 
 class Listener:
-    """Wakes the threads of a process that wait for jobs. Its own thread lives while somebody waits."""
+    """Wakes the threads of a process that wait. Its own thread lives while somebody waits."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = sa.make_url(settings.database_url.get_secret_value()).set(drivername="postgresql")
@@ -46,11 +46,11 @@ class Listener:
         self._listens = threading.Event()
 
     @contextmanager
-    def expecting(self, job_id: str) -> Iterator[threading.Event]:
-        """An event that is set when the job ends from now on. Look at the job after entering, not before."""
+    def expecting(self, awaited: str) -> Iterator[threading.Event]:
+        """An event that is set when this job or batch ends from now on. Look at it after entering, not before."""
         ended = threading.Event()
         with self._lock:
-            self._waiting.setdefault(job_id, []).append(ended)
+            self._waiting.setdefault(awaited, []).append(ended)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="finished", daemon=True)
                 self._thread.start()
@@ -59,9 +59,9 @@ class Listener:
             yield ended
         finally:
             with self._lock:
-                self._waiting[job_id].remove(ended)
-                if not self._waiting[job_id]:
-                    del self._waiting[job_id]
+                self._waiting[awaited].remove(ended)
+                if not self._waiting[awaited]:
+                    del self._waiting[awaited]
 
     def _run(self) -> None:
         while self._is_wanted():
@@ -95,8 +95,8 @@ class Listener:
                 if self._waiting:
                     idle_since = time.monotonic()
 
-    def _wake(self, job_ids: Sequence[str]) -> None:
+    def _wake(self, ids: Sequence[str]) -> None:
         with self._lock:
-            for job_id in job_ids:
-                for ended in self._waiting.get(job_id, ()):
+            for one in ids:
+                for ended in self._waiting.get(one, ()):
                     ended.set()

@@ -374,4 +374,5 @@ def complete_batches(session: Session, batch_ids: Collection[str]) -> None:
         .returning(Batch.id, Batch.tenant_id)
         .execution_options(synchronize_session=False)
     ).all()
+    announce(session, [batch.id for batch in completed])
     emit(session, [Happening(batch.tenant_id, EventType.BATCH_COMPLETED, batch_id=batch.id) for batch in completed])

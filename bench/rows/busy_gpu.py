@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.images import make_small
-from bench.lab import Lab, say, until
+from bench.lab import TIMEOUT_SECONDS, Lab, say, until
 from bench.report import Bar, Claim, Found, spread
-from bench.thoraq import Thoraq, send, thoraq, wait_batch
+from bench.thoraq import Thoraq, send, thoraq
 from client import Batch, Client
 
 RATE = 500
@@ -57,7 +57,7 @@ def _share(ours: Thoraq, client: Client, batch: Batch, total: int) -> float:
     before = ours.engine_seconds()
     _wait_for(client, batch, total * TO)
     after = ours.engine_seconds()
-    wait_batch(client, client.batch(batch.id))
+    client.wait_batch(batch, TIMEOUT_SECONDS)
     return (after.busy - before.busy) / (after.at - before.at)
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from bench.images import make_links, make_small
 from bench.lab import TIMEOUT_SECONDS, Lab, say
 from bench.report import Bar, Claim, Found, spread
-from bench.thoraq import send, thoraq, wait_batch
+from bench.thoraq import send, thoraq
 from client import ClientError
 
 LOOK_SECONDS = 0.2
@@ -48,7 +48,7 @@ def _api(lab: Lab) -> float:
             send(ours.client, make_small(lab.folder / "small", 5, f"{number}"))
         say(f"  sending a ZIP of {len(files)} members")
         with watched(lambda: ours.memory("api")) as peak:
-            wait_batch(ours.client, send(ours.client, files))
+            ours.client.wait_batch(send(ours.client, files), TIMEOUT_SECONDS)
     return peak.growth_mb
 
 
@@ -56,7 +56,7 @@ def _worker(lab: Lab) -> float:
     count = lab.sizes.backlog_images
     files = make_small(lab.folder / "many", count)
     with thoraq(lab.folder / "worker", model_dir=lab.bundle) as ours:
-        wait_batch(ours.client, send(ours.client, files[: count // WARM_UP]))
+        ours.client.wait_batch(send(ours.client, files[: count // WARM_UP]), TIMEOUT_SECONDS)
         say(f"  classifying {count} images")
         batch = send(ours.client, files)
         with watched(lambda: ours.memory("classify")) as peak:

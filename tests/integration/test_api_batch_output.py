@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from api import batch_output
 from shared import jobs
 from shared.claims import Outcome
+from shared.config import Settings
 from shared.db import Database
 from shared.errors import CorruptImage
+from shared.finished import Listener
 from shared.models import Batch, Job
 from tests.api_support import PNG, TEXT, Caller, MakeApp, claim_all, finish, json_of, new_key, problem_of, work
 from tests.batch_support import counts, errors, output, packed, post_held, post_zip
@@ -121,6 +123,44 @@ def test_a_poll_of_an_unchanged_batch_has_no_body(north: Caller, clean_database:
     assert (same.status_code, same.data) == (304, b"")
     work(clean_database)
     assert north.get(path, headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_one_who_waits_for_a_batch_is_answered_when_all_of_it_has_ended(
+    north: Caller, clean_database: Database
+) -> None:
+    path = f"/v1/batches/{begin(north, 'a.png', 'b.png')}"
+    still = json_of(north.get(path, headers={"Prefer": "wait=0"}))
+    assert still["status"] == "running"
+    timer = threading.Timer(0.3, work, [clean_database])
+    timer.start()
+    try:
+        ended = json_of(north.get(path, headers={"Prefer": "wait=60"}))
+    finally:
+        timer.join()
+    assert (ended["status"], ended["counts"]) == ("completed", counts(total=2, succeeded=2))
+
+
+def test_one_who_waits_for_a_batch_in_vain_is_told_how_it_stands(make_app: MakeApp, clean_database: Database) -> None:
+    caller = Caller(make_app(max_wait_seconds=0.1).test_client(), new_key(clean_database))
+    path = f"/v1/batches/{begin(caller, 'a.png')}"
+    found = caller.get(path, headers={"Prefer": "wait=60"})
+    assert (json_of(found)["status"], found.headers["Retry-After"]) == ("running", "1")
+    same = caller.get(path, headers={"Prefer": "wait=60", "If-None-Match": found.headers["ETag"]})
+    assert (same.status_code, same.data) == (304, b"")
+
+
+@pytest.mark.parametrize("end", ["finish", "cancel"])
+def test_the_end_of_a_batch_is_announced(end: str, north: Caller, clean_database: Database, settings: Settings) -> None:
+    batch_id = begin(north, "a.png", "b.png")
+    one, other = claim_all(clean_database)
+    with Listener(settings).expecting(batch_id) as ended:
+        finish(clean_database, answer(one))
+        assert not ended.wait(0.2)
+        if end == "finish":
+            finish(clean_database, answer(other))
+        else:
+            json_of(north.post(f"/v1/batches/{batch_id}/cancel"))
+        assert ended.wait(30)
 
 
 def test_what_has_not_run_in_time_is_not_run(north: Caller, clean_database: Database) -> None:
