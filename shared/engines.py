@@ -38,6 +38,10 @@ class Engine(Protocol):
     def name(self) -> EngineName:
         """How logs, cards and settings call it."""
 
+    @property
+    def lanes(self) -> int:
+        """How many calls of `maps` may be under way at once; with fewer, the device has nothing to do now and then."""
+
     def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
         """Feature maps (N, h, w, channels) of each asked trunk for prepared images (N, size, size).
 
@@ -125,6 +129,8 @@ def has_gpu() -> bool:
 
 class TensorFlowEngine:
     """A bundle's trunks on TensorFlow, on the GPU where there is one."""
+
+    lanes = 1
 
     def __init__(self, bundle: Bundle, max_batch: int = 16, threads: int | None = None, *, half: bool = False) -> None:
         """Load every trunk; ModelError when one cannot be rebuilt from its files.

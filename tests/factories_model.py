@@ -41,6 +41,10 @@ class Watched:
     def name(self) -> EngineName:
         return self.engine.name
 
+    @property
+    def lanes(self) -> int:
+        return self.engine.lanes
+
     def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
         self.shown += [(trunk, len(images)) for trunk in sorted(trunks)]
         return self.engine.maps(images, trunks)

@@ -84,7 +84,7 @@ class Ahead:
 
     def __init__(self, name: str, settings: Settings, database: Database, loader: Loader, leases: Leases) -> None:
         self.pace = Pace(settings.batch_size)
-        #: the engine has nothing to do
+        #: the engine, or a lane of it, has nothing to do
         self.wanted = threading.Event()
         self._name, self._settings, self._database = name, settings, database
         self._loader, self._leases = loader, leases
@@ -162,7 +162,7 @@ class Ahead:
         for some in found:
             entries += [Outcome(claim, answer=earlier) for claim, earlier in some if earlier is not None]
             entries += self._load([claim for claim, earlier in some if earlier is None], reader)
-        return Batch(reader, entries, split(studies_of(entries), self._settings.batch_size))
+        return Batch(reader, entries, split(studies_of(entries), self._settings.batch_size, reader.lanes))
 
     def _load(self, claims: Sequence[Claim], reader: Reader) -> list[Study | Outcome]:
         if not reader.needs_pixels:

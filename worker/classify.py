@@ -28,7 +28,7 @@ from worker.ahead import MOST_BATCHES, Ahead, Batch, studies_of
 from worker.answer import answer
 from worker.leases import Leases
 from worker.load import Loader, Study
-from worker.look import Looker, Readings, Stopped, split
+from worker.look import Looker, Seen, Stopped, split
 from worker.model import Reader, Reading, Refusal
 from worker.write import Writer
 
@@ -82,6 +82,7 @@ class Classify:
 
     def drain(self, stopping: threading.Event) -> None:
         """Work through batches until none is left or the time is over; what was run is written by then."""
+        self._looker.fault = None
         try:
             with closing(self._batches(stopping)) as batches:
                 for batch in batches:
@@ -102,6 +103,7 @@ class Classify:
         ready: deque[Batch] = deque()
         try:
             while coming is not None:
+                self._looker.wait_free(self._reader.lanes)
                 taken, coming = coming, None
                 self._ahead.wanted.set()
                 ready.extend(taken.result())
@@ -116,7 +118,7 @@ class Classify:
                 while ready and not stopping.is_set():
                     yield ready.popleft()
                 if alone and more:
-                    # The engine is done with it; it is written while the next one is loaded.
+                    self._writer.wait()
                     self._ahead.wanted.set()
                     coming = self._thread.submit(self._take)
         finally:
@@ -134,36 +136,34 @@ class Classify:
         return taken
 
     def _run(self, batch: Batch, stopping: threading.Event) -> Callable[[], list[Outcome]]:
-        """Take a batch through the engine. What it then needs to become outcomes is not the engine's business."""
+        """Give a batch to the engine. What becomes of it is waited for by whoever asks for its outcomes."""
         ended = [entry for entry in batch.entries if isinstance(entry, Outcome)]
         studies = [study for study in studies_of(batch.entries) if self._leases.held(study.claim)]
         whole = len(ended) + len(studies) == len(batch.entries)
-        started = time.perf_counter()
         try:
-            asked = batch.asked if whole else split(studies, self._settings.batch_size)
-            readings = self._looker.read(batch.reader, asked, stopping)
+            asked = batch.asked if whole else split(studies, self._settings.batch_size, batch.reader.lanes)
+            seen = self._looker.read(batch.reader, asked, stopping)
         except Stopped:
             self._leases.release(batch.claims)
             return list
         except BaseException:
             self._leases.forget(batch.claims)
             raise
-        return partial(_outcomes, batch.reader, ended, studies, readings, time.perf_counter() - started)
+        return partial(_outcomes, batch.reader, ended, studies, seen)
 
 
 def _outcomes(
     reader: Reader,
     ended: Sequence[Outcome],
     studies: Sequence[Study],
-    read: Callable[[], Readings],
-    seconds: float,
+    read: Callable[[], Seen],
 ) -> list[Outcome]:
     """How each claim of a batch ended."""
-    readings = read()
+    seen = read()
     outcomes = list(ended)
     for study in studies:
-        mine = {name: readings[name, study.claim.classifier] for name in study.pixels}
-        outcomes.append(_outcome(study, mine, reader.bundle.sha256, seconds))
+        mine = {name: seen.readings[name, study.claim.classifier] for name in study.pixels}
+        outcomes.append(_outcome(study, mine, reader.bundle.sha256, seen.seconds))
     return outcomes
 
 

@@ -95,8 +95,12 @@ class Reader(Protocol):
     def needs_pixels(self) -> bool:
         """Whether images are to be fetched and decoded for it; otherwise they may be of any shape."""
 
+    @property
+    def lanes(self) -> int:
+        """How many looks may be under way at once, each in a thread; with fewer, the device is idle now and then."""
+
     def look(self, images: Pixels, asks: Sequence[Ask]) -> Sight:
-        """Show prepared images (N, size, size) of uint8 to the engine. Not re-entrant: one look at a time.
+        """Show prepared images (N, size, size) of uint8 to the engine.
 
         Raises EngineError when the device fails, ValueError for images of another shape.
         """
@@ -113,6 +117,11 @@ class Model:
         self.bundle, self.engine = bundle, engine
         self._heads = {name: HeadNetwork.load(bundle, head) for name, head in bundle.heads.items()}
         self._gate = Gate.load(bundle) if bundle.card.gate else None
+
+    @property
+    def lanes(self) -> int:
+        """As many as the engine has."""
+        return self.engine.lanes
 
     def look(self, images: Pixels, asks: Sequence[Ask]) -> Sight:
         """As `Reader` says. Without a gate in the bundle every image is what it was sent as."""

@@ -44,6 +44,8 @@ class StandIn:
     The ensemble's other two classes share the rest. It uses no CPU while it waits, refuses nothing and has no heatmaps.
     """
 
+    lanes = 1
+
     def __init__(self, bundle: Bundle, *, needs_pixels: bool, rate: float) -> None:
         self.bundle, self.needs_pixels = bundle, needs_pixels
         self._rate = rate

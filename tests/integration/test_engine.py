@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,17 @@ def test_an_image_of_a_full_batch_gets_the_same_maps_as_beside_few(whole: Bundle
     np.testing.assert_allclose(alone, together, atol=0.02 * together.std())
     again = engine.maps(images[:16], ["vgg16"])["vgg16"]
     np.testing.assert_array_equal(again, together[:16])
+
+
+def test_lanes_side_by_side_give_the_same_maps_as_one_call_after_the_other(whole: Bundle) -> None:
+    engine = make_engine("openvino-bf16", whole, 16, threads=2)
+    assert engine.lanes == 2
+    asked = [pictures(count) for count in (8, 3, 8, 1, 8, 5) * 4]
+    alone = [engine.maps(images, ["vgg16"])["vgg16"] for images in asked]
+    with ThreadPoolExecutor(engine.lanes) as lanes:
+        beside = list(lanes.map(lambda images: engine.maps(images, ["vgg16"])["vgg16"], asked))
+    for one, other in zip(alone, beside, strict=True):
+        np.testing.assert_allclose(one, other, atol=0.02 * one.std())
 
 
 @pytest.mark.parametrize(

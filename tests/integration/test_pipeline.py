@@ -1,4 +1,4 @@
-"""A worker's three threads: what is under way when it stops, when a write hangs, when a stat study comes in."""
+"""A worker's threads: what is under way when it stops, when a write hangs, when a stat study comes in, in two lanes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from itertools import count
 
 import pytest
 import sqlalchemy as sa
@@ -30,14 +31,15 @@ SIZE = 8
 class Watched(StandIn):
     """A stand-in that notes how many images it was shown, and does something before each look."""
 
-    def __init__(self, act: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, act: Callable[[int], None] = lambda _: None, lanes: int = 1) -> None:
         super().__init__(stand_in(0).bundle, needs_pixels=True, rate=0)
         self.looks: list[int] = []
-        self._act = act
+        self.lanes = lanes
+        self._act, self._numbers = act, count(1)
 
     def look(self, images: Pixels, asks: Sequence[Ask]) -> Sight:
         self.looks.append(len(images))
-        self._act(len(self.looks))
+        self._act(next(self._numbers))
         return super().look(images, asks)
 
 
@@ -311,8 +313,47 @@ def running(database: Database) -> set[str]:
         return set(session.scalars(sa.select(Job.id).where(Job.state == JobState.RUNNING)))
 
 
-def test_a_job_that_runs_alone_has_no_other_on_lease_beside_it(
+def test_a_lane_that_is_free_takes_from_the_next_batch_while_the_other_is_at_work(
     small: Settings, clean_database: Database, storage: Counting
+) -> None:
+    ids = queue(clean_database, storage, count=3 * SIZE)
+    others_are_done = threading.Event()
+
+    def act(look: int) -> None:
+        if look == 1:
+            assert others_are_done.wait(30)
+        elif look == 4:  # the second batch's second part
+            others_are_done.set()
+
+    reader = Watched(act, lanes=2)
+    drain(small, clean_database, storage, reader)
+    assert reader.looks == [SIZE // 2] * 6
+    assert states(clean_database) == {JobState.SUCCEEDED: len(ids)}
+
+
+def test_a_look_that_hangs_is_not_hidden_by_the_other_lane(
+    small: Settings, clean_database: Database, storage: Counting
+) -> None:
+    queue(clean_database, storage, count=2 * SIZE)
+    over = threading.Event()
+    got_on: list[float] = []
+
+    def act(look: int) -> None:
+        if look == 1:
+            assert over.wait(30)
+        else:
+            got_on.append(role.progress)
+            if look == 3:
+                over.set()
+
+    role = Classify("worker", small, clean_database, storage, Watched(act, lanes=2))
+    role.drain(threading.Event())
+    assert got_on[0] == got_on[1] < role.progress
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_job_that_runs_alone_has_no_other_on_lease_beside_it(
+    small: Settings, clean_database: Database, storage: Counting, lanes: int
 ) -> None:
     """Or those that are claimed ahead, or written behind, would pay for its crashes with their own attempts."""
     ids = queue(clean_database, storage, count=3 * SIZE)
@@ -325,7 +366,7 @@ def test_a_job_that_runs_alone_has_no_other_on_lease_beside_it(
         time.sleep(0.1)  # what would be claimed ahead is, by then
         leases.append(running(clean_database))
 
-    drain(small, clean_database, storage, Watched(act))
+    drain(small, clean_database, storage, Watched(act, lanes))
     assert states(clean_database) == {JobState.SUCCEEDED: 3 * SIZE}
     assert [held for held in leases if held & lone] == [{job_id} for job_id in sorted(lone)]
 
