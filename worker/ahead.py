@@ -32,6 +32,8 @@ Claimed = tuple[Claim, Answer | None]
 
 #: Between two looks for what has come meanwhile.
 STEP_SECONDS = 0.015
+#: Between two looks for a stat study while a full batch is ready: the disk and the cores are wanted elsewhere then.
+URGENT_SECONDS = 0.05
 #: Where several jobs came at once, more are on their way for so many seconds: a batch that is not full yet waits a step
 #: for them, as long as the last one brought some. A study that comes by itself waits for nobody.
 BURST_SECONDS, MOST_STEPS = 0.1, 3
@@ -134,7 +136,7 @@ class Ahead:
 
     def _urgent(self, reader: Reader, held: list[Claimed]) -> Iterator[Batch]:
         """Stat studies that come before the engine is free."""
-        while not self.wanted.wait(STEP_SECONDS):
+        while not self.wanted.wait(URGENT_SECONDS):
             some = self._claim(self._settings.batch_size, reader, stat_only=True)
             if some:
                 held += some
