@@ -27,7 +27,8 @@ from shared.storage import Storage
 GROUP_BYTES = 1024 * 1024
 #: Groups that are stored, or wait for it.
 AHEAD = 8
-# What is written early can run early: a short wait still makes a fast sender a transaction of dozens.
+# What is written early can run early: the first items at once, while nothing runs; after them a short wait makes a fast
+# sender a transaction of dozens.
 CHUNK_ITEMS, CHUNK_SECONDS = 256, 0.05
 PROGRESS_SECONDS = 5.0
 PIECE_BYTES = 256 * 1024
@@ -117,7 +118,7 @@ class Intake(Generic[Item]):
     def _chunks(self) -> Iterator[list[Sent]]:
         """Items in their order, a full chunk at a time, or those that have waited long enough."""
         chunk: list[Sent] = []
-        due = 0.0
+        due = wait = 0.0
         while True:
             try:
                 future = self._queue.get(timeout=max(due - time.monotonic(), 0) if chunk else PROGRESS_SECONDS)
@@ -130,11 +131,11 @@ class Intake(Generic[Item]):
                 if error := future.exception():
                     yield chunk  # what came before it is in
                     raise error
-                due = due if chunk else time.monotonic() + CHUNK_SECONDS
+                due = due if chunk else time.monotonic() + wait
                 chunk += future.result()
             if len(chunk) >= CHUNK_ITEMS or (chunk and time.monotonic() >= due):
                 yield chunk
-                chunk = []
+                chunk, wait = [], CHUNK_SECONDS
         yield chunk
 
     def _note_progress(self) -> None:

@@ -66,13 +66,16 @@ def _run(rows: Sequence[Row], sizes: Sizes, bundle: Path, out: Path) -> list[str
     """Measure, write and show; returns the names of the rows that failed, which leave no figure behind."""
     claims: list[Claim] = []
     failed = []
-    for row in rows:
-        say(f"{row.name}: {row.about}")
-        try:
-            claims += _measure(row, sizes, bundle, out)
-        except FAILURES as error:
-            say(f"  failed: {error}")
-            failed.append(row.name)
+    # Removed at the end alone: for minutes after files are deleted, ext4 takes up to a millisecond to make a new one.
+    with tempfile.TemporaryDirectory(prefix="thoraq-bench-") as folder:
+        for row in rows:
+            say(f"{row.name}: {row.about}")
+            lab = Lab(Path(folder, row.name), sizes, bundle)
+            try:
+                claims += _measure(row, lab, out)
+            except FAILURES as error:
+                say(f"  failed: {error}")
+                failed.append(row.name)
     Console().print(table(claims))
     if sizes is FULL and any(row.name == "end-to-end" for row in rows) and "end-to-end" not in failed:
         say(f"drawn: {', '.join(str(path) for path in plot.draw(read(out)['rows']['end-to-end']['figures']))}")
@@ -80,11 +83,11 @@ def _run(rows: Sequence[Row], sizes: Sizes, bundle: Path, out: Path) -> list[str
     return failed
 
 
-def _measure(row: Row, sizes: Sizes, bundle: Path, out: Path) -> list[Claim]:
+def _measure(row: Row, lab: Lab, out: Path) -> list[Claim]:
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="thoraq-bench-") as folder:
-        context = _context(Path(folder), sizes)
-        found = row.run(Lab(Path(folder), sizes, bundle))
+    lab.folder.mkdir()
+    context = _context(lab.folder, lab.sizes)
+    found = row.run(lab)
     context["seconds"] = round(time.monotonic() - began)
     kept = read(out)
     write(out, kept | {"rows": kept.get("rows", {}) | {row.name: as_json(found, context)}})

@@ -91,8 +91,8 @@ class Thoraq:
         """What the worker's engine has done since its start."""
         text = httpx.get(f"http://{HOST}:{self._metrics_port}/metrics", timeout=5).raise_for_status().text
         samples = {s.name: s.value for family in text_string_to_metric_families(text) for s in family.samples}
-        name = "thoraq_batch_infer_seconds"
-        return EngineTime(time.perf_counter(), samples[f"{name}_sum"], int(samples[f"{name}_count"]))
+        busy, images = samples["thoraq_batch_infer_seconds_sum"], int(samples["thoraq_batch_images_sum"])
+        return EngineTime(time.perf_counter(), busy, images)
 
     def memory(self, program: str) -> int:
         """Resident bytes of one of its programs and all that it started."""
@@ -101,11 +101,11 @@ class Thoraq:
 
 
 class EngineTime(NamedTuple):
-    """When it was read, the seconds that the engine had been busy until then, and its batches."""
+    """When it was read, the seconds that the engine had been busy until then, and how many images it had seen."""
 
     at: float
     busy: float
-    batches: int
+    images: int
 
 
 class Bulk:

@@ -88,21 +88,24 @@ class Member:
     @classmethod
     def of(cls, root: Path, path: Path) -> Member:
         """Named as tar would: a directory's files begin with the directory's own name, made visible."""
-        # Not resolve(): it would put a link's target in place of the name that the user knows.
-        here, file = Path(os.path.abspath(root)), Path(os.path.abspath(path))  # noqa: PTH100
-        inside = file.relative_to(here).parts
-        name = "/".join((here.name.lstrip("."), *inside)) if inside else file.name
-        found = file.stat()
+        # Not resolve(): it would put a link's target in place of the name that the user knows. And strings: as Paths
+        # they would take as long as it takes to pack small files.
+        here = os.path.abspath(root)  # noqa: PTH100
+        file = here if path is root else os.path.abspath(path)  # noqa: PTH100
+        base, inside = here.rpartition("/")[2], file.removeprefix(here)
+        name = f"{base.lstrip('.')}{inside}" if inside else base
+        found = path.stat()
         # A name may hold bytes that no encoding explains; a ZIP's names are text.
-        return cls(file, name.encode(errors="replace").decode(), found.st_size, found.st_mtime_ns)
+        return cls(Path(file), name.encode(errors="replace").decode(), found.st_size, found.st_mtime_ns)
 
     def under(self, taken: set[str]) -> Member:
         """The same under a name that is not taken, which then is: the server refuses an archive with a name twice."""
+        if self.name not in taken:
+            taken.add(self.name)
+            return self
         whole = PurePosixPath(self.name)
         others = (str(whole.with_stem(f"{whole.stem} ({number})")) for number in itertools.count(2))
-        name = next(name for name in itertools.chain([self.name], others) if name not in taken)
-        taken.add(name)
-        return replace(self, name=name)
+        return replace(self, name=next(name for name in others if name not in taken)).under(taken)
 
 
 class PackedArchive:

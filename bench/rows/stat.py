@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from bench.ceiling import ceiling
+from bench.ceiling import BATCH, ceiling
 from bench.images import make_images, make_small
 from bench.lab import Lab, say, until
 from bench.report import Bar, Claim, Found, spread
@@ -13,7 +13,7 @@ from bench.thoraq import Thoraq, send, thoraq
 from client import ClientError
 
 WAIT_SECONDS = 30.0
-#: Bulk batches that are timed before the first stat study.
+#: A batch, whether the engine takes it in one look or in several, and how many are timed before the first study.
 BATCHES = 10
 
 
@@ -48,9 +48,9 @@ def _stat(ours: Thoraq, file: Path) -> float:
 def _batch_seconds(ours: Thoraq) -> float:
     """A bulk batch from one to the next: what is not the engine's belongs to it, too."""
     before = ours.engine_seconds()
-    until(lambda: ours.engine_seconds().batches >= before.batches + BATCHES, "some batches' end")
+    until(lambda: ours.engine_seconds().images >= before.images + BATCHES * BATCH, "some batches' end")
     after = ours.engine_seconds()
-    return (after.at - before.at) / (after.batches - before.batches)
+    return (after.at - before.at) / (after.images - before.images) * BATCH
 
 
 def _found(taken: list[float], own: list[float], batch: float, left: int) -> Found:
