@@ -42,12 +42,23 @@ _ONE = (
 )
 # Of a job that has one: most polls are of jobs that do not, and its columns cost as much as all others.
 _ITS_ANSWER = sa.select(*_ANSWER).select_from(_OF_RESULT).where(Result.job_id == sa.bindparam("job_id"))
-_OF_BATCH = (
-    sa.select(*_JOB, *_ANSWER)
-    .select_from(Job.__table__.join(Study.__table__).outerjoin(_OF_RESULT, Result.job_id == Job.id))
+# The page first, and only then what belongs to it: of a batch that is younger than the planner's statistics, the rest
+# would be joined to its last item for each page.
+_PAGE = (
+    sa.select(Job.id)
     .where(Job.batch_id == sa.bindparam("batch_id"), Job.item > sa.bindparam("after"))
     .order_by(Job.item)
     .limit(sa.bindparam("limit"))
+    .subquery()
+)
+_OF_BATCH = (
+    sa.select(*_JOB, *_ANSWER)
+    .select_from(
+        _PAGE.join(Job.__table__, Job.id == _PAGE.c.id)
+        .join(Study.__table__, Study.id == Job.study_id)
+        .outerjoin(_OF_RESULT, Result.job_id == Job.id)
+    )
+    .order_by(Job.item)
 )
 
 
