@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
@@ -43,17 +43,29 @@ def batch_events(path: BatchPath) -> Response:
 
 
 def _events(service: Services, who: Principal, view: BatchEnvelope) -> Iterator[str]:
+    if view.completed_at is None:
+        view = yield from _progress(service, who, view)
+    if view.completed_at is not None:
+        yield _event("end", view)
+
+
+def _progress(service: Services, who: Principal, view: BatchEnvelope) -> Generator[str, None, BatchEnvelope]:
+    """Until the batch is complete, or the time is over; the batch as it is then."""
     over = time.monotonic() + service.settings.max_wait_seconds
+    yield _event("progress", view)
+    spoken = time.monotonic()
     with service.listener.expecting(view.id) as ended:
-        while view.completed_at is None:
-            yield f"event: progress\ndata: {view.model_dump_json()}\n\n"
-            told, spoken = view, time.monotonic()
-            while view == told:
-                if time.monotonic() >= over:
-                    return
-                if time.monotonic() - spoken >= SILENCE_SECONDS:
-                    spoken = time.monotonic()
-                    yield ": still here\n\n"
-                ended.wait(EVERY_SECONDS)
-                view = view_of(service, who, view.id)
-    yield f"event: end\ndata: {view.model_dump_json()}\n\n"
+        while view.completed_at is None and time.monotonic() < over:
+            ended.wait(EVERY_SECONDS)
+            told, view = view, view_of(service, who, view.id)
+            if view.completed_at is None and view != told:
+                spoken = time.monotonic()
+                yield _event("progress", view)
+            elif time.monotonic() - spoken >= SILENCE_SECONDS:
+                spoken = time.monotonic()
+                yield ": still here\n\n"
+    return view
+
+
+def _event(name: str, view: BatchEnvelope) -> str:
+    return f"event: {name}\ndata: {view.model_dump_json()}\n\n"
