@@ -66,7 +66,8 @@ def _run(rows: Sequence[Row], sizes: Sizes, bundle: Path, out: Path) -> list[str
     """Measure, write and show; returns the names of the rows that failed, which leave no figure behind."""
     claims: list[Claim] = []
     failed = []
-    # Removed at the end alone: for minutes after files are deleted, ext4 takes up to a millisecond to make a new one.
+    # Removed at the end alone: without a journal, ext4 takes up to a millisecond to make a file where some were deleted
+    # in the last minutes.
     with tempfile.TemporaryDirectory(prefix="thoraq-bench-") as folder:
         for row in rows:
             say(f"{row.name}: {row.about}")
