@@ -20,7 +20,7 @@ from shared import job_rows
 from shared.envelope import BatchEnvelope, JobEnvelope, job_envelope
 from shared.errors import BadRequest, NotFound
 from shared.jobs import NewJob
-from shared.models import TERMINAL, Job, JobState
+from shared.models import Job, JobState
 from shared.schedule import InLine, place_in_line
 
 #: How often one who waits looks by himself, should a notification be lost.
@@ -41,8 +41,7 @@ class Answer:
 def answer_of(envelope: JobEnvelope | BatchEnvelope) -> Answer:
     """The envelope, made ready."""
     body = envelope.model_dump_json().encode()
-    ended = envelope.status in TERMINAL if isinstance(envelope, JobEnvelope) else envelope.completed_at is not None
-    return Answer(body, hashlib.sha256(body).hexdigest()[:32], ended)
+    return Answer(body, hashlib.sha256(body).hexdigest()[:32], envelope.ended)
 
 
 def read_job(service: Services, who: Principal, job_id: str) -> JobEnvelope:

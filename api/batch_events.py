@@ -43,9 +43,9 @@ def batch_events(path: BatchPath) -> Response:
 
 
 def _events(service: Services, who: Principal, view: BatchEnvelope) -> Iterator[str]:
-    if view.completed_at is None:
+    if not view.ended:
         view = yield from _progress(service, who, view)
-    if view.completed_at is not None:
+    if view.ended:
         yield _event("end", view)
 
 
@@ -55,10 +55,10 @@ def _progress(service: Services, who: Principal, view: BatchEnvelope) -> Generat
     yield _event("progress", view)
     spoken = time.monotonic()
     with service.listener.expecting(view.id) as ended:
-        while view.completed_at is None and time.monotonic() < over:
+        while not view.ended and time.monotonic() < over:
             ended.wait(EVERY_SECONDS)
             told, view = view, view_of(service, who, view.id)
-            if view.completed_at is None and view != told:
+            if not view.ended and view != told:
                 spoken = time.monotonic()
                 yield _event("progress", view)
             elif time.monotonic() - spoken >= SILENCE_SECONDS:

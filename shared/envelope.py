@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from shared.models import (
+    TERMINAL,
     Batch,
     Classifier,
     EventType,
@@ -139,6 +140,11 @@ class JobEnvelope(BaseModel):
     error: ProblemRef | None
     result: JobResult | None
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is terminal: nothing of it changes any more."""
+        return self.status in TERMINAL
+
 
 class BatchCounts(BaseModel):
     """Items of a batch by the states of their jobs; `rejected` ones never became a job."""
@@ -188,6 +194,11 @@ class BatchEnvelope(BaseModel):
     results_url: str
     errors_url: str
     events_url: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of it is in and every job of it has ended."""
+        return self.completed_at is not None
 
 
 class WebhookPayload(BaseModel):

@@ -1,7 +1,7 @@
 """The story of a job in a worker: claim, load, decode, infer, finish.
 
-Three threads pass batches on: one claims and loads the next while the engine has this one and the one before is
-written. What is claimed and not run yet is little, and stat studies go before it.
+Threads pass batches on: one claims and loads the next while the engine has this one, each of its lanes in a thread of
+worker/look.py, and the one before is written. What is claimed and not run yet is little, and stat studies go before it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from api.problems import problem_types
 from api.studies import PREVIEW_PIXELS, find_study
 from shared.envelope import ImagePrediction, JobEnvelope, job_envelope
 from shared.keys import Scope
-from shared.models import TERMINAL, Image, Job, Tenant
+from shared.models import Image, Job, Tenant
 
 RECENT = 20
 LONG = 1.6  # times the other side; chest pictures are nearly square
@@ -58,7 +58,7 @@ def show_recent() -> Response:
         older=jobs[-1].id if len(found) > RECENT else None,
         cursor=cursor,
         may_send=bool({Scope.JOBS_WRITE, Scope.ADMIN} & who.scopes),
-        settled=all(job.status in TERMINAL for job in jobs),
+        settled=all(job.ended for job in jobs),
     )
 
 
@@ -82,7 +82,7 @@ def show_job(job_id: str) -> Response:
         chosen=chosen,
         kind=kinds.get(job.error.type) if job.error else None,
         ending=TERMINAL_WORDS.get(job.status),
-        settled=job.status in TERMINAL,
+        settled=job.ended,
         may_send=bool({Scope.JOBS_WRITE, Scope.ADMIN} & who.scopes),
     )
 

@@ -13,7 +13,7 @@ from bench.thoraq import Thoraq, send, thoraq
 from client import ClientError
 
 WAIT_SECONDS = 30.0
-#: A batch, whether the engine takes it in one look or in several, and how many are timed before the first study.
+#: Bulk batches that are timed before the first stat study.
 BATCHES = 10
 
 
@@ -46,7 +46,7 @@ def _stat(ours: Thoraq, file: Path) -> float:
 
 
 def _batch_seconds(ours: Thoraq) -> float:
-    """A bulk batch from one to the next: what is not the engine's belongs to it, too."""
+    """A bulk batch, in however many looks, from one to the next: what is not the engine's belongs to it, too."""
     before = ours.engine_seconds()
     until(lambda: ours.engine_seconds().images >= before.images + BATCHES * BATCH, "some batches' end")
     after = ours.engine_seconds()

@@ -113,8 +113,8 @@ class Proxy:
 
     def trap(self, *words: bytes, before: bool) -> threading.Event:
         """Set a `Trap`; the event that says when it has caught a connection."""
+        self._call(self._untrapped.clear)  # first: whoever it catches may hang up at once
         self._trap = Trap(words, before, threading.Event())
-        self._call(self._untrapped.clear)
         return self._trap.caught
 
     def _call(self, act: Callable[[], None]) -> None:
