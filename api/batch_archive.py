@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 from stream_unzip import IntegrityError, MissingPasswordError, TruncatedDataError, UnzipError, stream_unzip
 
 from api.archive_rules import HEAD_BYTES, Directory, Entries, check_content
-from api.batch_items import shown_name
+from api.uploads import shown_name
 from shared.config import Settings
 from shared.errors import (
     ArchiveLimits,

@@ -114,4 +114,4 @@ def _received(file: BatchFile) -> Received:
     error = ImageError() if file.problem else None
     if error is not None:
         error.problem = file.problem
-    return Received(file.sha256, file.size_bytes, file.object_key, info, error)
+    return Received(file.sha256, file.size_bytes, file.object_key, info, error, file.member)

@@ -16,7 +16,6 @@ from shared.jobs import NewJob, problem_of
 from shared.models import Modality, Study
 from shared.studies import NewStudy
 
-NAME_CHARACTERS = 1_000
 NOTHING_ASKED = BatchLine.model_construct()
 
 
@@ -63,7 +62,8 @@ def of_files(order: Order, sent: Sent, files: Sequence[Received]) -> Accepted | 
     except ThoraqError as error:
         return refuse(sent, error)
     images = [image for number, one in enumerate(files) for image in new_images(number, one)]
-    study = NewStudy(new_id("stu"), order.tenant_id, modality, images, line.external_id, line.metadata or {})
+    names = [one.name for one in files]
+    study = NewStudy(new_id("stu"), order.tenant_id, modality, images, line.external_id, line.metadata or {}, names)
     return Accepted(_job(order, sent, study.id, line.external_id, line.metadata or {}), study)
 
 
@@ -94,8 +94,3 @@ def _job(order: Order, sent: Sent, study_id: str, external_id: str | None, metad
         expires_at=order.expires_at,
         force=order.form.force,
     )
-
-
-def shown_name(name: str) -> str:
-    """A file's name as it is kept: printable, and of a bounded length."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in name)[:NAME_CHARACTERS]

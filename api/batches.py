@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import BinaryIO
 
@@ -18,7 +19,7 @@ from api.answers import Answer, answer_of, respond, wait_for, wait_seconds
 from api.batch_archive import Archive, Member
 from api.batch_files import write_studies, write_waiting
 from api.batch_intake import Intake, taking_in
-from api.batch_items import Sent, shown_name
+from api.batch_items import Sent
 from api.batch_lines import lines, write_lines
 from api.batch_openapi import BATCH_BODY
 from api.batch_schemas import BatchForm, BatchList, BatchListQuery, BatchQuery
@@ -75,8 +76,7 @@ def _submit_form(service: Services, who: Principal) -> tuple[str, bool]:
         raise InvalidRequest("the query has no meaning beside a form", errors=errors)
     form = BatchForm.model_validate(sent_fields())
     with received(service, who, files, service.settings.max_batch_items) as taken:
-        names = [shown_name(file.filename or "") or None for file in files]
-        sent = [Sent(item, name, one) for item, (name, one) in enumerate(zip(names, taken, strict=True))]
+        sent = [Sent(item, one.name, one) for item, one in enumerate(taken)]
         write = write_studies if form.group_by is Grouping.FILE else write_waiting
         turn = Turn(service, who, form, write, sent_key(), fingerprint(form.model_dump(), taken))
         first = turn.add_whole(sent)
@@ -139,7 +139,9 @@ def _take_in(service: Services, who: Principal, turn: Turn, members: Sequence[Me
         new = [member for member in members if member.item >= turn.known_until]
         taken = iter(receive_many(service, who, [member.file for member in new if member.error is None]))
         return [
-            Sent(one.item, one.name, error=one.error) if one.error else Sent(one.item, one.name, next(taken))
+            Sent(one.item, one.name, error=one.error)
+            if one.error
+            else Sent(one.item, one.name, replace(next(taken), name=one.name))
             for one in new
         ]
 

@@ -89,7 +89,7 @@ def _add(session: Session, service: Services, who: Principal, study_id: str, tak
     study = open_studies.locked(session, who.tenant_id, study_id)
     settle_modality(taken, study.modality)
     files = [new_images(number, one) for number, one in enumerate(taken)]
-    added = open_studies.add_images(session, study, files, service.settings.max_files)
+    added = open_studies.add_images(session, study, files, service.settings.max_files, [one.name for one in taken])
     if any(added):
         audit.record(session, who, "study.add_images", study_id)
     open_studies.close_if_expected(session, study, who.key_id)

@@ -10,7 +10,7 @@ import structlog
 from flask import Response, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, selectinload, undefer
 
 from api import audit
 from api.context import Principal, Services, principal, services
@@ -49,11 +49,15 @@ PREVIEW_PIXELS = 768
 
 
 def find_study(session: Session, who: Principal, study_id: str, *, kept: bool = False) -> Study:
-    """The tenant's study, or NotFound; with `kept` nobody deletes it until the transaction ends."""
+    """The tenant's study with its images and the names of its files, or NotFound.
+
+    With `kept` nobody deletes it until the transaction ends.
+    """
     mine = sa.select(Study).where(Study.id == study_id, Study.tenant_id == who.tenant_id)
     if kept:
         mine = mine.with_for_update(read=True, key_share=True)
-    study = session.scalar(mine.options(selectinload(Study.images)).execution_options(populate_existing=True))
+    whole = mine.options(selectinload(Study.images), undefer(Study.file_names))
+    study = session.scalar(whole.execution_options(populate_existing=True))
     if study is None:
         raise NotFound("no such study")
     return study
@@ -73,14 +77,21 @@ def study_view(session: Session, who: Principal, study_id: str) -> StudyView:
         closes_at=study.quiet_until if study.open else None,
         classifiable=not study.open and any(image.problem is None for image in study.images),
         jobs=list(session.scalars(sa.select(Job.id).where(Job.study_id == study.id).order_by(Job.id))),
-        images=[_image_view(image) for image in study.images],
+        images=[_image_view(image, file_name(study, image.file_index)) for image in study.images],
     )
 
 
-def _image_view(image: Image) -> ImageView:
+def file_name(study: Study, file_index: int) -> str | None:
+    """The name that a file of the study was sent with, if it had one and is not of before names were kept."""
+    names = study.file_names or []
+    return names[file_index] if file_index < len(names) else None
+
+
+def _image_view(image: Image, name: str | None) -> ImageView:
     return ImageView(
         id=image.id,
         file=image.file_index,
+        file_name=name,
         frame=image.frame,
         sha256=image.sha256,
         size_bytes=image.size_bytes,
@@ -164,7 +175,7 @@ def _create(session: Session, service: Services, who: Principal, asked: StudyReq
         wanted=[(classifier, asked.priority) for classifier in asked.classifiers],
     )
     files = [new_images(number, one) for number, one in enumerate(taken)]
-    open_studies.add_images(session, study, files, service.settings.max_files)
+    open_studies.add_images(session, study, files, service.settings.max_files, [one.name for one in taken])
     open_studies.close_if_expected(session, study, who.key_id)
 
 

@@ -55,6 +55,7 @@ class ImageView(BaseModel):
 
     id: str
     file: int
+    file_name: str | None = Field(description="As it was sent, with its path if it had one; null for a direct upload")
     frame: int
     sha256: str = Field(
         description="Of the file as it is kept: a DICOM file that was de-identified has another than it had"

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 
 import structlog
@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 #: Parts of a form that are no files.
 FIELDS = 20
+NAME_CHARACTERS = 1_000
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,13 @@ class Received:
     key: str | None
     info: ImageInfo | None
     error: ImageError | None
+    #: as it was sent; None for a direct upload. Patient data: for the study's row and answers to its tenant alone
+    name: str | None = None
+
+
+def shown_name(name: str) -> str:
+    """A file's name as it is kept: printable, and of a bounded length."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in name)[:NAME_CHARACTERS]
 
 
 def sent_files(most: int) -> Sequence[FileStorage]:
@@ -84,7 +92,7 @@ def received(
     taken: list[Received] = []
     try:
         # One by one, not as a list when all are in: those before a failure must be known to be removed.
-        taken.extend(receive(services, who, cast(BinaryIO, file.stream)) for file in files)
+        taken.extend(_receive_named(services, who, file) for file in files)
     except BaseException:
         discard(services, taken)
         raise
@@ -120,6 +128,12 @@ def receive(services: Services, who: Principal, stream: BinaryIO) -> Received:
         return look
     source, info = look
     return _kept(services.storage.put(object_key(who.tenant_id), source), info)
+
+
+def _receive_named(services: Services, who: Principal, file: FileStorage) -> Received:
+    found = receive(services, who, cast(BinaryIO, file.stream))
+    # Browsers and curl write a quotation mark so, and leave a percent sign as it is (HTML, "Multipart form data").
+    return replace(found, name=shown_name((file.filename or "").replace("%22", '"')) or None)
 
 
 def _look(services: Services, who: Principal, stream: BinaryIO) -> tuple[BinaryIO, ImageInfo] | Received:
@@ -207,7 +221,8 @@ def new_study(
 ) -> NewStudy:
     """The study, with one image per picture or frame, in the order of the files; ready for its rows."""
     images = [image for number, one in enumerate(taken) for image in new_images(number, one)]
-    return NewStudy(study_id, who.tenant_id, modality, images, external_id, metadata)
+    names = [one.name for one in taken]
+    return NewStudy(study_id, who.tenant_id, modality, images, external_id, metadata, names)
 
 
 def new_images(file_index: int, one: Received) -> list[NewImage]:

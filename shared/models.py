@@ -195,6 +195,8 @@ class Study(Base):
     external_id: Mapped[str | None]
     extra: Mapped[Json] = mapped_column("metadata", server_default=sa.text("'{}'"))
     image_count: Mapped[int]
+    #: names of the files, by `file_index` of their images, as they were sent; patient data, and long: loaded on demand
+    file_names: Mapped[list[str | None] | None] = mapped_column(ARRAY(sa.Text()), deferred=True)
     #: SHA-256 over the files' SHA-256 and frames, in their order: the same for the same pictures
     content_sha256: Mapped[str | None]
     #: one of its images says that text is burned into it
@@ -395,6 +397,8 @@ class Job(Base):
         sa.Index("ix_jobs_running", "lease_until", postgresql_where=sa.text("state = 'running'")),
         # Lists: a tenant's jobs, newest first; ids sort by time.
         sa.Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
+        # The page's list, where a batch is one row: a batch of any size is no longer a way to go.
+        sa.Index("ix_jobs_outside_batches", "tenant_id", "id", postgresql_where=sa.text("batch_id IS NULL")),
         sa.Index("ix_jobs_study_id", "study_id"),
         # A batch's items in their order; none twice, however often it is sent.
         sa.Index(

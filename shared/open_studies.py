@@ -72,7 +72,13 @@ def locked(session: Session, tenant_id: str, study_id: str) -> Study:
     return study
 
 
-def add_images(session: Session, study: Study, files: Sequence[Sequence[NewImage]], max_files: int) -> list[bool]:
+def add_images(
+    session: Session,
+    study: Study,
+    files: Sequence[Sequence[NewImage]],
+    max_files: int,
+    file_names: Sequence[str | None],
+) -> list[bool]:
     """Add each file's images to the locked study, numbered after those that it has; which of the files were new.
 
     A file whose bytes the study has already is left out, so the same request may be sent twice. When something is new:
@@ -82,17 +88,20 @@ def add_images(session: Session, study: Study, files: Sequence[Sequence[NewImage
     next_file = session.scalar(sa.select(sa.func.max(Image.file_index) + 1).where(Image.study_id == study.id)) or 0
     added: list[bool] = []
     fresh: list[NewImage] = []
-    for images in files:
+    names = study.file_names or [None] * next_file
+    for images, name in zip(files, file_names, strict=True):
         added.append(images[0].sha256 not in there)
         if added[-1]:
             there.add(images[0].sha256)
             fresh += [replace(image, file_index=next_file) for image in images]
+            names = [*names, name]
             next_file += 1
     if fresh and not study.open:
         raise Conflict("the study is closed")
     if fresh and next_file > max_files:
         raise InvalidRequest(f"at most {max_files} files in one study")
     append_images(session, study, fresh)
+    study.file_names = names if any(names) else None
     _stay_open(study)
     session.flush()
     return added

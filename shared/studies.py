@@ -45,6 +45,8 @@ class NewStudy:
     images: Sequence[NewImage]
     external_id: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    #: by `file_index`; None: nobody said it, as with direct uploads
+    file_names: Sequence[str | None] = ()
 
     @property
     def image_count(self) -> int:
@@ -120,6 +122,7 @@ def _study_row(study: NewStudy) -> dict[str, Any]:
         "metadata": study.metadata,
         "image_count": len(study.images),
         "burned_in": study.burned_in,
+        "file_names": list(study.file_names) if any(study.file_names) else None,
         "content_sha256": content_sha256((image.sha256, image.frame) for image in study.images),
     }
 

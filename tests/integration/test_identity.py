@@ -30,7 +30,9 @@ from tests.api_support import (
     finish,
     json_of,
     keep_identities,
+    multipart,
     objects,
+    part,
     record_log,
     work,
 )
@@ -199,6 +201,8 @@ def test_no_canary_is_found_where_it_does_not_belong(
     attached: dict[str, Any] = {"external_id": f"{CANARY}-ext", "metadata": json.dumps({"patient": CANARY})}
     north.post("/v1/webhook-endpoints", json={"url": receiver.url, "events": ["*"]})
     json_of(north.send(identified(), headers={"Idempotency-Key": CANARY}, **attached), 202)
+    named = f'Content-Disposition: form-data; name="files"; filename="{CANARY}.dcm"', identified("1.7")
+    json_of(north.post("/v1/jobs", **multipart(named, part("classifier", b"binary"))), 202)
     by_upload(north, identified("1.5"))
     members = (f"{CANARY}/x.dcm", identified("1.6")), (f"{CANARY}/bad.dcm", identified()[:-1000])
     batch = json_of(post_zip(north, packed(*members), external_id=CANARY), 202)
@@ -243,3 +247,4 @@ def test_no_canary_is_found_where_it_does_not_belong(
     assert "batch.submitted" in places["logs"]
     # What the client itself attached is in its rows, and shown to it alone.
     assert CANARY in dump(clean_database, "jobs")
+    assert f"{CANARY}.dcm" in dump(clean_database, "studies")
