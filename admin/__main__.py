@@ -10,12 +10,13 @@ import sqlalchemy as sa
 import typer
 
 from admin import models, objects, tenants
-from admin.console import ACTOR, AsJson, open_database, show
+from admin.console import ACTOR, AsJson, open_database, show, told_in_a_line
 from admin.doctor import Doctor
 from admin.login import make_login
 from migrations.upgrade import upgrade
 from shared import keys
 from shared.config import settings
+from shared.database_checks import check_for_migration
 from shared.keys import Scope
 from shared.models import ApiKey, Tenant
 from shared.storage import open_storage
@@ -31,6 +32,8 @@ app.add_typer(tenants.app, name="tenants")
 @app.command()
 def migrate() -> None:
     """Bring the schema to the newest revision, make the API's login if it has one, and the folder or bucket."""
+    with told_in_a_line():
+        check_for_migration(settings())
     with open_database() as database:
         upgrade(database.engine)
         make_login(database, settings())

@@ -44,12 +44,14 @@ from api.submissions import Submissions
 from shared import log as logs
 from shared import metrics
 from shared.config import Settings, settings
+from shared.database_checks import check_for_api
 from shared.db import TenantDatabase
-from shared.errors import ConfigError, NotFound
+from shared.errors import ConfigError, NotFound, Unavailable
 from shared.finished import Listener
 from shared.ids import new_id
 from shared.storage import open_storage
 
+log = structlog.get_logger(__name__)
 BLUEPRINTS = (
     jobs,
     artifacts,
@@ -78,6 +80,7 @@ def create_app(given: Settings | None = None) -> Flask:
     except ConfigError as error:
         sys.exit(f"thoraq: {error.detail}")
     logs.set_up(config.log_level)
+    _check_database_or_exit(config)
     app = OpenAPI(
         __name__,
         info=Info(title="Thoraq", version="1", description="Chest X-ray and CT studies in, classified results out."),
@@ -107,6 +110,16 @@ def create_app(given: Settings | None = None) -> Flask:
     document = completed(app.api_doc, ItemProblem)
     app.get("/openapi.json", doc_ui=False)(lambda: document)
     return app
+
+
+def _check_database_or_exit(config: Settings) -> None:
+    try:
+        check_for_api(config)
+    except ConfigError as error:
+        sys.exit(f"thoraq: {error.detail}")
+    except Unavailable as error:
+        # It may be back in a moment; /readyz looks again.
+        log.warning("api.starts_without_database", error=error.type, detail=error.detail)
 
 
 def _configure(app: Flask, config: Settings) -> None:

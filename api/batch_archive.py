@@ -15,6 +15,7 @@ from typing import BinaryIO, cast
 from stream_unzip import IntegrityError, MissingPasswordError, TruncatedDataError, UnzipError, stream_unzip
 
 from api.archive_rules import HEAD_BYTES, Directory, Entries, check_content
+from api.disk import disk_errors
 from api.uploads import shown_name
 from shared.config import Settings
 from shared.errors import (
@@ -88,7 +89,8 @@ class Archive:
         file = cast(BinaryIO, SpooledTemporaryFile(SPOOL_BYTES))  # noqa: SIM115 - whoever gets it closes it
         try:
             error = self._unpack(content, file)
-            file.seek(0)
+            with disk_errors():  # what is still in the file's buffer is written now
+                file.seek(0)
             check_content(file.read(HEAD_BYTES))
         except BaseException:
             file.close()
@@ -104,7 +106,8 @@ class Archive:
                 self._note(len(chunk))
                 size += len(chunk)
                 if size <= self._settings.max_upload_bytes:
-                    file.write(chunk)
+                    with disk_errors():
+                        file.write(chunk)
         except IntegrityError:
             # Its bytes are through, so the next member can be found.
             return CorruptImage("The archive holds another checksum or size for it.")

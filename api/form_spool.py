@@ -11,6 +11,8 @@ from functools import cached_property
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING
 
+from api.disk import disk_errors
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -59,8 +61,9 @@ class Part(io.RawIOBase):
 
     def write(self, data: ReadableBuffer, /) -> int:
         """Append to the file."""
-        self._spool.file.seek(self._start + self._size)
-        written = self._spool.file.write(data)
+        with disk_errors():
+            self._spool.file.seek(self._start + self._size)
+            written = self._spool.file.write(data)
         self._size += written
         return written
 

@@ -17,6 +17,7 @@ from redis import Redis, RedisError
 
 from api.context import Services, services
 from api.schemas import Readiness
+from shared.database_checks import check_for_api
 from shared.db import Database
 from shared.errors import QueueError, ThoraqError, Unavailable
 from shared.models import PENDING_DELIVERIES, QUEUE, Worker
@@ -104,6 +105,10 @@ def _check(probe: Callable[[], None]) -> str:
 
 
 def _check_database(service: Services) -> None:
+    try:
+        check_for_api(service.settings)
+    except Unavailable as error:
+        raise Unavailable("the database does not answer") from error  # whoever asks need not know where it is
     with service.database.transaction() as session:
         try:
             session.execute(sa.select(sa.func.count()).select_from(Worker))

@@ -13,6 +13,8 @@ from typing import ClassVar, TextIO
 
 import structlog
 
+from shared import metrics
+
 PROCESSORS: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -32,9 +34,16 @@ class Lines:
         self.name = name
 
     def msg(self, line: str) -> None:
-        """One event."""
+        """One event. A line that cannot be written is counted and lost, and whoever logged it goes on.
+
+        A log's disk may be full (ENOSPC, EDQUOT), as long as a file may be (EFBIG), or failing (EIO): a request that
+        was refused for the same reason is still to get its answer.
+        """
         with self._lock:
-            (self.stream or sys.stderr).write(f"{line}\n")
+            try:
+                (self.stream or sys.stderr).write(f"{line}\n")
+            except OSError:
+                metrics.LOG_LINES_LOST.inc()
 
     debug = info = warning = error = critical = exception = msg
 

@@ -47,7 +47,11 @@ def _settings_or_exit() -> Settings:
 
 SETTINGS = _settings_or_exit()
 app = Celery("thoraq")
-app.conf.update(celery_settings(SETTINGS), worker_consumer="worker.listener:Listener")
+app.conf.update(
+    celery_settings(SETTINGS),
+    worker_consumer="worker.listener:Listener",
+    beat_scheduler="worker.beat:HeartbeatScheduler",
+)
 
 
 @app.task(name=f"thoraq.{CLASSIFY}")
@@ -148,6 +152,12 @@ def _classify_station(name: str, database: Database, storage: Storage) -> Statio
     model = _patiently(keeper.first)
     role = _patiently(lambda: Classify(name, SETTINGS, database, storage, model))
     return Station(name, CLASSIFY, role, database, SETTINGS, keeper)
+
+
+@signals.beat_init.connect
+def _show_beat(**_: object) -> None:
+    if SETTINGS.metrics_port:
+        start_http_server(SETTINGS.metrics_port)
 
 
 @signals.worker_shutting_down.connect

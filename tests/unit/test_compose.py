@@ -105,7 +105,22 @@ def test_command_is_one_that_its_program_understands(service: str, secrets_root:
 
 
 def test_the_api_counts_into_a_folder_that_is_empty_at_start() -> None:
-    assert SERVICES["api"]["environment"]["PROMETHEUS_MULTIPROC_DIR"] in SERVICES["api"]["tmpfs"]
+    folder = SERVICES["api"]["environment"]["PROMETHEUS_MULTIPROC_DIR"]
+    assert folder in {mount.partition(":")[0] for mount in SERVICES["api"]["tmpfs"]}
+
+
+@pytest.mark.parametrize("service", sorted(SERVICES))
+def test_a_tmpfs_that_the_image_has_no_folder_for_names_its_owner(service: str) -> None:
+    """From a container's second start on such a folder is root's, with mode 0755, unless an owner is named."""
+    for mount in SERVICES[service].get("tmpfs", []):
+        folder, _, options = mount.partition(":")
+        if folder not in {"/tmp", "/run/postgresql"}:  # noqa: S108 - the images have these
+            assert {"uid=10001", "gid=10001"} <= set(options.split(","))
+
+
+def test_beat_is_asked_for_its_heartbeat() -> None:
+    assert SERVICES["beat"]["healthcheck"]["test"] == ["CMD", "python", "-m", "worker.beat_check"]
+    assert SERVICES["beat"]["environment"]["THORAQ_METRICS_PORT"] != "0"
 
 
 def test_every_queue_has_its_workers() -> None:

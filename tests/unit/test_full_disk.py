@@ -1,0 +1,94 @@
+"""A disk that takes no more bytes: whoever waits for an answer gets the one that says so."""
+
+from __future__ import annotations
+
+import errno
+import io
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from api.batch_archive import SPOOL_BYTES, Archive
+from api.disk import disk_errors
+from api.form_parser import StrictFormParser
+from api.form_spool import MEMORY_BYTES
+from shared.config import parse
+from shared.errors import DiskFull, Unavailable
+
+ROOT = Path(__file__).parents[2]
+# It ends without Python's last flush of standard error, which would fail too.
+LOGS_AND_ANSWERS = """
+import os, structlog
+from prometheus_client.registry import REGISTRY
+from shared.log import set_up
+
+set_up("INFO")
+for _ in range(2):
+    structlog.get_logger("test").error("request.unavailable")
+print(f"answered, {REGISTRY.get_sample_value('thoraq_log_lines_lost_total')} lines lost", end="", flush=True)
+os._exit(0)
+"""
+
+
+@contextmanager
+def no_file_longer_than(size: int) -> Iterator[None]:
+    """The one kind of full disk that needs no disk: Python ignores SIGXFSZ, and write(2) fails with EFBIG."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def form_of(content: bytes) -> bytes:
+    head = b'--limit\r\nContent-Disposition: form-data; name="f"; filename="x.png"\r\n\r\n'
+    return head + content + b"\r\n--limit--\r\n"
+
+
+def test_a_form_that_finds_no_room_is_refused_as_such() -> None:
+    body = form_of(bytes(4 * MEMORY_BYTES))
+    with no_file_longer_than(1000), pytest.raises(DiskFull, match="nothing was accepted"):
+        StrictFormParser().parse(io.BytesIO(body), "multipart/form-data", len(body), {"boundary": "limit"})
+
+
+@pytest.mark.parametrize("size", [SPOOL_BYTES + 100, 4 * SPOOL_BYTES])
+def test_a_member_of_an_archive_that_finds_no_room_is_refused_as_such(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with ZipFile(path, "w") as packed:
+        packed.writestr("x.png", bytes(size))
+    names = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY")
+    settings = parse({f"THORAQ_{name}": "unused" * 6 for name in names})
+    with no_file_longer_than(1000), pytest.raises(DiskFull):
+        list(Archive([path.read_bytes()], 0, settings))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_every_way_to_be_full_is_full(code: int) -> None:
+    with pytest.raises(DiskFull), disk_errors():
+        raise OSError(code, "no room")
+
+
+def test_a_disk_that_fails_is_named_with_its_error() -> None:
+    with pytest.raises(Unavailable, match="EIO") as raised, disk_errors():
+        raise OSError(errno.EIO, "failed")
+    assert not isinstance(raised.value, DiskFull)
+
+
+def test_a_log_that_is_full_stops_nobody() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", LOGS_AND_ANSWERS],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            check=True,
+        )
+    assert done.stdout == "answered, 2.0 lines lost"
