@@ -269,7 +269,14 @@ class UnsupportedDicom(ImageError):
     """A DICOM transfer syntax, photometric interpretation or modality that we do not read."""
 
     type, title = "unsupported-dicom", "Unsupported DICOM object"
-    remedy = "Send CR, DX or CT images in a transfer syntax that the documentation lists."
+    remedy = "Send CR, DX or CT images in a transfer syntax that docs/formats.md lists."
+
+
+class InvalidDicom(ImageError):
+    """A DICOM object lacks an element, or has one whose value makes no sense; `detail` names it by keyword and tag."""
+
+    type, title = "invalid-dicom", "DICOM element missing or wrong"
+    remedy = "Correct the element that the detail names where the object is made, and export it again."
 
 
 class UndecodableImage(ImageError):

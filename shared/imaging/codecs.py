@@ -1,39 +1,60 @@
-"""Decoders for pydicom: JPEG through OpenCV or libjpeg-turbo (imagecodecs), JPEG 2000 through OpenCV or OpenJPEG.
+"""Decoders for pydicom: JPEG and RLE through kornia, OpenCV or imagecodecs, JPEG 2000 through OpenCV or OpenJPEG.
 
 pydicom would give them to GDCM, which ends the process, or corrupts its memory, over damaged codestreams; these raise.
-The names `is_available` and `DECODER_DEPENDENCIES` are those of pydicom's plugin interface.
+None of them fills in what a frame lacks. The names `is_available` and `DECODER_DEPENDENCIES` are those of pydicom's
+plugin interface.
 """
 
 from __future__ import annotations
 
+import logging
 import struct
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
-from imagecodecs import jpeg8_decode
+from imagecodecs import jpeg8_decode, packbits_decode
+from kornia_rs.io import decode_image_jpegturbo
+from numpy.typing import NDArray
 from openjpeg.utils import decode_pixel_data
 from pydicom.pixels.common import PhotometricInterpretation
 from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 from pydicom.uid import (
+    HTJ2K,
     JPEG2000,
     UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
+    RLELossless,
 )
 
 ADOBE = b"Adobe"
-JPEG_PLUGIN, JPEG_LOSSLESS_PLUGIN, JPEG2000_PLUGIN = "thoraq-opencv", "thoraq-imagecodecs", "thoraq-openjpeg"
+JPEG_PLUGIN, JPEG_LOSSLESS_PLUGIN, JPEG2000_PLUGIN = "thoraq-jpegturbo", "thoraq-imagecodecs", "thoraq-openjpeg"
+RLE_PLUGIN = "thoraq-packbits"
 DECODER_DEPENDENCIES: dict[UID, tuple[str, ...]] = {
-    JPEGBaseline8Bit: ("opencv",),
-    JPEGExtended12Bit: ("opencv",),
+    JPEGBaseline8Bit: ("kornia_rs",),
+    JPEGExtended12Bit: ("kornia_rs", "imagecodecs"),
     JPEGLossless: ("imagecodecs",),
     JPEGLosslessSV1: ("imagecodecs",),
+    RLELossless: ("imagecodecs",),
     JPEG2000Lossless: ("openjpeg",),
     JPEG2000: ("openjpeg",),
+    HTJ2KLossless: ("openjpeg",),
+    HTJ2KLosslessRPCL: ("openjpeg",),
+    HTJ2K: ("openjpeg",),
 }
+#: Entropy-coded bytes of no meaning; none is FF, which would begin a marker.
+_MORE_CODES = bytes(range(0x11, 0xFF, 7)) * 4
+
+# It reports what becomes a CorruptImage anyway.
+logging.getLogger("openjpeg").setLevel(logging.CRITICAL)
 
 
 def is_available(uid: str) -> bool:
@@ -44,23 +65,43 @@ def is_available(uid: str) -> bool:
 def decode_jpeg(src: bytes, runner: DecodeRunner) -> bytearray:
     """Decode a frame, grey or colour, which becomes RGB; raises ValueError or RuntimeError when it is damaged."""
     if runner.bits_stored > 8:
-        return decode_jpeg_lossless(src, runner)  # OpenCV's codec knows 8 bits only
+        return decode_jpeg_lossless(src, runner)  # the 8-bit codec knows no more
     if runner.samples_per_pixel == 1:
-        return _through_opencv(src, runner, cv2.IMREAD_GRAYSCALE)
+        return _through_jpegturbo(src, runner, "mono")
     is_rgb = runner.photometric_interpretation == PhotometricInterpretation.RGB
-    frame = _through_opencv(_with_transform(src, 0 if is_rgb else 1), runner, cv2.IMREAD_COLOR_RGB)
+    frame = _through_jpegturbo(_with_transform(src, 0 if is_rgb else 1), runner, "rgb")
     runner.set_option("photometric_interpretation", PhotometricInterpretation.RGB)
-    runner.set_option("planar_configuration", 0)
     return frame
 
 
 def decode_jpeg_lossless(src: bytes, runner: DecodeRunner) -> bytearray:
-    """Decode a lossless frame, or one of 12 bits; raises RuntimeError or ValueError when it is damaged."""
+    """Decode a lossless frame, or one of 12 bits; raises RuntimeError or ValueError when it is damaged.
+
+    libjpeg fills up what is missing with grey and only warns, which imagecodecs does not pass on. Codes behind the
+    last one change nothing in a frame that is whole, and the picture of one that is not.
+    """
     picture = jpeg8_decode(src)
+    end = src.rfind(b"\xff\xd9")
+    if end < 0 or not np.array_equal(picture, jpeg8_decode(src[:end] + _MORE_CODES + src[end:])):
+        raise ValueError("The frame ends early.")
+    return _decoded(picture, runner)
+
+
+def _decoded(picture: NDArray[Any], runner: DecodeRunner) -> bytearray:
+    """A picture (H, W) or (H, W, samples) as pydicom takes it."""
     if picture.size != runner.rows * runner.columns * runner.samples_per_pixel:
         raise ValueError("The frame does not have the size that its header says.")
     runner.set_option("bits_allocated", 8 * picture.itemsize)
+    runner.set_option("planar_configuration", 0)  # the header speaks of uncompressed pixels (PS3.5 8.2)
     return bytearray(picture.tobytes())
+
+
+def _through_jpegturbo(src: bytes, runner: DecodeRunner, mode: str) -> bytearray:
+    """Decode with libjpeg-turbo; its warnings are errors here, as a frame that ends early is only warned about."""
+    try:
+        return _decoded(np.asarray(decode_image_jpegturbo(src, mode)), runner)
+    except Exception as error:  # it raises the base class itself
+        raise ValueError("The frame is damaged.") from error
 
 
 def _with_transform(src: bytes, transform: int) -> bytes:
@@ -75,6 +116,33 @@ def _with_transform(src: bytes, transform: int) -> bytes:
     return src[:2] + segment + src[2:]
 
 
+def decode_rle(src: bytes, runner: DecodeRunner) -> bytearray:
+    """Decode a frame of RLE segments (PS3.5, annex G); raises ValueError or RuntimeError unless each fits the frame."""
+    rows, columns, samples = runner.rows, runner.columns, runner.samples_per_pixel
+    sample_bytes = runner.bits_allocated // 8
+    # (sample, pixel, byte): the segments are the samples' bytes, the most significant first.
+    planes = np.empty((samples, rows * columns, sample_bytes), np.uint8)
+    for index, segment in enumerate(_rle_segments(src, samples * sample_bytes)):
+        decoded = np.frombuffer(packbits_decode(segment), np.uint8)
+        # A byte that makes the segment even may be read as one more; a whole row or column is another picture.
+        if not 0 <= decoded.size - rows * columns < max(2, min(rows, columns)):
+            raise ValueError("A segment does not have the frame's size.")
+        sample, byte = divmod(index, sample_bytes)
+        planes[sample, :, sample_bytes - 1 - byte] = decoded[: rows * columns]
+    runner.set_option("planar_configuration", 1)
+    return bytearray(planes.tobytes())
+
+
+def _rle_segments(src: bytes, expected: int) -> Iterator[bytes]:
+    number, *offsets = struct.unpack_from("<16I", src)
+    if number != expected:
+        raise ValueError("The frame does not have a segment for each byte of its samples.")
+    bounds = [*offsets[:number], len(src)]
+    if bounds[0] < 64 or any(start >= end for start, end in pairwise(bounds)):
+        raise ValueError("The segments' offsets are damaged.")
+    return (src[start:end] for start, end in pairwise(bounds))
+
+
 def decode_jpeg2000(src: bytes, runner: DecodeRunner) -> bytearray:
     """Decode a frame; OpenJPEG undoes the colour transform and chooses 8 or 16 bits by the codestream's precision.
 
@@ -84,26 +152,26 @@ def decode_jpeg2000(src: bytes, runner: DecodeRunner) -> bytearray:
     if runner.samples_per_pixel == 1 and precision >= 8 and not runner.get_option("j2k_is_signed", False):
         # OpenCV has the same OpenJPEG inside, and lets go of the interpreter: a frame takes a hundred milliseconds,
         # in which no other thread of a worker would move. It reads neither signed nor shallower samples.
-        return _through_opencv(src, runner, cv2.IMREAD_UNCHANGED)
+        return _through_opencv(src, runner)
     frame = decode_pixel_data(src, version=2)
     runner.set_option("bits_allocated", 8 if precision <= 8 else 16)
+    runner.set_option("planar_configuration", 0)
     if runner.photometric_interpretation in (PhotometricInterpretation.YBR_ICT, PhotometricInterpretation.YBR_RCT):
         runner.set_option("photometric_interpretation", PhotometricInterpretation.RGB)
     return bytearray(frame)
 
 
-def _through_opencv(src: bytes, runner: DecodeRunner, flags: int) -> bytearray:
-    # An orientation in an EXIF segment is none of the frame's: DICOM has its own elements for it.
-    picture = cv2.imdecode(np.frombuffer(src, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    if picture is None or picture.size != runner.rows * runner.columns * runner.samples_per_pixel:
+def _through_opencv(src: bytes, runner: DecodeRunner) -> bytearray:
+    picture = cv2.imdecode(np.frombuffer(src, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None:
         raise ValueError("OpenCV cannot decode the frame.")
-    runner.set_option("bits_allocated", 8 * picture.itemsize)
-    return bytearray(picture.tobytes())
+    return _decoded(picture, runner)
 
 
 for _syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
     get_decoder(_syntax).add_plugin(JPEG_PLUGIN, (__name__, decode_jpeg.__name__))
 for _syntax in (JPEGLossless, JPEGLosslessSV1):
     get_decoder(_syntax).add_plugin(JPEG_LOSSLESS_PLUGIN, (__name__, decode_jpeg_lossless.__name__))
-for _syntax in (JPEG2000Lossless, JPEG2000):
+for _syntax in (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K):
     get_decoder(_syntax).add_plugin(JPEG2000_PLUGIN, (__name__, decode_jpeg2000.__name__))
+get_decoder(RLELossless).add_plugin(RLE_PLUGIN, (__name__, decode_rle.__name__))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from shared.errors import CorruptImage, EmptyFile, UnsupportedImage
 from shared.imaging import dicom, png, tiff
+from shared.imaging.dicom_file import START_BYTES, dataset_start
 from shared.imaging.headers import (
     PNG_SIGNATURE,
     Header,
@@ -108,7 +109,7 @@ def decode_one(data: bytes, limits: Limits, frame: int = 0, target: int | None =
 def _media_type(file: BinaryIO) -> MediaType:
     """Tell the format by its magic bytes and rewind."""
     file.seek(0)
-    start = file.read(132)
+    start = file.read(START_BYTES)
     file.seek(0)
     if not start:
         raise EmptyFile
@@ -116,10 +117,10 @@ def _media_type(file: BinaryIO) -> MediaType:
         return MediaType.PNG
     if start.startswith(b"\xff\xd8\xff"):
         return MediaType.JPEG
-    if start.startswith(tiff.TIFF_SIGNATURES) and start[128:132] != dicom.SIGNATURE:
-        return MediaType.TIFF
-    if start[128:132] == dicom.SIGNATURE:  # the preamble may hold anything, a TIFF header too (PS3.10 7.1)
+    if dataset_start(start) is not None:  # before TIFF: the preamble may hold its header too (PS3.10 7.1)
         return MediaType.DICOM
+    if start.startswith(tiff.TIFF_SIGNATURES):
+        return MediaType.TIFF
     raise UnsupportedImage
 
 

@@ -7,6 +7,7 @@ signatures, and the private groups that come last. Text that is burned into the 
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -15,7 +16,9 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 from shared.errors import ImageTooLarge
-from shared.imaging import dicom, profile
+from shared.imaging import profile
+from shared.imaging.dicom_file import PREAMBLE_BYTES, SIGNATURE, Header, read_header
+from shared.imaging.pixel_data import PixelData, locate
 from shared.imaging.vendor import vendor_errors
 
 if TYPE_CHECKING:
@@ -61,17 +64,17 @@ class Spliced(io.RawIOBase):
 
 
 def has_preamble(file: BinaryIO) -> bool:
-    """Whether there is something in the preamble; `file` is left at its beginning."""
+    """True if there is a preamble, and something in it; `file` is left at its beginning."""
     file.seek(0)
-    found = any(file.read(dicom.PREAMBLE_BYTES))
+    start = file.read(PREAMBLE_BYTES + len(SIGNATURE))
     file.seek(0)
-    return found
+    return start.endswith(SIGNATURE) and len(start) > PREAMBLE_BYTES and any(start[:PREAMBLE_BYTES])
 
 
 def without_preamble(file: BinaryIO) -> BinaryIO:
     """The file with zeros for its preamble, which may hold anything, a TIFF header for example (PS3.10, 7.5)."""
     size = file.seek(0, io.SEEK_END)
-    start = dicom.PREAMBLE_BYTES
+    start = PREAMBLE_BYTES
     return cast(BinaryIO, Spliced(bytes(start), file, start, size - start))
 
 
@@ -83,12 +86,11 @@ def deidentified(file: BinaryIO, secret: str) -> tuple[BinaryIO, dict[str, list[
     """
     key = secret.encode()
     with vendor_errors():
-        dataset, syntax = dicom.read_header(cast(BinaryIO, _Bounded(file)), None)
-        start = file.tell()
-        end = dicom.end_of_pixels(file, dataset, syntax)
-        account = profile.apply(dataset, key)
-        head = _written(dataset, syntax, key)
-    return cast(BinaryIO, Spliced(head, file, start, end - start)), account.told()
+        header = read_header(cast(BinaryIO, _Bounded(file)), None)
+        pixels = locate(file, header)
+        account = profile.apply(header.dataset, key)
+        head = _written(header.dataset, header.syntax, key) + _pixel_element(header, pixels)
+    return cast(BinaryIO, Spliced(head, file, pixels.start, pixels.end - pixels.start)), account.told()
 
 
 class _Bounded:
@@ -115,10 +117,20 @@ def _written(dataset: Dataset, syntax: UID, key: bytes) -> bytes:
     meta.MediaStorageSOPClassUID = UID(str(dataset.get("SOPClassUID") or "1.2.840.10008.5.1.4.1.1.7"))
     meta.MediaStorageSOPInstanceUID = UID(str(dataset.get("SOPInstanceUID") or profile.remapped("none", key)))
     dataset.file_meta = meta
-    dataset.preamble = bytes(dicom.PREAMBLE_BYTES)
+    dataset.preamble = bytes(PREAMBLE_BYTES)
     file = io.BytesIO()
     dcmwrite(file, dataset, enforce_file_format=True)
     return file.getvalue()
+
+
+def _pixel_element(header: Header, pixels: PixelData) -> bytes:
+    """The head of the pixel data element in the syntax that is written, which need not be how the file had it."""
+    group, element, length = 0x7FE0, 0x0010, 0xFFFFFFFF if pixels.encapsulated else pixels.end - pixels.start
+    if header.syntax.is_implicit_VR:
+        return struct.pack("<HHI", group, element, length)
+    order = "<" if header.syntax.is_little_endian else ">"
+    representation = b"OB" if pixels.encapsulated else pixels.representation.encode()
+    return struct.pack(order + "HH2sHI", group, element, representation, 0, length)
 
 
 def _mark(dataset: Dataset) -> None:

@@ -25,12 +25,13 @@ JPEG_MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 
 @dataclass(frozen=True)
 class Header:
-    """Width and height in pixels, bits per sample, and, where it was read, samples per pixel."""
+    """Width and height in pixels, bits per sample, and of a JPEG its samples per pixel and start-of-frame marker."""
 
     width: int
     height: int
     bits: int
     samples: int = 0
+    marker: int = 0
 
 
 def read_exactly(file: BinaryIO, count: int) -> bytes:
@@ -76,7 +77,7 @@ def jpeg_header(file: BinaryIO) -> Header:
         (length,) = struct.unpack(">H", read_exactly(file, 2))
         if marker in JPEG_FRAME_MARKERS:
             bits, height, width, samples = struct.unpack(">BHHB", read_exactly(file, 6))
-            return Header(width, height, bits, samples)
+            return Header(width, height, bits, samples, marker)
         if marker == JPEG_START_OF_SCAN or length < 2:
             raise CorruptImage("The JPEG header is damaged.")
         file.seek(length - 2, 1)

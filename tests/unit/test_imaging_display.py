@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from shared.errors import CorruptImage, UnsupportedDicom
+from shared.errors import InvalidDicom, UnsupportedDicom
 from shared.imaging.decode import Limits, decode_one, frames
 from tests.factories_imaging import NATIVE, make_dicom
+from tests.imaging_support import with_elements
 
 LIMITS = Limits()
 
@@ -20,13 +21,6 @@ LIMITS = Limits()
 def shown(stored: list[int], dtype: str = "u2", bits_stored: int = 16, **options: object) -> list[int]:
     data = make_dicom(np.array([stored], dtype=dtype), bits_stored=bits_stored, **options)  # type: ignore[arg-type]
     return [int(grey) for grey in decode_one(data, LIMITS)[0]]
-
-
-def with_elements(**elements: object) -> Dataset:
-    dataset = Dataset()
-    for keyword, value in elements.items():
-        setattr(dataset, keyword, value)
-    return dataset
 
 
 def lut(first: int, bits: int, entries: list[int], vr: str = "US", order: str = "<") -> Dataset:
@@ -84,11 +78,11 @@ def test_rescale_comes_before_the_window() -> None:
     hounsfield = [2 * value - 1024 for value in stored]
     expected = [round(255 * min(1, max(0, (value - 39.5) / 400 + 0.5))) for value in hounsfield]
 
-    assert shown(stored, bits_stored=12, modality="CT", slope=2, intercept=-1024, window=(40, 401)) == expected
+    assert shown(stored, bits_stored=12, slope=2, intercept=-1024, window=(40, 401)) == expected
 
 
 def test_signed_values_below_zero_are_ordered_below_it() -> None:
-    assert shown([-1000, -600, 0, 150], "i2", 12, modality="CT", window=(-425, 1151)) == [0, 89, 222, 255]
+    assert shown([-1000, -600, 0, 150], "i2", 12, window=(-425, 1151)) == [0, 89, 222, 255]
 
 
 def test_a_falling_rescale_turns_the_picture_around() -> None:
@@ -162,11 +156,11 @@ def test_a_voi_lut_may_start_below_zero() -> None:
     assert shown([-2, -1, 0, 5], "i2", 12, elements=table, transfer_syntax=ImplicitVRLittleEndian) == [255, 128, 0, 0]
 
 
-def test_a_voi_lut_shorter_than_its_descriptor_is_corrupt() -> None:
+def test_a_voi_lut_much_shorter_than_its_descriptor_is_refused() -> None:
     short = lut(0, 8, [1, 2, 3])
     short.LUTDescriptor = [300, 0, 8]
 
-    with pytest.raises(CorruptImage):
+    with pytest.raises(InvalidDicom, match=r"LUTData \(0028,3006\) has 3 entries, and LUTDescriptor says 300"):
         shown([0, 1], elements=with_elements(VOILUTSequence=[short]))
 
 
@@ -177,8 +171,8 @@ def test_a_modality_lut_comes_before_the_window(syntax: UID) -> None:
     assert shown([0, 1, 2], slope=None, window=(32768, 65536), elements=table, transfer_syntax=syntax) == [0, 255, 128]
 
 
-def test_a_slope_of_zero_is_corrupt() -> None:
-    with pytest.raises(CorruptImage):
+def test_a_slope_of_zero_is_refused() -> None:
+    with pytest.raises(InvalidDicom, match=r"RescaleSlope \(0028,1053\)"):
         shown([0, 1], slope=0, window=(128, 256))
 
 
@@ -192,17 +186,26 @@ def enhanced(shared: Dataset, per_frame: list[Dataset]) -> list[NDArray[np.uint8
 
 
 def test_functional_groups_decide_frame_by_frame() -> None:
-    rescale = with_elements(RescaleSlope=1, RescaleIntercept=-100, RescaleType="HU")
+    rescale = with_elements(RescaleSlope=1, RescaleIntercept=-100, RescaleType="US")
     shared = with_elements(PixelValueTransformationSequence=[rescale])
     windows = [with_elements(WindowCenter=centre, WindowWidth=201) for centre in (0.5, 100.5)]
     per_frame = [with_elements(FrameVOILUTSequence=[window]) for window in windows]
 
     first, second, third = enhanced(shared, [*per_frame, Dataset()])
 
-    assert first.tolist() == [[0, 128, 255]]  # -100, 0, 100 Hounsfield units in -100 to 100
+    assert first.tolist() == [[0, 128, 255]]  # -100, 0, 100 in -100 to 100
     assert second.tolist() == [[0, 0, 128]]
-    # no window of its own: the lung window
-    assert third.tolist() == [[round(255 * ((value + 600.5) / 1499 + 0.5)) for value in (-100, 0, 100)]]
+    # no window of its own: minimum to maximum
+    assert third.tolist() == [[0, 128, 255]]
+
+
+def test_functional_groups_in_hounsfield_units_go_into_the_lung_window() -> None:
+    rescale = with_elements(RescaleSlope=1, RescaleIntercept=-100, RescaleType="HU")
+    shared = with_elements(PixelValueTransformationSequence=[rescale])
+    window = with_elements(FrameVOILUTSequence=[with_elements(WindowCenter=0.5, WindowWidth=201)])
+
+    for frame in enhanced(shared, [window, Dataset()]):
+        assert frame.tolist() == [[round(255 * ((value + 600.5) / 1499 + 0.5)) for value in (-100, 0, 100)]]
 
 
 def test_objects_that_differ_in_one_element_are_each_shown_by_their_own() -> None:
