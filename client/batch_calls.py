@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import httpx
 from httpx_sse import EventSource
@@ -62,6 +62,9 @@ class Watch:
 
     def seen(self, batch: Batch) -> None:
         """The server has answered with this."""
+
+    def heard(self) -> None:
+        """The server has said something, if only that it is still there."""
 
 
 class BatchCalls(Calls):
@@ -133,13 +136,16 @@ class BatchCalls(Calls):
         """Withdraw what has not ended; answers that are there stay."""
         return Batch.model_validate(self._transport.send("POST", route("batches", batch_id, "cancel")).json())
 
-    def batch_events(self, batch: str | Batch) -> Iterator[Batch]:
-        """The batch whenever its counts have changed, the last time when it has ended; connects again by itself."""
-        attempt = 0
+    def batch_events(self, batch: str | Batch, *, watch: Watch | None = None) -> Iterator[Batch]:
+        """The batch whenever its counts have changed, the last time when it has ended; connects again by itself.
+
+        `watch` is told of every sign of life of the server.
+        """
+        attempt, watch = 0, watch or Watch()
         while True:
             heard = False
             try:
-                for view in self._events(id_of(batch)):
+                for view in self._events(id_of(batch), watch):
                     heard = True
                     yield view
                     if view.done:
@@ -159,12 +165,14 @@ class BatchCalls(Calls):
         """Every item that ended without an answer, in their order; also while the batch runs."""
         return map(BatchError.model_validate_json, self._lines(id_of(batch), "errors"))
 
-    def save_batch(self, batch: str | Batch, table: Table, path: Path, form: Format) -> None:
+    def save_batch(
+        self, batch: str | Batch, table: Table, path: Path, form: Format, *, watch: Watch | None = None
+    ) -> None:
         """Write the results or errors to a file, which is there only when it is whole. OSError if it cannot be."""
         unfinished = path.with_name(f".{path.name}.part")
         try:
             with unfinished.open("wb") as file:
-                self._download(id_of(batch), table, form, file)
+                self._download(id_of(batch), table, form, file, watch or Watch())
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -205,10 +213,10 @@ class BatchCalls(Calls):
             raise error
         return delay
 
-    def _events(self, batch_id: str) -> Iterator[Batch]:
+    def _events(self, batch_id: str, watch: Watch) -> Iterator[Batch]:
         path = route("batches", batch_id, "events")
         with self._transport.stream("GET", path, headers={"Accept": "text/event-stream"}) as response:
-            for event in EventSource(response).iter_sse():
+            for event in EventSource(cast(httpx.Response, _Audible(response, watch))).iter_sse():
                 if event.event in {"progress", "end"}:
                     yield Batch.model_validate_json(event.data)
 
@@ -216,13 +224,14 @@ class BatchCalls(Calls):
         with self._open(batch_id, table, "ndjson") as response:
             yield from response.iter_lines()
 
-    def _download(self, batch_id: str, table: Table, form: Format, file: BinaryIO) -> None:
+    def _download(self, batch_id: str, table: Table, form: Format, file: BinaryIO, watch: Watch) -> None:
         attempt = 1
         while True:
             try:
                 with self._open(batch_id, table, form) as response:
                     for data in response.iter_bytes():
                         file.write(data)
+                        watch.heard()
                     return
             except Unreachable as error:
                 delay = self._patience(attempt, error)
@@ -234,6 +243,20 @@ class BatchCalls(Calls):
     def _open(self, batch_id: str, table: Table, form: Format) -> AbstractContextManager[httpx.Response]:
         path = route("batches", batch_id, table)
         return self._transport.stream("GET", path, headers={"Accept": MEDIA_TYPES[form]})
+
+
+class _Audible:
+    """A response of which every piece is heard: httpx-sse passes over the comments that say "still here"."""
+
+    def __init__(self, response: httpx.Response, watch: Watch) -> None:
+        self.headers = response.headers
+        self._response = response
+        self._watch = watch
+
+    def iter_text(self) -> Iterator[str]:
+        for text in self._response.iter_text():
+            self._watch.heard()
+            yield text
 
 
 def _may_pass(error: ApiError | Unreachable) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,19 +14,22 @@ import typer
 
 from client.archive import Archive, archive_of
 from client.batch_calls import BatchOptions, Format
-from client.batch_models import Batch, BatchError
+from client.batch_models import Batch, BatchError, BatchResult
+from client.batch_tables import batch_errors_table, batches_table, tally_table
 from client.client import Client
 from client.errors import ApiError, Unreachable
 from client.meter import Meter
-from client.models import Classifier, Grouping, Modality, Priority
+from client.models import RESEARCH_USE, Classifier, Grouping, Modality, Priority
 from client.options import LOCAL, Json, Key, Url, connected
 from client.resumption import Resumption
 from client.sending import Exit, code_of, worst
-from client.tables import batch_errors_table, batches_table, stderr
+from client.tables import tell
+from client.tally import Line, tally
+from client.terminal import stderr, stdout
 from client.transport import Retry
 
-#: A server that is being restarted is waited for, about a minute.
-PATIENT = Retry(attempts=8)
+#: A server that has answered before and is silent now is waited for, about five minutes.
+PATIENT = Retry(attempts=19)
 SHOWN_ERRORS = 10
 FORMATS: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 
@@ -79,15 +83,18 @@ def batch(
     archive = _archive(paths)
     options = BatchOptions(classifier, modality, priority, group_by, external_id, expires_in, force)
     resumption = Resumption(url, archive, options)
+    idempotency_key = _kept(resumption, resume=resume)
+    with connected(url, key) as thoraq:
+        thoraq.find_batch(idempotency_key)  # a wrong address is not worth the patience
     with connected(url, key, PATIENT) as thoraq, Meter(archive) as meter, _leaving(meter):
-        sent = thoraq.send_batch(archive, options, idempotency_key=resumption.key(resume=resume), watch=meter)
+        sent = thoraq.send_batch(archive, options, idempotency_key=idempotency_key, watch=meter)
         if sent.next_item != len(archive) and not sent.done:
             # A ZIP may hold members that its directory no longer lists; whoever reads it as a stream finds them.
             meter.say(f"The server has {sent.next_item:,} files where {len(archive):,} were to be sent: check the ZIP.")
         ended = _follow(thoraq, sent, meter) if wait else sent
-        problems = _save(thoraq, ended, out, errors) if wait else []
+        report = _save(thoraq, ended, meter, out, errors, as_json) if wait else Report()
     resumption.forget()
-    _report(ended, problems, as_json)
+    _report(ended, report, as_json)
     if not wait:
         stderr().print(f"All is sent. Fetch the answers with:\nthoraq batches results --wait {ended.id}")
     raise typer.Exit(_code(ended) if wait else Exit.GOOD)
@@ -136,12 +143,12 @@ def results(
         found = thoraq.batch(batch_id)
         if wait and not found.done:
             found = _follow(thoraq, found, meter)
-        problems = _save(thoraq, found, out, errors)
+        report = _save(thoraq, found, meter, out, errors) if out or errors else Report()
         if out is None and errors is None:
-            for line in thoraq.batch_results(found):
+            for line in _heard(thoraq.batch_results(found), meter):
                 print(line.model_dump_json())
     if out or errors:
-        _report(found, problems, as_json=False)
+        _report(found, report, as_json=False)
     raise typer.Exit(_code(found) if found.done else Exit.UNFINISHED)
 
 
@@ -184,19 +191,45 @@ def _leaving(meter: Meter) -> Iterator[None]:
 
 
 def _follow(thoraq: Client, batch: Batch, meter: Meter) -> Batch:
-    for view in thoraq.batch_events(batch):
+    for view in thoraq.batch_events(batch, watch=meter):
         meter.seen(view)
         batch = view
     return batch
 
 
-def _save(thoraq: Client, batch: Batch, out: Path | None, errors: Path | None) -> list[BatchError]:
-    """The files, and the first items without an answer."""
+@dataclass(frozen=True)
+class Report:
+    """What is shown of a batch that has ended: its answers, counted, and the first items without one."""
+
+    lines: Sequence[Line] = ()
+    problems: Sequence[BatchError] = ()
+
+
+def _kept(resumption: Resumption, *, resume: bool) -> str:
+    try:
+        return resumption.key(resume=resume)
+    except OSError as error:
+        raise typer.BadParameter(f"what is needed to go on after an interruption cannot be kept: {error}") from None
+
+
+def _save(
+    thoraq: Client, batch: Batch, meter: Meter, out: Path | None, errors: Path | None, as_json: bool = False
+) -> Report:
+    """The files, and what is told of their content."""
     if out is not None:
-        thoraq.save_batch(batch, "results", out, FORMATS[out.suffix.lower()])
+        thoraq.save_batch(batch, "results", out, FORMATS[out.suffix.lower()], watch=meter)
     if errors is not None:
-        thoraq.save_batch(batch, "errors", errors, FORMATS[errors.suffix.lower()])
-    return list(itertools.islice(thoraq.batch_errors(batch), SHOWN_ERRORS)) if batch.failed else []
+        thoraq.save_batch(batch, "errors", errors, FORMATS[errors.suffix.lower()], watch=meter)
+    if as_json or not batch.done:
+        return Report()
+    problems = list(itertools.islice(thoraq.batch_errors(batch), SHOWN_ERRORS)) if batch.failed else []
+    return Report(tally(batch, _heard(thoraq.batch_results(batch), meter)), problems)
+
+
+def _heard(results: Iterator[BatchResult], meter: Meter) -> Iterator[BatchResult]:
+    for result in results:
+        meter.heard()
+        yield result
 
 
 def _each(ids: list[str], ask: Callable[[str], Batch]) -> tuple[list[Batch], list[Exit]]:
@@ -207,7 +240,7 @@ def _each(ids: list[str], ask: Callable[[str], Batch]) -> tuple[list[Batch], lis
         try:
             found.append(ask(batch_id))
         except ApiError as error:
-            stderr().print(f"{batch_id}: {error}")
+            tell(error, batch_id)
             refused.append(code_of(error))
     return found, refused
 
@@ -216,15 +249,25 @@ def _code(batch: Batch) -> Exit:
     return Exit.JOB_FAILED if batch.failed else Exit.GOOD
 
 
-def _report(batch: Batch, problems: list[BatchError], as_json: bool) -> None:
-    _show([batch], as_json)
-    if problems and not as_json:
-        batch_errors_table(problems, f"The first of {batch.counts.unanswered:,} without an answer")
+def _report(batch: Batch, report: Report, as_json: bool) -> None:
+    if as_json:
+        print(batch.model_dump_json())
+        return
+    batches_table([batch])
+    if report.lines:
+        stdout().print()
+        tally_table(report.lines)
+    if report.problems:
+        stdout().print()
+        batch_errors_table(report.problems, f"The first of {batch.counts.unanswered:,} without an answer")
+    stdout().print(f"\n{RESEARCH_USE}")
 
 
 def _show(found: list[Batch], as_json: bool) -> None:
     if not as_json:
         batches_table(found)
+        if found:
+            stdout().print(f"\n{RESEARCH_USE}")
         return
     for one in found:
         print(one.model_dump_json())

@@ -34,6 +34,7 @@ class Batch(Answer):
     """Many jobs that were sent together.
 
     While it is `receiving`, `next_item` is the number (from 0) of the first item that the server does not have.
+    `problem` says why it was refused as a whole.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Batch(Answer):
     cancelled_at: datetime | None = None
     expires_at: datetime | None = None
     completed_at: datetime | None = None
+    problem: Problem | None = None
 
     @property
     def done(self) -> bool:

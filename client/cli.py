@@ -13,12 +13,14 @@ import typer
 
 from client import batch_commands
 from client.client import Client
+from client.command import Command, version_option
 from client.errors import ClientError
 from client.files import find
 from client.models import Classifier, Job, Modality, Priority
 from client.options import LOCAL, Json, Key, Url, connected
 from client.sending import Exit, Outcome, attempt, follow, send, worst
-from client.tables import jobs_table, models_table, print_json, progress, results_table, stderr
+from client.tables import jobs_table, models_table, print_json, progress, results_table, tell
+from client.terminal import stderr
 
 HELP = """Send chest X-ray and CT studies to a Thoraq server and read the answers.
 
@@ -28,18 +30,19 @@ by the environment variables THORAQCTL_URL and THORAQCTL_KEY. (THORAQ_* are the 
 Exit codes, for scripts:
   0  all good
   1  a job failed, was cancelled or quarantined, or an item was rejected
-  2  wrong usage, or a file that cannot be read
+  2  wrong usage, a file that cannot be read, or output that cannot be written
   3  the server cannot be reached, or failed
   4  the server refused: key, scope, content or unknown id
   5  a job or batch has not finished (results without --wait)
 130  interrupted; what was accepted goes on
+141  the reader of a pipe has left (| head)
 When several apply: the first of 3, 4, 2, 1, 5.
 
 Decision support for research; not a medical device. A radiologist decides.
 """
 HINTED_IDS = 20
 
-app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+app = Command(name="thoraq", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until every job has ended, and show the results.")]
 Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Job ids.", show_default=False)]
@@ -49,6 +52,11 @@ Paths = Annotated[
         metavar="FILES", exists=True, readable=True, help="Images, or directories of them.", show_default=False
     ),
 ]
+
+
+@app.callback()
+def main(version: Annotated[bool, version_option("thoraq")] = False) -> None:
+    """Stand for what comes before a command."""
 
 
 @app.command("submit")
@@ -133,7 +141,7 @@ def heatmap(
         ]
     for outcome in outcomes:
         if outcome.error:
-            stderr().print(f"{outcome.job_id}: {outcome.error}")
+            tell(outcome.error, outcome.job_id or "")
     unfinished = [Exit.UNFINISHED for outcome in outcomes if outcome.job and not outcome.job.done]
     raise typer.Exit(worst([*unfinished, *(outcome.code for outcome in outcomes)]))
 

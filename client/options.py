@@ -11,7 +11,7 @@ import typer
 from client.client import Client
 from client.errors import ApiError, Unreachable
 from client.sending import code_of
-from client.tables import stderr
+from client.tables import tell
 from client.transport import Retry
 
 LOCAL = "http://127.0.0.1:8080"
@@ -32,5 +32,5 @@ def connected(url: str, key: str, retry: Retry | None = None) -> Iterator[Client
         with client:
             yield client
     except (ApiError, Unreachable) as error:
-        stderr().print(str(error))
+        tell(error)
         raise typer.Exit(code_of(error)) from None

@@ -21,6 +21,21 @@ def environment(server: Server) -> dict[str, str]:
     return os.environ | {"THORAQCTL_URL": server.url, "THORAQCTL_KEY": "tq_test", "TERM": "xterm"}
 
 
+def into(stdout: int | None, command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """A command with this file descriptor as its standard output; None: with a standard output that is closed."""
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh"] if stdout is None else []
+    return subprocess.run(
+        [*closed, *command], env=env, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+
+
+def left_pipe() -> int:
+    """The writing end of a pipe whose reader has left, as after `| head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
 def thoraq(server: Server, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [*COMMAND, *map(str, arguments)]
     return subprocess.run(command, env=environment(server), capture_output=True, text=True, timeout=60, check=False)

@@ -5,17 +5,29 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
+from rich.cells import cell_len
+from rich.text import Text
 from stream_unzip import stream_unzip
 
+from client.archive import archive_of
+from client.batch_calls import Watch
+from client.batch_models import Batch
+from client.client import Client
+from client.meter import Meter
 from tests.command_support import COMMAND, environment, thoraq
+from tests.rendered_tables import Terminal
 from tests.scripted_server import Reply, Request, Server, batch, problem, serving, succeeded
 
 POST, FIND, EVENTS = "POST /v1/batches", "GET /v1/batches", "GET /v1/batches/b1/events"
@@ -34,6 +46,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         server.on(FIND, NONE)
         server.on(POST, Reply(202, batch(total=FILES, queued=FILES)))
         server.on(EVENTS, events(batch(total=FILES, queued=FILES), batch("completed", total=FILES, succeeded=FILES)))
+        server.on(RESULTS, lines())
         yield server
 
 
@@ -74,14 +87,14 @@ def keys(server: Server) -> list[str]:
 
 
 def test_a_directory_becomes_a_batch_and_its_results_a_file(server: Server, images: Path, tmp_path: Path) -> None:
-    server.on(RESULTS, Reply(200, b"item,member\n0,export/00.png\n"))
+    server.on(RESULTS, Reply(200, b"item,member\n0,export/00.png\n"), lines())
     server.on(ERRORS, Reply(200, b""))
     out, errors = tmp_path / "results.csv", tmp_path / "errors.ndjson"
     done = thoraq(server, "batch", images, "--modality", "xray", "--out", out, "--errors", errors)
     assert done.returncode == 0, done.stderr
     assert out.read_text() == "item,member\n0,export/00.png\n"
     assert errors.read_text() == ""
-    assert [request.headers["Accept"] for request in server.requests[RESULTS]] == ["text/csv"]
+    assert [request.headers["Accept"] for request in server.requests[RESULTS]][:1] == ["text/csv"]
     assert [request.headers["Accept"] for request in server.requests[ERRORS]] == ["application/x-ndjson"]
     assert members(server.requests[POST][0]) == [f"export/{index:02}.png" for index in range(FILES)]
     for said in ("b1", "completed", str(FILES), "not a medical device"):
@@ -99,6 +112,79 @@ def test_items_without_an_answer_are_exit_code_1_and_are_shown(server: Server, i
     assert done.returncode == 1
     for said in ("completed with errors", "export/03.png", "the file holds no bytes", "The first of 2"):
         assert said in done.stdout
+
+
+def test_a_batch_ends_with_its_answers_by_class_and_by_review(server: Server, images: Path) -> None:
+    server.on(EVENTS, events(batch("completed_with_errors", total=FILES, succeeded=4, failed=FILES - 4)))
+    doubtful = {"needs_review": True, "review_reasons": ["thin-margin"]}
+    rejected = {"outcome": "rejected_input", "reason": "not-a-chest-image", "prediction": None}
+    results = [{}, doubtful, {"prediction": "negative"}, rejected]
+    jobs = [succeeded() | {"result": succeeded()["result"] | more} for more in results]
+    server.on(RESULTS, lines(*({"item": item, "job": job} for item, job in enumerate(jobs))))
+    server.on(ERRORS, lines())
+    printed = thoraq(server, "batch", images).stdout
+    rows = [re.split(r" {2,}", line.strip()) for line in printed.splitlines()]
+    for row in (
+        ["positive", "2", "1", "thin margin 1"],
+        ["negative", "1", "0"],
+        ["not classified: not a chest image", "1", "0"],
+        ["no answer: failed", "16", "0"],
+    ):
+        assert row in rows, printed
+
+
+def test_a_silent_server_is_waited_for_and_the_person_is_told(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With silence after a moment: in the command it is after fifteen seconds."""
+    ended = batch("completed", total=1, succeeded=1)
+    server.on(EVENTS, Reply(200, events(ended).body, {"Content-Type": "text/event-stream"}, hold=True))
+    with Client(server.url, "tq_test") as thoraq, Meter(silence_seconds=0.3) as meter:
+        threading.Timer(2, server.go.set).start()
+        assert [view.status for view in thoraq.batch_events("b1", watch=meter)] == ["completed"]
+    assert re.search(r"waiting for the server: \d s without a word", capsys.readouterr().err)
+
+
+def test_a_word_that_says_nothing_new_ends_the_silence(server: Server) -> None:
+    heard: list[str] = []
+
+    class Listener(Watch):
+        def heard(self) -> None:
+            heard.append("")
+
+    text = b": still here\n\n" + bytes(events(batch("completed", total=1, succeeded=1)).body)
+    server.on(EVENTS, Reply(200, text, {"Content-Type": "text/event-stream"}))
+    with Client(server.url, "tq_test") as thoraq:
+        events_seen = list(thoraq.batch_events("b1", watch=Listener()))
+    assert len(events_seen) == 1
+    assert heard
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_bars_and_silence_fit_the_terminal(monkeypatch: pytest.MonkeyPatch, images: Path, width: int) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    archive, _ = archive_of([images])
+    with Meter(archive, silence_seconds=0.0) as meter:
+        meter.begin(0)
+        meter.sent(12, 12 * SIZE)
+        meter.seen(Batch.model_validate(batch("receiving", total=12, queued=8, succeeded=3, failed=1)))
+        deadline = time.monotonic() + 60
+        while "without a word" not in screen.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    shown = [line.rstrip() for line in Text.from_ansi(screen.getvalue()).plain.splitlines()]
+    assert any(re.match(r"Sending .* 12 of 20 files, [\d.]+ MB/s", line) for line in shown), shown
+    assert any(re.match(r"Answering .* 4 of 20 done, 1 failed", line) for line in shown), shown
+    assert any(re.match(r"Waiting for the server .* \d s without a word", line) for line in shown), shown
+    assert all(cell_len(line) <= width for line in shown)
+
+
+def test_a_server_that_is_not_there_is_not_waited_for_long(server: Server, images: Path) -> None:
+    done = thoraq(server, "batch", images, "--url", "http://127.0.0.1:1")
+    assert done.returncode == 3
+    assert "no answer from 127.0.0.1 after 5 attempts" in done.stderr
 
 
 def test_json_is_the_batch_as_it_ended(server: Server, images: Path) -> None:

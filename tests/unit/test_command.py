@@ -8,15 +8,17 @@ import pty
 import signal
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.command_support import COMMAND, environment, thoraq
-from tests.scripted_server import NOTICE, Reply, Server, failed, job, problem, serving, succeeded
+from tests.command_support import COMMAND, environment, into, left_pipe, thoraq
+from tests.scripted_server import NOTICE, Reply, Server, batch, failed, job, problem, serving, succeeded
 
 ANSWER: dict[str, Any] = succeeded()["result"]
+REFUSAL = {"type": "https://x/problems#invalid-request", "title": "A title", "status": 422, "detail": "A reason"}
 HEATMAP = {"id": "a1", "kind": "heatmap", "image_id": "i1", "class": "positive", "url": "/v1/jobs/j1/artifacts/a1"}
 
 
@@ -214,6 +216,49 @@ def test_lists(server: Server) -> None:
     table = thoraq(server, "models").stdout
     assert "f" * 64 in table
     assert "binary" in table
+
+
+def test_what_the_server_says_of_each_field_is_told(server: Server, images: Path) -> None:
+    errors = [{"field": "modality", "message": "wanted"}, {"pointer": "#/files/1", "message": "too large"}]
+    refusal = Reply(422, REFUSAL | {"errors": errors}, {"Content-Type": "application/problem+json"})
+    server.on("POST /v1/jobs", refusal)
+    server.on("GET /v1/models", refusal)
+    assert "422 A title: A reason; modality: wanted; #/files/1: too large" in thoraq(server, "submit", images).stdout
+    told = thoraq(server, "models").stderr.splitlines()
+    assert told == ["422 A title: A reason", "  modality: wanted", "  #/files/1: too large"]
+
+
+def test_the_version_is_printed(server: Server) -> None:
+    assert thoraq(server, "--version").stdout == f"thoraq {version('thoraq')}\n"
+
+
+OUTPUTS = [["--help"], ["jobs"], ["jobs", "--json"], ["batches", "results", "b1"]]
+
+
+@pytest.fixture
+def answering(server: Server) -> Server:
+    """A server with an answer for each of OUTPUTS."""
+    server.on("GET /v1/jobs", Reply(200, {"data": [succeeded()]}))
+    server.on("GET /v1/batches/b1", Reply(200, batch("completed", total=1, succeeded=1)))
+    server.on("GET /v1/batches/b1/results", Reply(200, json.dumps({"item": 0, "job": succeeded()}).encode()))
+    return server
+
+
+@pytest.mark.parametrize("arguments", OUTPUTS, ids=" ".join)
+def test_output_that_cannot_be_written_is_a_line_and_an_exit_code(answering: Server, arguments: list[str]) -> None:
+    command, env = [*COMMAND, *arguments], environment(answering)
+    full, left = os.open("/dev/full", os.O_WRONLY), left_pipe()
+    try:
+        done = [into(stdout, command, env) for stdout in (full, None, left)]
+    finally:
+        os.close(full)
+        os.close(left)
+    assert [one.stderr for one in done] == [
+        "thoraq: standard output: No space left on device\n",
+        "thoraq: standard output: it is closed\n",
+        "",
+    ]
+    assert [one.returncode for one in done] == [2, 2, 141]
 
 
 def test_ctrl_c_leaves_the_job_and_says_how_to_find_it(server: Server, images: Path) -> None:

@@ -1,0 +1,202 @@
+"""Every table of both commands as it looks at 60, 80 and 100 columns; `python -m tests.rendered_tables` rewrites them.
+
+The texts lie in tests/rendered/, so that a change of a column is seen by whoever reads the change.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from client.batch_models import Batch, BatchError, BatchResult
+from client.batch_tables import batch_errors_table, batches_table, tally_table
+from client.errors import ApiError, Unreachable
+from client.models import Job, Model
+from client.sending import Outcome
+from client.tables import jobs_table, models_table, results_table
+from client.tally import tally
+from tests.scripted_server import batch, failed, job, succeeded
+
+FOLDER = Path(__file__).with_name("rendered")
+WIDTHS = (60, 80, 100)
+DIGEST = "0123456789abcdef" * 4
+FILE = "/data/pacs/export/2026-11-29/ward 7/chest/series-0001/image-000123.dcm"
+ERROR = {"field": "modality", "message": "say whether this is `xray` or `ct`"}
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what is written to it."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def ident(kind: str, number: int) -> str:
+    """An id as long as the server's are."""
+    return f"{kind}_019{number:029x}"
+
+
+def outcome_of(view: dict[str, Any], *files: str) -> Outcome:
+    return Outcome(files=tuple(map(Path, files)), job=Job.model_validate(view))
+
+
+def answered(number: int, images: int = 1, **more: Any) -> dict[str, Any]:
+    view = succeeded(ident("job", number), images=images)
+    view["result"] |= {
+        "prediction": "pneumonia",
+        "probabilities": {"normal": 0.312, "pneumonia": 0.652, "covid19": 0.036},
+    } | more
+    return view
+
+
+def waiting(number: int, **more: Any) -> dict[str, Any]:
+    return job(job_id=ident("job", number)) | {"classifier": "ensemble"} | more
+
+
+def jobs() -> None:
+    running = waiting(2, status="running", priority="stat")
+    jobs_table([outcome_of(waiting(1, position=1234, estimated_wait_seconds=130.0)), outcome_of(running)])
+
+
+def jobs_with_files_and_a_refusal() -> None:
+    error = ApiError(422, "invalid-request", "Invalid request", ERROR["message"], "req_1", [ERROR])
+    jobs_table([outcome_of(waiting(1), FILE), Outcome(files=(Path("chest.png"),), error=error)])
+
+
+def jobs_none() -> None:
+    jobs_table([])
+
+
+def results() -> None:
+    second: dict[str, Any] = {
+        "classifier": "binary",
+        "prediction": "not_covid19",
+        "probabilities": {"not_covid19": 0.9, "covid19": 0.1},
+    }
+    doubtful: dict[str, Any] = {"needs_review": True, "review_reasons": ["thin-margin", "classifiers-disagree"]}
+    results_table(
+        [
+            outcome_of(answered(1, second_opinion=second), FILE),
+            outcome_of(answered(2, second_opinion=second, **doubtful), "b.png"),
+        ]
+    )
+
+
+def results_plain() -> None:
+    results_table([outcome_of(answered(1)), outcome_of(answered(2))])
+
+
+def results_of_all_kinds() -> None:
+    gone: dict[str, Any] = {
+        "prediction": None,
+        "probabilities": None,
+        "outcome": "rejected_input",
+        "detail": "No chest is seen.",
+    }
+    results_table(
+        [
+            outcome_of(answered(1, images=2, modality="ct", modality_corrected=True), "one.png", "two.png"),
+            outcome_of(answered(2, **gone), "holiday.jpg"),
+            outcome_of(failed(ident("job", 3)), "empty.dcm"),
+            Outcome(
+                files=(Path("far.png"),), error=Unreachable("no answer from example.org after 5 attempts: refused")
+            ),
+        ]
+    )
+
+
+def models() -> None:
+    card: Any = {"heads": {"binary": {}, "ensemble": {}}}
+    bundle = {"name": "thoraq-3", "version": "3.0.0", "sha256": DIGEST, "card": card, "active": True, "serving": True}
+    models_table([Model.model_validate(bundle)])
+
+
+def batches() -> None:
+    mixed = batch("completed_with_errors", ident("batch", 1), total=12_345, succeeded=12_300, failed=40, rejected=5)
+    mixed |= {"completed_at": "2026-01-02T03:06:34Z", "external_id": "night of 1 January, ward 7"}
+    running = batch("running", ident("batch", 2), total=2_000, queued=1_500, running=16, succeeded=484)
+    batches_table([Batch.model_validate(mixed), Batch.model_validate(running)])
+
+
+def batch_errors() -> None:
+    problem = {"type": "truncated", "title": "Truncated", "detail": "The file ends in the middle of its pixel data."}
+    base = {"item": 1203, "member": FILE.removeprefix("/data/"), "custom_id": None, "problem": problem}
+    errors = [base | {"job_id": ident("job", 7), "status": "failed"}, base | {"job_id": None, "status": "rejected"}]
+    batch_errors_table([BatchError.model_validate(error) for error in errors], "The first of 45 without an answer")
+
+
+def batch_tally() -> None:
+    no_chest: Any = {"outcome": "rejected_input", "reason": "not-a-chest-image", "prediction": None}
+    doubtful: Any = {"needs_review": True, "review_reasons": ["thin-margin", "classifiers-disagree"]}
+    views = [answered(1), answered(2, **doubtful), answered(3, prediction="normal"), answered(4, **no_chest)]
+    found = [BatchResult(item=item, job=Job.model_validate(view)) for item, view in enumerate(views)]
+    counts = Batch.model_validate(batch("completed_with_errors", total=1239, succeeded=4, failed=1234, rejected=1))
+    tally_table(tally(counts, found))
+
+
+TABLES: tuple[Callable[[], None], ...] = (
+    jobs,
+    jobs_with_files_and_a_refusal,
+    jobs_none,
+    results,
+    results_plain,
+    results_of_all_kinds,
+    models,
+    batches,
+    batch_errors,
+    batch_tally,
+)
+
+
+@contextmanager
+def terminal(width: int) -> Iterator[Terminal]:
+    """Standard output is a terminal of this width, without colours."""
+    before = dict(os.environ)
+    os.environ |= {"COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1", "TZ": "Asia/Kolkata"}
+    time.tzset()
+    try:
+        with redirect_stdout(Terminal()) as screen:
+            yield screen
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        time.tzset()
+
+
+def rendered(show: Callable[[], None], width: int) -> str:
+    """What a table looks like, without what only bold or italic letters need and blanks at the ends of lines."""
+    with terminal(width) as screen:
+        show()
+    lines = Text.from_ansi(screen.getvalue()).plain.splitlines()
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def path_of(show: Callable[[], None], width: int) -> Path:
+    return FOLDER / f"{show.__name__.replace('_', '-')}-{width}.txt"
+
+
+def too_wide(text: str, width: int) -> list[str]:
+    """Lines that the terminal would wrap; only a word that is wider than the room for it may do that."""
+    return [line for line in text.splitlines() if cell_len(line) > width]
+
+
+def write() -> None:
+    """Rewrite every text."""
+    FOLDER.mkdir(exist_ok=True)
+    for show in TABLES:
+        for width in WIDTHS:
+            path_of(show, width).write_text(rendered(show, width), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
