@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from psycopg import sql
 
+from migrations.login_defaults import set_login_defaults
 from shared.config import Settings
 from shared.db import API_ROLE, Database
 from shared.errors import ConfigError
@@ -39,3 +40,4 @@ def make_login(database: Database, settings: Settings) -> None:
         member = sql.SQL("GRANT {} TO {}").format(sql.Identifier(API_ROLE), sql.Identifier(url.username))
         for statement in (login, member):
             session.connection().exec_driver_sql(statement.as_string())
+        set_login_defaults(session.connection(), url.username)

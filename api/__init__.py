@@ -46,7 +46,7 @@ from shared import metrics
 from shared.config import Settings, settings
 from shared.database_checks import check_for_api
 from shared.db import TenantDatabase
-from shared.errors import ConfigError, NotFound, Unavailable
+from shared.errors import ConfigError, NotFound, Unavailable, UnguardedDatabase
 from shared.finished import Listener
 from shared.ids import new_id
 from shared.storage import open_storage
@@ -80,7 +80,8 @@ def create_app(given: Settings | None = None) -> Flask:
     except ConfigError as error:
         sys.exit(f"thoraq: {error.detail}")
     logs.set_up(config.log_level)
-    _check_database_or_exit(config)
+    database = TenantDatabase(config)
+    _check_database_or_exit(config, database)
     app = OpenAPI(
         __name__,
         info=Info(title="Thoraq", version="1", description="Chest X-ray and CT studies in, classified results out."),
@@ -90,7 +91,6 @@ def create_app(given: Settings | None = None) -> Flask:
         static_folder=None,
     )
     app.request_class, app.session_interface = Request, Sessions()
-    database = TenantDatabase(config)
     service = Services(
         config,
         database,
@@ -112,13 +112,15 @@ def create_app(given: Settings | None = None) -> Flask:
     return app
 
 
-def _check_database_or_exit(config: Settings) -> None:
+def _check_database_or_exit(config: Settings, database: TenantDatabase) -> None:
+    """Do not start over a database that cannot serve, or that would show one tenant the rows of another."""
     try:
         check_for_api(config)
-    except ConfigError as error:
+        database.check_guards()
+    except (ConfigError, UnguardedDatabase) as error:
         sys.exit(f"thoraq: {error.detail}")
     except Unavailable as error:
-        # It may be back in a moment; /readyz looks again.
+        # It may be back in a moment: /readyz looks again, and each new connection is looked at.
         log.warning("api.starts_without_database", error=error.type, detail=error.detail)
 
 

@@ -18,7 +18,7 @@ from redis import Redis, RedisError
 from api.context import Services, services
 from api.schemas import Readiness
 from shared.database_checks import check_for_api
-from shared.db import Database
+from shared.db import SCHEMA_IS_MISSING, Database
 from shared.errors import QueueError, ThoraqError, Unavailable
 from shared.models import PENDING_DELIVERIES, QUEUE, Worker
 from shared.queue import QUEUES
@@ -113,7 +113,7 @@ def _check_database(service: Services) -> None:
         try:
             session.execute(sa.select(sa.func.count()).select_from(Worker))
         except sa.exc.ProgrammingError as error:
-            raise Unavailable("the schema is missing: run thoraq-admin migrate") from error
+            raise Unavailable(SCHEMA_IS_MISSING) from error
 
 
 def _check_broker(service: Services) -> None:

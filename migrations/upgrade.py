@@ -8,6 +8,8 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
+from migrations.login_defaults import set_login_defaults
+
 # Any constant serves; all migrators must agree on it.
 ADVISORY_LOCK = 0x7468_6F72_6171
 
@@ -34,6 +36,9 @@ def upgrade(engine: sa.Engine, revision: str = "head") -> None:
             connection.execute(sa.text("SET statement_timeout = '10min'"))
             connection.commit()
             command.upgrade(alembic_config(connection), revision)
+            # At every run and in no revision: they belong to the server's logins, and no dump of the database has them.
+            set_login_defaults(connection)
+            connection.commit()
         finally:
             connection.rollback()
             connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": ADVISORY_LOCK})

@@ -10,7 +10,7 @@ import psycopg
 import sqlalchemy as sa
 
 from shared.config import Settings
-from shared.db import API_ROLE
+from shared.db import API_ROLE, SCHEMA_IS_THERE
 from shared.errors import ConfigError, Unavailable
 
 ENCODING = "UTF8"
@@ -21,7 +21,6 @@ MAY_CREATE = "SELECT has_schema_privilege('public', 'CREATE')"
 MAY_MAKE_ROLES = "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
 ROLE_EXISTS = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %s)"
 IS_MEMBER = "SELECT pg_has_role(oid, 'MEMBER') FROM pg_roles WHERE rolname = %s"
-SCHEMA_IS_THERE = "SELECT to_regclass('public.alembic_version') IS NOT NULL"
 OWNS_SCHEMA = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('public.alembic_version')"
 MAY_WRITE_JOBS = "SELECT has_table_privilege(%s, 'public.jobs', 'INSERT')"
 

@@ -184,6 +184,13 @@ class Unavailable(ThoraqError):
     remedy = "Try again after `Retry-After` seconds, with the same Idempotency-Key."
 
 
+class UnguardedDatabase(Unavailable):
+    """The database does not keep tenants apart, or has no timeouts, as the system is deployed; nothing was accepted."""
+
+    type, title = "unguarded-database", "Database without its guards"
+    remedy = "The operator runs `thoraq-admin migrate`, and sees docs/poolers.md if a pooler stands before PostgreSQL."
+
+
 class StorageError(Unavailable):
     """The object store failed or is unreachable."""
 

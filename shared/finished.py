@@ -16,7 +16,6 @@ import structlog
 from sqlalchemy.orm import Session
 
 from shared.config import Settings
-from shared.db import API_ROLE
 
 CHANNEL = "thoraq_finished"
 #: Ids in one notification: its payload must be shorter than 8000 bytes (PostgreSQL's manual, NOTIFY).
@@ -84,8 +83,7 @@ class Listener:
     def _listen(self) -> None:
         """Until nobody has waited for a while; OperationalError when the connection is lost."""
         url = self._url.render_as_string(hide_password=False)
-        role = f"-c role={API_ROLE}"
-        with psycopg.connect(url, autocommit=True, connect_timeout=5, options=role) as connection:
+        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
             connection.execute(f"LISTEN {CHANNEL}")
             self._listens.set()
             idle_since = time.monotonic()

@@ -90,6 +90,7 @@ def _set_up(sender: str, instance: Any, **_: object) -> None:
 
 def _open_stations(name: str, queues: list[str]) -> None:
     database = Database(SETTINGS)
+    _patiently(database.check_timeouts)
     _patiently(lambda: _sign_off(name, database))
     for queue in queues:
         stations[queue] = _station(queue, name, database)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from flask import Flask
 from pydantic import SecretStr
 
+from migrations.upgrade import upgrade
 from shared import keys
 from shared.db import Database
 from shared.models import ApiKey, Job
@@ -156,10 +157,15 @@ def test_made_up_methods_and_paths_are_no_labels(app: Flask) -> None:
 def test_a_fault_of_ours_is_internal_and_logged(
     make_app: MakeApp, postgres: Postgres, clean_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    empty = SecretStr(postgres.ensure_database("thoraq_without_tables"))
-    caller = Caller(make_app(database_url=empty).test_client(), new_key(clean_database))
+    url = postgres.ensure_database("thoraq_without_endpoints")
+    engine = sa.create_engine(url)
+    upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE webhook_endpoints CASCADE"))
+    engine.dispose()
+    caller = Caller(make_app(database_url=SecretStr(url)).test_client(), new_key(clean_database))
     logged = record_log(monkeypatch)
-    body = problem_of(caller.get("/v1/jobs"), 500, "internal")
+    body = problem_of(caller.get("/v1/webhook-endpoints"), 500, "internal")
     assert set(body) == {"type", "title", "status", "detail", "instance"}
     assert "relation" not in str(body)
     assert "request.failed" in logged.getvalue()

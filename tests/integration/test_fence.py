@@ -10,10 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ProgrammingError
 
 from shared import job_rows, keys
-from shared.config import Settings
 from shared.db import API_ROLE, Database, TenantDatabase
 from shared.models import AuditEntry, Base, Job, Study, Tenant
-from tests.api_support import Caller, new_key
+from tests.api_support import Caller
 from tests.tenant_support import artifact, batch, complete_upload, endpoint, grave
 
 TENANT_TABLES = sorted(table.name for table in Base.metadata.tables.values() if "tenant_id" in table.columns)
@@ -156,12 +155,9 @@ def test_the_audit_log_is_only_ever_added_to(
         assert session.scalar(sa.select(sa.func.count()).select_from(AuditEntry))
 
 
-def test_a_new_database_session_speaks_for_nobody(settings: Settings, clean_database: Database) -> None:
-    new_key(clean_database)
-    plain = Database(settings, pool_size=1, role=API_ROLE)
-    with plain.transaction() as session:
-        assert session.scalars(sa.select(Tenant.id)).all() == []
-    plain.close()
+def test_a_statement_without_a_tenants_transaction_is_not_run(api_database: TenantDatabase) -> None:
+    with pytest.raises(KeyError), api_database.engine.connect() as connection:
+        connection.execute(sa.select(Tenant.id))
 
 
 def shape(plan: dict[str, Any]) -> object:

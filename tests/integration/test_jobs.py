@@ -465,15 +465,13 @@ def test_rescued_jobs_run_next(database: Database) -> None:
         assert [claim.job_id for claim in take(session)] == [bulk]
 
 
-def test_a_worker_frozen_in_its_claim_does_not_hold_the_rows_for_ever(
-    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_frozen_in_its_claim_does_not_hold_the_rows_for_ever(settings: Settings, database: Database) -> None:
     job_id = one_job(database)
-    monkeypatch.setattr("shared.db.IDLE_IN_TRANSACTION_MS", 500)
     frozen = Database(settings, pool_size=1)
 
     def freeze() -> None:
         with frozen.transaction() as session:
+            session.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = '500ms'"))
             assert len(take(session, "frozen")) == 1
             with database.transaction() as other:
                 assert take(other, "other") == []
