@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from migrations.upgrade import upgrade
 from shared import keys
+from shared.config import Settings
 from shared.db import Database
 from shared.models import ApiKey, Job
 from standalone.services import Postgres, free_port
@@ -155,15 +156,15 @@ def test_made_up_methods_and_paths_are_no_labels(app: Flask) -> None:
 
 
 def test_a_fault_of_ours_is_internal_and_logged(
-    make_app: MakeApp, postgres: Postgres, clean_database: Database, monkeypatch: pytest.MonkeyPatch
+    make_app: MakeApp, postgres: Postgres, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = postgres.ensure_database("thoraq_without_endpoints")
-    engine = sa.create_engine(url)
-    upgrade(engine)
-    with engine.begin() as connection:
-        connection.execute(sa.text("DROP TABLE webhook_endpoints CASCADE"))
-    engine.dispose()
-    caller = Caller(make_app(database_url=SecretStr(url)).test_client(), new_key(clean_database))
+    url = SecretStr(postgres.ensure_database("thoraq_without_endpoints"))
+    database = Database(settings.model_copy(update={"database_url": url}))
+    upgrade(database.engine)
+    with database.transaction() as session:
+        session.execute(sa.text("DROP TABLE IF EXISTS webhook_endpoints CASCADE"))
+    caller = Caller(make_app(database_url=url).test_client(), new_key(database))
+    database.close()
     logged = record_log(monkeypatch)
     body = problem_of(caller.get("/v1/webhook-endpoints"), 500, "internal")
     assert set(body) == {"type", "title", "status", "detail", "instance"}
