@@ -251,6 +251,13 @@ class UnsupportedImage(ImageError):
     type, title = "unsupported-image", "Not a PNG, JPEG, TIFF or DICOM file"
 
 
+class UnsupportedEncoding(ImageError):
+    """The format is read, and this compression or layout of pixels in it is not; the detail names it."""
+
+    type, title = "unsupported-encoding", "Compression or pixel layout that is not read"
+    remedy = "Export the image again in a form that docs/formats.md lists: 8 or 16 bits of grey, LZW or no compression."
+
+
 class CorruptImage(ImageError):
     """The format is known, and the bytes are truncated or damaged."""
 
@@ -263,6 +270,13 @@ class ImageTooLarge(ImageError):
 
     type, title = "image-too-large", "Image too large"
     remedy = "Reduce the image, or ask the operator about THORAQ_MAX_PIXELS and THORAQ_MAX_FRAMES."
+
+
+class TooCostly(ImageError):
+    """Decoding takes more time than the file's size allows: far more than any device or program writes by chance."""
+
+    type, title = "too-costly", "Too costly to decode"
+    remedy = "Export the image again, plainly; operators may raise THORAQ_DECODE_CPU_SECONDS."
 
 
 class NoPixelData(ImageError):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import cv2
+import tifffile
+from imagecodecs import lzw_encode
 
 from tests.factories_imaging import grey
 
@@ -13,5 +16,10 @@ CRASH, HANG = b"thoraq: crash", b"thoraq: hang"
 
 
 def picture(extension: str, word: bytes = b"", level: int = 200) -> bytes:
-    """A good picture, but for the word behind its end."""
+    """A good picture, but for the word behind its end, or behind the end of a TIFF's strip."""
+    if extension == ".tif":
+        file = BytesIO()
+        strip = bytes(lzw_encode(grey(level).tobytes())) + word
+        tifffile.imwrite(file, iter([strip]), shape=grey(level).shape, dtype="uint8", compression="lzw")
+        return file.getvalue()
     return cv2.imencode(extension, grey(level))[1].tobytes() + word

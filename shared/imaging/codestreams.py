@@ -22,7 +22,8 @@ from pydicom.uid import (
 
 from shared.errors import CorruptImage
 from shared.imaging.elements import invalid
-from shared.imaging.headers import Header, check_jpeg_complete, jpeg_header
+from shared.imaging.headers import Header, jpeg_header
+from shared.imaging.jpeg import walk
 
 _JPEG_START, _JPEG2000_START = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"  # SOI; SOC and SIZ
 #: What the first fragment of a frame begins with; nothing inside of a codestream looks so.
@@ -53,7 +54,7 @@ def check_frame(stream: bytes, syntax: UID, declared: Header, allocated: int) ->
     if syntax in _DCT and frame.bits < declared.bits:
         raise invalid("BitsStored", f"is {declared.bits}, and a compressed frame has {frame.bits} bits")
     if frame.marker in _CHECKED_MARKERS:
-        check_jpeg_complete(stream)
+        walk(stream, frame.width * frame.height)
 
 
 def _header(stream: bytes, syntax: UID) -> Header:

@@ -12,26 +12,17 @@ and exports often store such values unscaled in 16. EXIF orientation is honoured
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import CorruptImage, EmptyFile, UnsupportedImage
-from shared.imaging import dicom, png, tiff
+from shared.errors import EmptyFile, UnsupportedImage
+from shared.imaging import dicom, jpeg, png, signatures, tiff, tiff_tags
 from shared.imaging.dicom_file import START_BYTES, dataset_start
-from shared.imaging.headers import (
-    PNG_SIGNATURE,
-    Header,
-    check_jpeg_complete,
-    check_jpeg_readable,
-    jpeg_header,
-    png_chunks,
-    png_header,
-)
+from shared.imaging.headers import PNG_SIGNATURE, Header, jpeg_header, png_header
 from shared.imaging.info import ImageInfo, Limits, MediaType
 
 __all__ = ["ImageInfo", "Limits", "MediaType", "decode_one", "frames", "probe"]
@@ -39,12 +30,8 @@ __all__ = ["ImageInfo", "Limits", "MediaType", "decode_one", "frames", "probe"]
 # OpenCV would write about damaged files on stderr; they become errors with a name here instead.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-_REDUCED = {
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-}
 # See `_reduction`.
+_REDUCTIONS = (8, 4, 2)
 _REDUCTION_MARGIN = 8
 
 
@@ -64,7 +51,7 @@ def probe(file: BinaryIO, limits: Limits) -> ImageInfo:
     header = png_header(file) if media_type is MediaType.PNG else jpeg_header(file)
     limits.check(header.width, header.height)
     if media_type is MediaType.JPEG:
-        check_jpeg_readable(header)
+        jpeg.check_readable(header)
     return ImageInfo(media_type, header.width, header.height)
 
 
@@ -109,7 +96,7 @@ def decode_one(data: bytes, limits: Limits, frame: int = 0, target: int | None =
 def _media_type(file: BinaryIO) -> MediaType:
     """Tell the format by its magic bytes and rewind."""
     file.seek(0)
-    start = file.read(START_BYTES)
+    start = file.read(max(START_BYTES, signatures.LONGEST))
     file.seek(0)
     if not start:
         raise EmptyFile
@@ -119,28 +106,22 @@ def _media_type(file: BinaryIO) -> MediaType:
         return MediaType.JPEG
     if dataset_start(start) is not None:  # before TIFF: the preamble may hold its header too (PS3.10 7.1)
         return MediaType.DICOM
-    if start.startswith(tiff.TIFF_SIGNATURES):
+    if start.startswith(tiff_tags.TIFF_SIGNATURES):
         return MediaType.TIFF
-    raise UnsupportedImage
+    raise UnsupportedImage(f"It is a {name}." if (name := signatures.name_of(start)) else "")
 
 
 def _png(data: bytes, limits: Limits, threads: int) -> NDArray[np.uint8]:
     header = png_header(BytesIO(data))
     limits.check(header.width, header.height)
-    chunks = png_chunks(data)
-    plain = png.decode_plain(data, chunks) if threads <= png.MOST_THREADS else None
-    if plain is not None:
-        return _to_display(plain)
-    return _imdecode(data, cv2.IMREAD_ANYDEPTH if header.bits > 8 else cv2.IMREAD_GRAYSCALE)
+    return png.decode(data, header, threads)
 
 
 def _jpeg(data: bytes, limits: Limits, target: int | None) -> NDArray[np.uint8]:
     header = jpeg_header(BytesIO(data))
     limits.check(header.width, header.height)
-    check_jpeg_readable(header)
-    check_jpeg_complete(data)
-    factor = 1 if target is None else _reduction(header, target)
-    return _imdecode(data, _REDUCED.get(factor, cv2.IMREAD_GRAYSCALE))
+    jpeg.check_readable(header)
+    return jpeg.picture(data, header, 1 if target is None else _reduction(header, target))
 
 
 def _reduction(header: Header, target: int) -> int:
@@ -151,7 +132,7 @@ def _reduction(header: Header, target: int) -> int:
     grey level, and at most 6 levels at the edges of burnt-in text; at half this margin it was two levels, and 14.
     """
     sides = (header.width, header.height)
-    fits = (factor for factor in _REDUCED if all(side % factor == 0 for side in sides)
+    fits = (factor for factor in _REDUCTIONS if all(side % factor == 0 for side in sides)
             and min(sides) >= factor * target * _REDUCTION_MARGIN)  # fmt: skip
     return next(fits, 1)
 
@@ -164,43 +145,6 @@ def _tiff_pages(file: BinaryIO, limits: Limits, extents: bool = False) -> list[t
 
 
 def _tiff_frames(data: bytes, limits: Limits) -> Iterator[NDArray[np.uint8]]:
-    for index, page in enumerate(_tiff_pages(BytesIO(data), limits, extents=True)):
-        if page.last_byte > len(data):
-            raise CorruptImage("The TIFF file is truncated.")
-        deep = page.bits > 8
-        picture = _imdecode_page(data, index, cv2.IMREAD_ANYDEPTH if deep else cv2.IMREAD_GRAYSCALE)
-        # libtiff turns white-is-zero around in its 8-bit path only.
-        yield 255 - picture if deep and page.white_is_zero else picture
+    from shared.imaging import tiff_pixels  # its codecs take a while to load, and the HTTP edge needs none
 
-
-def _imdecode(data: bytes, flags: int) -> NDArray[np.uint8]:
-    try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise CorruptImage from error
-    return _to_display(picture)
-
-
-def _imdecode_page(data: bytes, index: int, flags: int) -> NDArray[np.uint8]:
-    try:
-        _, pictures = cv2.imdecodemulti(np.frombuffer(data, np.uint8), flags, range=(index, index + 1))
-    except cv2.error as error:
-        raise CorruptImage from error
-    return _to_display(pictures[0] if pictures else None)
-
-
-def _to_display(picture: NDArray[Any] | None) -> NDArray[np.uint8]:
-    """Scale to 8 bits by the rule at the top of this module."""
-    if picture is None or picture.ndim != 2:
-        raise CorruptImage
-    if picture.dtype == np.uint16:
-        bits = max(8, int(picture.max()).bit_length())
-        picture = cv2.LUT(picture, _depth_table(bits + bits % 2))
-    return np.asarray(picture, dtype=np.uint8)
-
-
-@lru_cache(maxsize=5)
-def _depth_table(bits: int) -> NDArray[np.uint8]:
-    """For each 16-bit value, value x 255 / (2^bits - 1), rounded."""
-    table: NDArray[np.uint8] = np.rint(np.arange(1 << 16) * (255 / ((1 << bits) - 1))).clip(max=255).astype(np.uint8)
-    return table
+    return tiff_pixels.frames(data, _tiff_pages(BytesIO(data), limits, extents=True))

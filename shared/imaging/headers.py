@@ -9,18 +9,20 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from shared.errors import CorruptImage, UnsupportedImage
+from shared.errors import CorruptImage, TooCostly
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Start-of-frame markers, ITU-T T.81 table B.1: C0..CF but for DHT, JPG and DAC; F7 is JPEG-LS (T.87).
 JPEG_FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 JPEG_START_OF_SCAN = 0xDA
-JPEG_END_OF_IMAGE = 0xD9
-# In entropy-coded data FF is followed by a stuffed 00 or a restart marker; a run of FF is filling.
-JPEG_MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM and restart markers have no length (T.81, B.1.1.3)
+JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")
+#: More than a profile, an EXIF block and a few notes make; each is a step of ours.
+MOST_JPEG_SEGMENTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Header:
     height: int
     bits: int
     samples: int = 0
+    #: T.81, table B.1
     marker: int = 0
 
 
@@ -54,7 +57,12 @@ def png_header(file: BinaryIO) -> Header:
 
 def png_chunks(data: bytes) -> frozenset[bytes]:
     """Walk the chunks to IEND and compare every checksum; which kinds there are, or CorruptImage."""
-    view, position, kinds = memoryview(data), len(PNG_SIGNATURE), set[bytes]()
+    return frozenset(kind for kind, _ in png_walk(data))
+
+
+def png_walk(data: bytes) -> Iterator[tuple[bytes, slice]]:
+    """Each chunk's kind and place, to IEND; CorruptImage for a wrong checksum, or when IEND is not reached."""
+    view, position = memoryview(data), len(PNG_SIGNATURE)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
@@ -62,18 +70,23 @@ def png_chunks(data: bytes) -> frozenset[bytes]:
             break
         if zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise CorruptImage("A PNG chunk does not have its checksum.")
-        kinds.add(kind)
+        yield kind, slice(position, end + 4)
         if kind == b"IEND":
-            return frozenset(kinds)
+            return
         position = end + 4
     raise CorruptImage("The PNG file is truncated.")
 
 
 def jpeg_header(file: BinaryIO) -> Header:
-    """Walk the segments to the start of frame (ITU-T T.81 B.2.2), seeking over EXIF, profiles and thumbnails."""
+    """Walk the segments to the start of frame (ITU-T T.81 B.2.2), seeking over EXIF, profiles and thumbnails.
+
+    Bytes between segments are passed over, as libjpeg does.
+    """
     read_exactly(file, 2)
-    while True:
+    for _ in range(MOST_JPEG_SEGMENTS):
         marker = _next_jpeg_marker(file)
+        if marker in JPEG_ALONE:
+            continue
         (length,) = struct.unpack(">H", read_exactly(file, 2))
         if marker in JPEG_FRAME_MARKERS:
             bits, height, width, samples = struct.unpack(">BHHB", read_exactly(file, 6))
@@ -81,34 +94,17 @@ def jpeg_header(file: BinaryIO) -> Header:
         if marker == JPEG_START_OF_SCAN or length < 2:
             raise CorruptImage("The JPEG header is damaged.")
         file.seek(length - 2, 1)
+    raise TooCostly(f"A JPEG file of more than {MOST_JPEG_SEGMENTS} segments.")
 
 
 def _next_jpeg_marker(file: BinaryIO) -> int:
-    if read_exactly(file, 1) != b"\xff":
-        raise CorruptImage("The JPEG header is damaged.")
-    marker = b"\xff"
-    while marker == b"\xff":  # any number of filling bytes may come before the marker's code
-        marker = read_exactly(file, 1)
-    return marker[0]
-
-
-def check_jpeg_complete(data: bytes) -> None:
-    """Walk the segments and scans to the end-of-image marker; raise CorruptImage when it is not reached.
-
-    A search for FFD9 alone would be satisfied by the one of an EXIF thumbnail.
-    """
-    position, marker = 2, 0
-    while match := JPEG_MARKER_IN_SCAN.search(data, position):
-        marker, position = match[1][0], match.end()
-        if marker == JPEG_END_OF_IMAGE:
-            return
-        if position + 2 > len(data):
-            break
-        position += struct.unpack_from(">H", data, position)[0]
-    raise CorruptImage("The JPEG file is truncated.")
-
-
-def check_jpeg_readable(header: Header) -> None:
-    """Raise UnsupportedImage for the 12- and 16-bit JPEG files that only DICOM carries in practice."""
-    if header.bits != 8:
-        raise UnsupportedImage(f"JPEG of {header.bits} bits per sample; 8 are read.")
+    """The next marker's code, behind any number of filling bytes (FF) and of bytes that belong to no segment."""
+    while True:
+        start, window = file.tell(), file.read(1 << 16)
+        if match := JPEG_MARKER.search(window):
+            file.seek(start + match.end())
+            return match[1][0]
+        if len(window) < 2:
+            raise CorruptImage("The file ends inside its header.")
+        # The last byte may be the first one of a marker.
+        file.seek(start + len(window) - 1)

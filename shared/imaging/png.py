@@ -15,6 +15,10 @@ import numpy as np
 from kornia_rs.io import decode_image_png_u8, decode_image_png_u16
 from numpy.typing import NDArray
 
+from shared.errors import CorruptImage
+from shared.imaging.depth import to_display
+from shared.imaging.headers import PNG_SIGNATURE, Header, png_chunks, png_walk
+
 #: Beyond so many bytes of pixels, the interpreter's lock would be kept for too long.
 MOST_BYTES = 16_000_000
 #: With more threads that decode at once than this, each with a core, they would wait for each other.
@@ -30,8 +34,39 @@ _DECODERS: dict[Kind, tuple[Callable[..., Any], str, int]] = {
 }
 # Chunks that change no pixel. Not among them: transparency, an orientation (eXIf), frames of an animation.
 _SILENT = frozenset({b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME", b"tEXt", b"zTXt", b"iTXt"})
+# Those that an RGB or grey decoder heeds; the profile (iCCP) is not among them: display grey has none.
+_HEARD = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"eXIf"})
 # What these say of brightness, libpng heeds when it makes grey of colour, and not otherwise.
 _SILENT_FOR_GREY = _SILENT | {b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD"}
+
+
+def decode(data: bytes, header: Header, threads: int = 1) -> NDArray[np.uint8]:
+    """The display grey (H, W) of a PNG file whose header is within the limits; of an animation, its default picture.
+
+    `threads`: how many of this process decode at once. Raises CorruptImage.
+    """
+    chunks = png_chunks(data)
+    plain = decode_plain(data, chunks) if threads <= MOST_THREADS else None
+    if plain is not None:
+        return to_display(plain)
+    try:
+        pixels = np.frombuffer(still(data), np.uint8)
+        picture = cv2.imdecode(pixels, cv2.IMREAD_ANYDEPTH if header.bits > 8 else cv2.IMREAD_GRAYSCALE)
+    except cv2.error as error:
+        raise CorruptImage from error
+    if picture is None or picture.ndim != 2:
+        raise CorruptImage
+    return to_display(picture)
+
+
+def still(data: bytes) -> bytes:
+    """The PNG without its frames of animation, texts and whatever else has no say in the pixels.
+
+    A decoder would show the first frame instead of the default picture (PNG, third edition, 4.9), and inflate texts.
+    """
+    kept = [data[: len(PNG_SIGNATURE)]]
+    kept += [data[chunk.start : chunk.stop] for kind, chunk in png_walk(data) if kind in _HEARD]
+    return b"".join(kept)
 
 
 def decode_plain(data: bytes, chunks: frozenset[bytes]) -> NDArray[np.uint8] | NDArray[np.uint16] | None:

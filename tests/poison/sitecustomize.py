@@ -1,6 +1,6 @@
 """Makes codecs that die: a process with this folder on PYTHONPATH crashes or hangs over files that hold these words.
 
-Only test processes have it there. The words stand behind a picture's end, where no decoder looks.
+Only test processes have it there. The words stand behind the end of a picture, or of a strip, where no decoder looks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import threading
 from typing import Any
 
 import cv2
+import imagecodecs
 import kornia_rs.io as kornia
+import simplejpeg
 
 CRASH, HANG = b"thoraq: crash", b"thoraq: hang"
 
@@ -28,5 +30,6 @@ def _poisoned(decode: Any) -> Any:
     return call
 
 
-cv2.imdecode, cv2.imdecodemulti = _poisoned(cv2.imdecode), _poisoned(cv2.imdecodemulti)
+cv2.imdecode, imagecodecs.lzw_decode = _poisoned(cv2.imdecode), _poisoned(imagecodecs.lzw_decode)
+simplejpeg.decode_jpeg = _poisoned(simplejpeg.decode_jpeg)
 kornia.decode_image_png_u8 = _poisoned(kornia.decode_image_png_u8)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from shared.errors import CorruptImage
 from shared.imaging.decode import Limits, decode_one, frames
 from shared.imaging.headers import png_chunks
-from shared.imaging.png import MOST_BYTES, decode_plain
+from shared.imaging.png import MOST_BYTES, decode_plain, still
 from tests.factories_imaging import SAMPLES
 
 END_OF_HEADER = 33
@@ -185,3 +185,24 @@ def test_damage_that_the_checksums_do_not_show_is_found_as_opencv_finds_it(body:
             decode_one(png, Limits())
     else:
         assert (decode_one(png, Limits()) == theirs).all()
+
+
+def test_texts_and_profiles_are_not_inflated() -> None:
+    """A megabyte of each out of a kilobyte, a hundred times over: OpenCV's reader would inflate them all."""
+    bomb = zlib.compress(bytes(1_000_000))
+    png = encoded(np.insert(COLOUR, 3, 128, axis=2))
+    plain = decode_one(png, Limits())
+    for kind, body in ((b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")):
+        png = with_chunk(png, kind, body + bomb)
+
+    assert still(png) == still(encoded(np.insert(COLOUR, 3, 128, axis=2)))
+    assert np.array_equal(decode_one(png, Limits()), plain)
+
+
+def test_rows_that_are_missing_are_not_made_up() -> None:
+    """The checksums are right, and the data end before the picture does: of grey, and of what only OpenCV reads."""
+    for colour, samples in ((0, 1), (4, 2)):
+        rows = zlib.compress(b"\0" + bytes(4 * samples))
+        png = whole(struct.pack(">IIBBBBB", 4, 4, 8, colour, 0, 0, 0), chunk(b"IDAT", rows))
+        with pytest.raises(CorruptImage):
+            decode_one(png, Limits())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import struct
 from io import BytesIO
 
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imagecodecs import jpeg2k_encode, jpeg8_encode, jpegls_encode, jpegxl_encode
 from numpy.typing import NDArray
 
-from shared.errors import CorruptImage, EmptyFile, ImageTooLarge, UnsupportedImage
+from shared.errors import CorruptImage, EmptyFile, ImageTooLarge, TooCostly, UnsupportedEncoding, UnsupportedImage
 from shared.imaging.decode import Limits, MediaType, decode_one, frames, probe
 from shared.imaging.preprocess import InputSpec, prepare
 from tests.factories_imaging import png_header
@@ -69,7 +72,37 @@ def test_no_bytes_are_an_empty_file() -> None:
             attempt()
 
 
-@pytest.mark.parametrize("data", [b"text, whatever it is called", b"\x89PNG", b"GIF89a" + bytes(200), bytes(200)])
+OTHER_FILES = {
+    "JPEG 2000": bytes(jpeg2k_encode(PICTURE)),
+    "JPEG XL": bytes(jpegxl_encode(PICTURE)),
+    "JPEG XL codestream": b"\xff\x0a" + bytes(200),
+    "GIF": b"GIF89a" + bytes(200),
+    "BMP": encode(".bmp", PICTURE),
+    "WebP": encode(".webp", PICTURE),
+    "HEIC": b"\0\0\0\x24ftypheic" + bytes(200),
+    "AVIF": b"\0\0\0\x1cftypavif" + bytes(200),
+    "NIfTI-1": struct.pack("<I", 348) + bytes(340) + b"n+1\0",
+    "gzip file": gzip.compress(b"a NIfTI of a volume"),
+    "PDF": b"%PDF-1.7\n" + bytes(200),
+    "ZIP archive": b"PK\x03\x04" + bytes(200),
+    "Photoshop": b"8BPS" + bytes(200),
+    "NRRD": b"NRRD0004\n" + bytes(200),
+    "MetaImage": b"ObjectType = Image\nNDims = 3\n",
+    "web page": b"<!DOCTYPE html><title>404</title>",
+    "program": b"MZ" + bytes(200),
+    "MP4 film": b"\0\0\0\x18ftypisom" + bytes(200),
+    "RIFF file": b"RIFF\x24\0\0\0WAVE" + bytes(200),
+}
+
+
+@pytest.mark.parametrize(("name", "data"), OTHER_FILES.items(), ids=OTHER_FILES)
+def test_other_files_are_called_by_their_name(name: str, data: bytes) -> None:
+    for attempt in (lambda: probe(BytesIO(data), LIMITS), lambda: decode_one(data, LIMITS)):
+        with pytest.raises(UnsupportedImage, match=f"It is a {name}"):
+            attempt()
+
+
+@pytest.mark.parametrize("data", [b"text, whatever it is called", b"\x89PNG", bytes(200)])
 def test_unknown_magic_bytes_are_refused(data: bytes) -> None:
     for attempt in (lambda: probe(BytesIO(data), LIMITS), lambda: decode_one(data, LIMITS)):
         with pytest.raises(UnsupportedImage):
@@ -211,14 +244,14 @@ def test_tiff_directories_in_a_ring_are_corrupt() -> None:
 
 
 def test_floating_point_tiff_is_unsupported() -> None:
-    with pytest.raises(UnsupportedImage):
+    with pytest.raises(UnsupportedEncoding, match="floating point"):
         probe(BytesIO(encode(".tif", PICTURE.astype(np.float32))), LIMITS)
 
 
 def test_a_jpeg_of_twelve_bits_is_unsupported() -> None:
     at = JPEG.index(b"\xff\xc0") + 4
 
-    with pytest.raises(UnsupportedImage):
+    with pytest.raises(UnsupportedEncoding, match="12 bits"):
         probe(BytesIO(JPEG[:at] + b"\x0c" + JPEG[at + 1 :]), LIMITS)
 
 
@@ -242,3 +275,109 @@ def test_a_jpeg_that_does_not_reduce_evenly_or_enough_is_decoded_whole(shape: tu
 @pytest.mark.parametrize("data", [PNG, TIFF])
 def test_a_target_leaves_the_other_formats_alone(data: bytes) -> None:
     assert np.array_equal(decode_one(data, LIMITS, target=2), decode_one(data, LIMITS))
+
+
+def segments_of(jpeg: bytes) -> list[int]:
+    """Where the segments before the first scan begin."""
+    starts, at = [], 2
+    while jpeg[at + 1] != 0xDA:
+        starts.append(at)
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4])
+    return [*starts, at]
+
+
+@pytest.mark.parametrize("data", [JPEG, PROGRESSIVE], ids=["baseline", "progressive"])
+@pytest.mark.parametrize("junk", [b"\0", b"\0\xff\0junk", b"\xff\xff\xff", bytes(200_000)])
+def test_bytes_between_segments_are_passed_over(data: bytes, junk: bytes) -> None:
+    """As libjpeg does, which warns; at any place between the first segment and the first scan."""
+    wanted = decode_one(data, LIMITS)
+    for at in segments_of(data)[1:]:
+        odd = data[:at] + junk + data[at:]
+
+        assert probe(BytesIO(odd), LIMITS).width == 64
+        assert np.array_equal(decode_one(odd, LIMITS), wanted)
+
+
+@pytest.mark.parametrize("data", [JPEG, PROGRESSIVE], ids=["baseline", "progressive"])
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+def test_a_jpeg_whose_data_end_before_its_picture_is_corrupt(data: bytes, share: float) -> None:
+    """Closed properly all the same: decoders fill the rest with grey, and go on."""
+    at = segments_of(data)[-1]
+    cut = at + int((len(data) - at) * share)
+
+    with pytest.raises(CorruptImage):
+        decode_one(data[:cut] + b"\xff\xd9", LIMITS)
+
+
+def coloured() -> NDArray[np.uint8]:
+    return np.dstack([PICTURE, np.roll(PICTURE, 9, axis=1), 255 - PICTURE])
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        (bytes(jpeg8_encode(coloured(), level=98, outcolorspace="RGB")), cv2.cvtColor(coloured(), cv2.COLOR_RGB2GRAY)),
+        (bytes(jpeg8_encode(PICTURE, lossless=True)), PICTURE),
+        (bytes(jpegls_encode(PICTURE)), PICTURE),
+        (bytes(jpegls_encode(PICTURE.astype(np.uint16) * 257)), PICTURE),
+        (bytes(jpegls_encode(coloured())), cv2.cvtColor(coloured(), cv2.COLOR_RGB2GRAY)),
+    ],
+    ids=["RGB", "lossless", "JPEG-LS", "JPEG-LS of 16 bits", "JPEG-LS of colour"],
+)
+def test_other_kinds_of_jpeg_are_read(data: bytes, wanted: NDArray[np.uint8]) -> None:
+    assert probe(BytesIO(data), LIMITS).media_type is MediaType.JPEG
+    assert np.abs(decode_one(data, LIMITS).astype(int) - wanted).max() <= 8
+
+
+def test_inks_are_those_of_photoshop_which_writes_them_inverted() -> None:
+    data = bytes(jpeg8_encode(np.dstack([coloured(), np.full_like(PICTURE, 255)]), level=98, colorspace="CMYK",
+                              outcolorspace="CMYK"))  # fmt: skip
+
+    found = decode_one(data, LIMITS).astype(int)
+
+    assert np.abs(found - cv2.cvtColor(coloured(), cv2.COLOR_RGB2GRAY)).max() <= 8
+
+
+# A picture of 24 by 16 pixels, by `jpegtran -arithmetic`.
+ARITHMETIC = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMCAgMCAgMDAwMEAwMEBQgFBQQEBQoHBwYIDAoMDAsKCwsNDhIQDQ4RDgsLEBYQERMUFRUVDA8XGBYUGBIU"
+    "FRT/yQALCAAQABgBAREA/8wABgAQEAX/2gAIAQEAAD8A0rv5zvOOlScFGUi0eR7CfUjObC0d5xT74zA4O4Aonh6kh8nh7UGMVAvisv7cf0XMYLfo4RjlOc"
+    "/9Cb8RpaF5WTi+HhSHr0Xpa9cHguqUmb2Nz4x1ewjgFNaPEzjdXgewWh9P5foDkjtood0/JNe4hSgbDy3FT7w/rkEQmRThkbP2n4oLjoMNKv/Z"
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (ARITHMETIC, "arithmetic-coded"),
+        (bytes(jpeg8_encode(PICTURE.astype(np.uint16) * 16, bitspersample=12)), "12 bits"),
+        (bytes(jpeg8_encode(PICTURE.astype(np.uint16) * 257, lossless=True, bitspersample=16)), "16 bits"),
+        (JPEG.replace(b"\xff\xc0", b"\xff\xc5", 1), "hierarchical"),
+    ],
+)
+def test_kinds_of_jpeg_that_are_not_read_are_named(data: bytes, name: str) -> None:
+    for attempt in (lambda: probe(BytesIO(data), LIMITS), lambda: decode_one(data, LIMITS)):
+        with pytest.raises(UnsupportedEncoding, match=name):
+            attempt()
+
+
+def test_a_jpeg_of_many_scans_is_too_costly() -> None:
+    """Each is a pass over the whole picture, and takes a hundred bytes."""
+    last = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2]
+
+    with pytest.raises(TooCostly, match="101 scans"):
+        decode_one(PROGRESSIVE[:-2] + last * 30_000 + b"\xff\xd9", LIMITS)
+
+
+def test_a_large_jpeg_has_fewer_scans() -> None:
+    height = PROGRESSIVE.index(b"\xff\xc2") + 5
+    large = PROGRESSIVE[:height] + struct.pack(">HH", 8000, 8000) + PROGRESSIVE[height + 4 :]
+    last = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2]
+
+    with pytest.raises(TooCostly, match="32 scans or more; for 64000000 pixels at most 31"):
+        decode_one(large[:-2] + last * 40 + b"\xff\xd9", LIMITS)
+
+
+def test_segments_without_end_are_too_costly_to_walk() -> None:
+    with pytest.raises(TooCostly, match="segments"):
+        probe(BytesIO(b"\xff\xd8" + b"\xff\xfe\0\x02" * 1_000_000), LIMITS)
