@@ -1,31 +1,32 @@
 """A ZIP, member by member, as it comes in. Nothing of it is held but the member that is being read.
 
-A member's name is data: it is never a path here, and what macOS and DICOM media put beside the pictures is no item.
-What only an archive that is made to do harm has in it (`api/archive_rules.py`) refuses all of it.
+A member's name is data: it is never a path here. What systems put beside the pictures is no item, and is named
+(`api/archive_ignored.py`). A member that cannot be read is an item that fails; what only an archive that is made to do
+harm has in it (`api/archive_rules.py`) refuses all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import SEEK_END
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
 
-from stream_unzip import IntegrityError, MissingPasswordError, TruncatedDataError, UnzipError, stream_unzip
-
+from api.archive_ignored import is_directory, is_ignored
 from api.archive_rules import HEAD_BYTES, Directory, Entries, check_content
 from api.disk import disk_errors
 from api.uploads import shown_name
+from api.zip_names import member_name
+from api.zip_stream import ZipStream
 from shared.config import Settings
 from shared.errors import (
     ArchiveLimits,
-    BadRequest,
-    CorruptImage,
+    ArchiveRefused,
+    ImageError,
     PayloadTooLarge,
     ThoraqError,
     UnreadableArchive,
-    UnsafeArchive,
 )
 
 #: A member up to this size stays in memory until it is stored.
@@ -47,35 +48,53 @@ class Member:
     error: ThoraqError | None
 
 
-class Archive:
-    """The members of one ZIP; `pieces` are its bytes, and the first member has the number `first_item`."""
+def ignore_silently(item: int, name: str) -> None:
+    """What is done with a member that is left out, where nobody asks."""
+    del item, name
 
-    def __init__(self, pieces: Iterable[bytes], first_item: int, settings: Settings) -> None:
+
+class Archive:
+    """The members of one ZIP; `pieces` are its bytes, and the first member has the number `first_item`.
+
+    `ignore` is told of each file that is left out: the number of the next item, and its name.
+    """
+
+    def __init__(
+        self,
+        pieces: Iterable[bytes],
+        first_item: int,
+        settings: Settings,
+        ignore: Callable[[int, str], None] = ignore_silently,
+    ) -> None:
         self._pieces = pieces
         self._item = first_item
         self._settings = settings
+        self._ignore = ignore
         self._packed = self._unpacked = 0
         self._entries = Entries(settings.max_batch_items * ENTRIES_PER_ITEM)
         self._directory = Directory()
+        self._offsets: dict[int, str] = {}
 
     def __iter__(self) -> Iterator[Member]:
         """ArchiveRefused, UnreadableArchive or BadRequest (it ends too early) where it cannot go on."""
+        name = None
         try:
-            for raw_name, _, content in stream_unzip(self._counted()):
-                name = _text(raw_name)
+            for header, content in ZipStream(self._counted()):
+                name = member_name(header.name, header.extra)
+                self._offsets[header.offset] = shown_name(name)
                 self._entries.check(name)
-                if is_item(name):
+                if is_directory(name) and not header.size:
+                    self._skip(content)
+                elif is_directory(name) or is_ignored(name):
+                    self._ignore(self._item, shown_name(name))
+                    self._skip(content)
+                else:
                     yield self._member(name, content)
                     self._item += 1
-                else:
-                    self._skip(content)
-        except TruncatedDataError as error:
-            raise BadRequest("the archive ends too early") from error
-        except MissingPasswordError as error:
-            raise UnsafeArchive("a member is encrypted", item=self._item) from error
-        except UnzipError as error:
-            raise UnreadableArchive(_reason(error), item=self._item) from error
-        self._directory.check()
+        except (ArchiveRefused, UnreadableArchive) as error:
+            error.extensions |= {"item": self._item} | ({} if name is None else {"member": shown_name(name)})
+            raise
+        self._directory.check(self._offsets)
 
     def _counted(self) -> Iterator[bytes]:
         for piece in self._pieces:
@@ -90,13 +109,11 @@ class Archive:
         try:
             error = self._unpack(content, file)
             with disk_errors():  # what is still in the file's buffer is written now
+                size = file.seek(0, SEEK_END)
                 file.seek(0)
-            check_content(file.read(HEAD_BYTES))
         except BaseException:
             file.close()
             raise
-        size = file.seek(0, SEEK_END)
-        file.seek(0)
         return Member(self._item, shown_name(name), file, size, error)
 
     def _unpack(self, content: Iterator[bytes], file: BinaryIO) -> ThoraqError | None:
@@ -108,15 +125,20 @@ class Archive:
                 if size <= self._settings.max_upload_bytes:
                     with disk_errors():
                         file.write(chunk)
-        except IntegrityError:
-            # Its bytes are through, so the next member can be found.
-            return CorruptImage("The archive holds another checksum or size for it.")
+            with disk_errors():
+                file.seek(0)
+            check_content(file.read(HEAD_BYTES))
+        except ImageError as error:
+            return error  # its bytes are through, so the next member can be found
         too_large = size > self._settings.max_upload_bytes
         return PayloadTooLarge(f"at most {self._settings.max_upload_bytes} bytes in one file") if too_large else None
 
     def _skip(self, content: Iterator[bytes]) -> None:
-        for chunk in content:
-            self._note(len(chunk))
+        try:
+            for chunk in content:
+                self._note(len(chunk))
+        except ImageError:
+            return  # nobody wants to have it
 
     def _note(self, size: int) -> None:
         self._unpacked += size
@@ -124,25 +146,3 @@ class Archive:
             raise ArchiveLimits(f"the archive unpacks to more than {self._settings.max_batch_bytes} bytes")
         if self._unpacked > max(BOMB_BYTES, self._packed * BOMB_RATIO):
             raise ArchiveLimits(f"the archive unpacks to more than {BOMB_RATIO} times its size")
-
-
-def is_item(name: str) -> bool:
-    """Whether a member is a file that somebody wants to have classified: no directory, nothing hidden, no index."""
-    *folders, base = name.split("/")
-    hidden = any(part.startswith(".") and part not in {".", ".."} for part in (*folders, base))
-    return base != "" and not hidden and "__MACOSX" not in folders and base != "DICOMDIR"
-
-
-def _text(name: bytes) -> str:
-    """ZIP names are UTF-8 or, in old archives, code page 437 (APPNOTE, appendix D)."""
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        return name.decode("cp437")
-
-
-def _reason(error: UnzipError) -> str:
-    """The library's word for it, as a sentence; its own messages may quote names."""
-    if type(error).__name__ == "NotStreamUnzippable":
-        return "a member is stored without its size before it"
-    return "a member is damaged or packed in a way that is not read"

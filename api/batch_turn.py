@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -50,6 +50,8 @@ class Turn:
         self._receiver = new_id("rcv")
         self._next_item = 0
         self._known: dict[int, str] = {}
+        #: files that were left out, by the item that comes next, until they are noted
+        self._ignored: deque[tuple[int, str]] = deque()
 
     @property
     def batch_id(self) -> str:
@@ -85,6 +87,18 @@ class Turn:
         if self._known.get(item, sha256) != sha256:
             raise IdempotencyKeyReused(f"item {item} is not the file that came with this Idempotency-Key before")
 
+    def ignore(self, item: int, name: str) -> None:
+        """A file was left out, before the item of this number; for the thread that reads the archive."""
+        if item >= self.known_until:  # an earlier request has noted those before
+            self._ignored.append((item, name))
+
+    def _ignored_before(self, item: int | None) -> list[str]:
+        """The names of files that were left out before an item, or of all, each once."""
+        names = []
+        while self._ignored and (item is None or self._ignored[0][0] < item):
+            names.append(self._ignored.popleft()[1])
+        return names
+
     def add(self, sent: Sequence[Sent]) -> None:
         """Write items that follow one another; when that fails for good, their files are removed."""
         self._find_room(sent)
@@ -94,7 +108,8 @@ class Turn:
                     self._begin(session)
                 items = self._write(session, self.order, sent)
                 batches.add_items(session, self.batch_id, self.order.tenant_id, items)
-                batches.advance(session, self.batch_id, self._receiver, items, sent[-1].item + 1)
+                done = sent[-1].item + 1
+                batches.advance(session, self.batch_id, self._receiver, items, done, ignored=self._ignored_before(done))
         except ThoraqError as error:
             # As where one study is sent: not when nobody knows whether it was committed.
             if error.permanent:
@@ -164,7 +179,7 @@ class Turn:
         return None
 
     def _close(self, session: Session, items: Sequence[Accepted | Rejected] = (), next_item: int | None = None) -> None:
-        batches.advance(session, self.batch_id, self._receiver, items, next_item)
+        batches.advance(session, self.batch_id, self._receiver, items, next_item, ignored=self._ignored_before(None))
         jobs.close_batch(session, self.batch_id)
         batches.let_go(session, self.batch_id, self._receiver)
 
@@ -188,7 +203,8 @@ class Turn:
     def finish(self) -> None:
         """All of it is in. InvalidRequest when that is nothing."""
         if not self.begun:
-            raise InvalidRequest("the body holds no item")
+            left_out = f": all {len(self._ignored)} files in it are left out" if self._ignored else ""
+            raise InvalidRequest(f"the body holds no item{left_out}")
         if self.order.form.group_by is not Grouping.FILE:
             while self._add_groups():
                 pass
@@ -222,8 +238,9 @@ class Turn:
 
     def _refuse(self, error: ArchiveRefused) -> None:
         error.extensions["batch_id"] = self.batch_id
+        problem = jobs.problem_of(error) | {"member": error.extensions.get("member")}
         with self._service.database.transaction() as session:
-            keys = batches.refuse(session, self.order.tenant_id, self.batch_id, jobs.problem_of(error))
+            keys = batches.refuse(session, self.order.tenant_id, self.batch_id, problem)
             audit.record(session, self._who, "batch.refuse", self.batch_id)
         remove(self._service, keys)
         ring(self._service.settings, DELIVER)
@@ -232,7 +249,8 @@ class Turn:
 def _refused(batch: Batch) -> ArchiveRefused:
     problem = batch.problem or {}
     kind = next(kind for kind in (UnsafeArchive, ArchiveLimits) if kind.type == problem["type"])
-    return kind(problem["detail"], batch_id=batch.id)
+    member = {"member": problem["member"]} if problem.get("member") else {}
+    return kind(problem["detail"], batch_id=batch.id, **member)
 
 
 def _refuse_if_none(items: Sequence[Accepted | Rejected]) -> None:

@@ -102,7 +102,7 @@ def _submit_stream(service: Services, who: Principal) -> tuple[str, bool]:
             _put_lines(service, turn, intake, query.first_item)
     else:
         with taking_in(turn, service.storage, partial(_take_in, service, who, turn)) as intake:
-            _put_members(service, intake, query.first_item)
+            _put_members(service, turn, intake, query.first_item)
     return turn.batch_id, False
 
 
@@ -123,8 +123,9 @@ def _put_lines(service: Services, turn: Turn, intake: Intake[Sent], first_item: 
             intake.put(sent)
 
 
-def _put_members(service: Services, intake: Intake[Member], first_item: int) -> None:
-    for member in Archive(intake.pieces(service.settings.max_batch_bytes), first_item, service.settings):
+def _put_members(service: Services, turn: Turn, intake: Intake[Member], first_item: int) -> None:
+    pieces = intake.pieces(service.settings.max_batch_bytes)
+    for member in Archive(pieces, first_item, service.settings, turn.ignore):
         intake.put(member, member.size)
 
 

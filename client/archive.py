@@ -1,7 +1,7 @@
 """What a batch sends: a ZIP made on the way from files, or one that is there already; from any item on.
 
-Items are numbered from 0, as the server numbers them: it passes over directories, hidden files, DICOMDIR and what
-macOS puts beside the files, so they are never counted here either.
+Items are numbered from 0, as the server numbers them: it passes over directories, DICOMDIR and what systems put beside
+the files, so they are never counted here either.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import io
 import itertools
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 PIECE_BYTES = 256 * 1024
+#: What the server leaves out, and names in the batch: files of systems, and DICOM's index.
+IGNORED_FOLDERS = re.compile(
+    r"__macosx|\.(spotlight-v100|fseventsd|temporaryitems|documentrevisions-v100|apdisk|appledouble|git|svn)"
+    r"|\.trash(es|-\d+)?|@eadir|#recycle|\$recycle\.bin|recycler|system volume information",
+    re.IGNORECASE,
+)
+IGNORED_FILES = re.compile(
+    r"\._.*|\.(ds_store|localized|directory|hidden|nomedia)|(eh)?thumbs\.db|desktop\.ini|autorun\.inf|dicomdir",
+    re.IGNORECASE,
+)
 ZIP64_FROM = 2**30  # well below the 4 GiB from which a member needs ZIP64: a file may grow while it is read
 
 
@@ -236,10 +247,10 @@ class _Sink(io.RawIOBase):
 
 
 def counted(name: str) -> bool:
-    """Whether the server makes an item of a member with this name."""
-    *folders, base = name.split("/")
-    hidden = any(part.startswith(".") and part not in {".", ".."} for part in (*folders, base))
-    return base != "" and not hidden and "__MACOSX" not in folders and base != "DICOMDIR"
+    """Whether the server makes an item of a member with this name; its rule is that of api/archive_ignored.py."""
+    *folders, base = name.replace("\\", "/").split("/")
+    left_out = IGNORED_FILES.fullmatch(base) or any(IGNORED_FOLDERS.fullmatch(folder) for folder in folders)
+    return base != "" and not left_out
 
 
 def _is_zip(path: Path) -> bool:

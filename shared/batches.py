@@ -15,10 +15,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from shared import jobs
 from shared.db import Database
+from shared.envelope import SHOWN_IGNORED
 from shared.errors import Conflict, IdempotencyInProgress
 from shared.jobs import NewJob
 from shared.models import AuditEntry, Base, Batch, BatchFile, BatchRejection, Image, Job
@@ -27,6 +29,8 @@ from shared.studies import NewStudy, study_rows
 
 #: A receiver that has shown no progress for so long may be replaced: its connection broke and nobody noticed.
 RECEIVER_SECONDS = 30
+#: Of the name of a file that was left out.
+IGNORED_CHARACTERS = 200
 #: A batch's row is not needed as an object where it is only counted in.
 BATCHES = Base.metadata.tables["batches"]
 
@@ -94,8 +98,11 @@ def advance(
     receiver: str,
     items: Sequence[Accepted | Rejected] = (),
     next_item: int | None = None,
+    ignored: Sequence[str] = (),
 ) -> None:
-    """Note progress: `items` that were added, and the first item that is not in. Conflict if it is not its turn.
+    """Note progress: `items` that were added, the first item that is not in, and the names of what was left out.
+
+    Conflict if it is not its turn.
 
     Last in its transaction: the row is locked until the commit, and workers count in it.
     """
@@ -105,10 +112,22 @@ def advance(
     }  # fmt: skip
     if next_item is not None:
         values["next_item"] = next_item
+    if ignored:
+        values |= _ignored(ignored)
     columns = BATCHES.c
     open_to_it = sa.and_(columns.receiver == receiver, columns.received_at.is_(None), columns.cancelled_at.is_(None))
     if not _update(session, batch_id, values, open_to_it):
         raise Conflict("the batch was cancelled, or another request goes on with it")
+
+
+def _ignored(names: Sequence[str]) -> dict[str, Any]:
+    kept, columns = [name[:IGNORED_CHARACTERS] for name in names[:SHOWN_IGNORED]], BATCHES.c
+    more = sa.func.array_cat(columns.ignored_names, sa.cast(kept, ARRAY(sa.Text)))
+    full = sa.func.cardinality(columns.ignored_names) >= SHOWN_IGNORED
+    return {
+        "ignored": columns.ignored + len(names),
+        "ignored_names": sa.case((full, columns.ignored_names), else_=more),
+    }
 
 
 def let_go(session: Session, batch_id: str, receiver: str) -> None:

@@ -25,6 +25,8 @@ from shared.models import (
     ResultOutcome,
 )
 
+#: Names of files that were left out, in a batch.
+SHOWN_IGNORED = 50
 RESEARCH_USE = "Decision support for research; not a medical device. A radiologist decides."
 
 
@@ -159,6 +161,19 @@ class BatchCounts(BaseModel):
     rejected: int
 
 
+class IgnoredFiles(BaseModel):
+    """Files of an archive that became no item: what systems put beside the pictures, and DICOM's index (DICOMDIR)."""
+
+    count: int
+    names: list[str] = Field(description="The first of them, 50 at most")
+
+
+class BatchProblem(ProblemRef):
+    """Why a batch's archive was refused as a whole."""
+
+    member: str | None = Field(None, description="Name of the member for which it was refused, if it was for one")
+
+
 class BatchStatus(StrEnum):
     """Where a batch is."""
 
@@ -183,6 +198,7 @@ class BatchEnvelope(BaseModel):
     group_by: Grouping | None = None
     force: bool = False
     counts: BatchCounts
+    ignored: IgnoredFiles
     next_item: int = Field(description="Items that are in, without a gap from 0: where a broken upload goes on")
     created_at: datetime
     received_at: datetime | None
@@ -190,7 +206,9 @@ class BatchEnvelope(BaseModel):
     cancelled_at: datetime | None
     expires_at: datetime | None
     completed_at: datetime | None
-    problem: ProblemRef | None = Field(None, description="Why its archive was refused as a whole; it is cancelled then")
+    problem: BatchProblem | None = Field(
+        None, description="Why its archive was refused as a whole; it is cancelled then"
+    )
     results_url: str
     errors_url: str
     events_url: str
@@ -276,6 +294,7 @@ def batch_envelope(batch: Batch) -> BatchEnvelope:
         external_id=batch.external_id,
         **batch.options,
         counts=BatchCounts.model_validate(batch, from_attributes=True),
+        ignored=IgnoredFiles(count=batch.ignored, names=batch.ignored_names[:SHOWN_IGNORED]),
         next_item=batch.next_item,
         created_at=batch.created_at,
         received_at=batch.received_at,
@@ -283,7 +302,7 @@ def batch_envelope(batch: Batch) -> BatchEnvelope:
         cancelled_at=batch.cancelled_at,
         expires_at=batch.expires_at,
         completed_at=batch.completed_at,
-        problem=ProblemRef.model_validate(batch.problem) if batch.problem else None,
+        problem=BatchProblem.model_validate(batch.problem) if batch.problem else None,
         results_url=f"{path}/results",
         errors_url=f"{path}/errors",
         events_url=f"{path}/events",
@@ -312,4 +331,6 @@ def job_event(job: Job) -> dict[str, Any]:
 
 def batch_event(batch: Batch) -> dict[str, Any]:
     """The data of a batch's webhook."""
-    return batch_envelope(batch).model_dump(mode="json", exclude=PRIVATE)
+    # Names of files, too, may name a patient.
+    hidden: dict[str, Any] = dict.fromkeys(PRIVATE, True) | {"ignored": {"names"}, "problem": {"member"}}
+    return batch_envelope(batch).model_dump(mode="json", exclude=hidden)

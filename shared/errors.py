@@ -131,10 +131,10 @@ class IdempotencyInProgress(ThoraqError):
 
 
 class UnreadableArchive(ThoraqError):
-    """A ZIP that cannot be read as it comes in: damaged, or made in a way that needs its end first."""
+    """A ZIP of which nothing more can be read: it is none, or so damaged that no further member is found."""
 
     type, title, status, permanent = "unreadable-archive", "Archive cannot be read", 422, True
-    remedy = "Make the archive again, with the members deflated or with their sizes before them."
+    remedy = "Make the archive again; `member` names the one that could not be read, where there is one."
 
 
 class ArchiveRefused(ThoraqError):
@@ -145,7 +145,7 @@ class ArchiveRefused(ThoraqError):
 
 
 class UnsafeArchive(ArchiveRefused):
-    """A ZIP as it is made to do harm: a path out of it, a link, a name twice, a member that is encrypted or a ZIP."""
+    """A ZIP as it is made to do harm: a path out of it, a link, members that are not those of its directory."""
 
     type, title = "unsafe-archive", "Archive not safe"
 
@@ -263,6 +263,20 @@ class CorruptImage(ImageError):
 
     type, title = "corrupt-image", "Image truncated or damaged"
     remedy = "Export the image again and send the whole file."
+
+
+class UnreadableMember(ImageError):
+    """A file of a ZIP that is encrypted, or packed with a method that is not read; the others go on."""
+
+    type, title = "unreadable-member", "Member cannot be unpacked"
+    remedy = "Pack the file with Deflate, or store it, and without a password."
+
+
+class NestedArchive(ImageError):
+    """A file of a ZIP that is itself an archive (ZIP, JAR, gzip, 7z, RAR, tar and others); the others go on."""
+
+    type, title = "nested-archive", "Archive inside an archive"
+    remedy = "If there are images in it, unpack it, and send them as files of their own."
 
 
 class ImageTooLarge(ImageError):

@@ -267,6 +267,9 @@ class Batch(Base):
     expired: Mapped[int] = mapped_column(server_default="0")
     #: items that are in, without a gap from 0
     next_item: Mapped[int] = mapped_column(server_default="0")
+    #: files of its archive that were left out: their number, and the names of the first of them
+    ignored: Mapped[int] = mapped_column(server_default="0")
+    ignored_names: Mapped[list[str]] = mapped_column(server_default=sa.text("'{}'"))
     #: the request that takes items in; None between two of them
     receiver: Mapped[str | None]
     #: when bytes of its items came in last

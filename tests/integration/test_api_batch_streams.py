@@ -71,12 +71,40 @@ def test_a_zip_ends_with_right_counts_results_and_errors(
 
 
 def test_what_lies_beside_the_pictures_is_no_item(north: Caller) -> None:
-    beside = ["folder/", ".hidden", "a/.hidden/x.png", "__MACOSX/._a.png", "DICOMDIR", "disc/DICOMDIR"]
-    archive = packed(*((name, b"" if name.endswith("/") else TEXT) for name in beside), ("./x.png", PNG))
+    beside = [".DS_Store", "a/.Trashes/x.png", "__MACOSX/._a.png", "DICOMDIR", "disc/dicomdir", "Thumbs.db"]
+    archive = packed(
+        ("folder/", b""),
+        *((name, TEXT) for name in beside[:3]),
+        ("./x.png", PNG),
+        *((name, TEXT) for name in beside[3:]),
+    )
     batch = json_of(post_zip(north, archive), 202)
     assert batch["counts"] == counts(total=1, queued=1)
+    assert batch["ignored"] == {"count": 6, "names": beside}
     (line,) = output(north, batch["id"], "results")
     assert (line["item"], line["member"]) == (0, "./x.png")
+    problem = problem_of(post_zip(north, packed(("DICOMDIR", TEXT))), 422, "invalid-request")
+    assert problem["detail"] == "the body holds no item: all 1 files in it are left out"
+
+
+def test_what_is_left_out_is_counted_once_when_an_upload_goes_on(
+    north: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.batch_intake.CHUNK_ITEMS", 1)
+    members = [part for name, content in numbered() for part in ((f"__MACOSX/._{name}", TEXT), (name, content))]
+    whole = packed(*members, ("Thumbs.db", TEXT))
+    problem = problem_of(post_zip(north, cut(whole, 7), key="k"), 400, "bad-request")
+    begun = json_of(north.get(f"/v1/batches/{problem['batch_id']}"))
+    assert begun["ignored"]["count"] == begun["next_item"] == 3
+    batch = json_of(post_zip(north, whole, key="k"), 202)
+    assert batch["ignored"] == {"count": 7, "names": [*(f"__MACOSX/._{name}" for name in NAMES), "Thumbs.db"]}
+
+
+def test_of_many_files_that_are_left_out_the_first_are_named(north: Caller) -> None:
+    members = [(f"__MACOSX/._{number}{'x' * 300}", b"") for number in range(120)]
+    batch = json_of(post_zip(north, packed(*members, ("a.png", PNG))), 202)
+    assert batch["ignored"]["count"] == 120
+    assert batch["ignored"]["names"] == [name[:200] for name, _ in members[:50]]
 
 
 @pytest.mark.parametrize("name", ["ab:c/d e.png", "a\\b.png", "a../b...png", "tab\there.png", "ä" * 2000])
@@ -150,11 +178,9 @@ def test_a_bad_file_does_not_spoil_its_group(north: Caller, clean_database: Data
 
 
 def unreadable() -> bytes:
-    """The second member is packed in a way that is not read."""
-    archive = bytearray(packed(("a.png", PNG), ("b.png", PNG)))
-    second = archive.index(b"PK\x03\x04", 4)
-    archive[second + 8] = 6
-    return bytes(archive)
+    """Where the second member should be, and after it, there is nothing of an archive."""
+    archive = packed(("a.png", PNG), ("b.png", PNG))
+    return archive[: archive.index(b"PK\x03\x04", 4)] + bytes(200_000)
 
 
 def damaged() -> bytes:
@@ -173,7 +199,7 @@ def test_a_damaged_member_fails_alone(north: Caller) -> None:
 
 def test_what_came_before_an_unreadable_member_stays_in(north: Caller) -> None:
     problem = problem_of(post_zip(north, unreadable(), key="k"), 422, "unreadable-archive")
-    assert problem["next_item"] == 1
+    assert (problem["next_item"], problem["member"]) == (1, "a.png")
     batch = json_of(north.get(f"/v1/batches/{problem['batch_id']}"))
     assert (batch["status"], batch["counts"]) == ("receiving", counts(total=1, queued=1))
 

@@ -41,7 +41,7 @@ from tests.api_support import (
     part,
     problem_of,
 )
-from tests.batch_support import packed, post_held, post_lines, post_zip
+from tests.batch_support import errors, packed, post_held, post_lines, post_zip
 from tests.factories_imaging import dicom_bytes, make_dicom, png_header
 
 #: Rows that a caller has before he sends anything.
@@ -94,10 +94,6 @@ def encrypted() -> bytes:
     return bytes(archive)
 
 
-def twice() -> bytes:
-    return packed(("a/x.png", PNG), ("b.png", PNG), ("x/x.png", PNG)).replace(b"x/x.png", b"a/x.png")
-
-
 def tar() -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
@@ -119,14 +115,6 @@ UNSAFE: dict[str, bytes] = {
     "a path that is no item": zipped("../.hidden"),
     "a link": zipped("link.png", b"/etc/passwd", stat.S_IFLNK | 0o777),
     "a device": zipped("device.png", b"", stat.S_IFCHR | 0o666),
-    "a name twice": twice(),
-    "a name twice, written otherwise": packed(("a/x.png", PNG), ("./a//x.png", PNG)),
-    "encrypted": encrypted(),
-    "a ZIP in it": zipped("in.png", packed(("x.png", PNG))),
-    "an empty ZIP in it": zipped("in.zip", packed()),
-    "a gzip in it": zipped("in.png", gzip.compress(PNG)),
-    "a tar in it": zipped("in.dcm", tar()),
-    "a 7z in it": zipped("in.7z", b"7z\xbc\xaf\x27\x1c" + bytes(100)),
 }
 
 
@@ -135,6 +123,38 @@ UNSAFE: dict[str, bytes] = {
 def test_an_unsafe_archive_is_refused_as_a_whole(name: str, north: Caller) -> None:
     problem_of(post_zip(north, UNSAFE[name], key="k"), 422, "unsafe-archive")
     problem_of(post_zip(north, UNSAFE[name], group_by="folder"), 422, "unsafe-archive")
+
+
+#: By what is odd about them, archives of a good picture and a member that cannot be read, and the member's problem.
+UNREAD: dict[str, tuple[bytes, str]] = {
+    "encrypted": (encrypted(), "unreadable-member"),
+    "a ZIP in it": (zipped("in.png", packed(("x.png", PNG))), "nested-archive"),
+    "an empty ZIP in it": (zipped("in.zip", packed()), "nested-archive"),
+    "a gzip in it": (zipped("in.png", gzip.compress(PNG)), "nested-archive"),
+    "a tar in it": (zipped("in.dcm", tar()), "nested-archive"),
+    "a 7z in it": (zipped("in.7z", b"7z\xbc\xaf\x27\x1c" + bytes(100)), "nested-archive"),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_member_that_is_not_read_is_named_and_fails_alone(name: str, north: Caller) -> None:
+    archive, kind = UNREAD[name]
+    kinds: list[dict[str, str]] = [{}, {"group_by": "folder"}]
+    for options in kinds:
+        batch = json_of(post_zip(north, archive, **options), 202)
+        assert batch["counts"]["queued"] == 1
+        ((_, member, status, found),) = errors(north, batch["id"])
+        assert (status, found) == ("rejected", kind)
+        assert options or member in ZipFile(io.BytesIO(archive)).namelist()
+    assert len(objects(north.client)) == 2
+
+
+@pytest.mark.parametrize("again", ["a/x.png", "./a//x.png"])
+def test_two_files_of_one_name_are_two_items(again: str, north: Caller) -> None:
+    archive = packed(("a/x.png", PNG), ("b.png", PNG), ("x" * len(again), PNG)).replace(
+        b"x" * len(again), again.encode()
+    )
+    assert json_of(post_zip(north, archive), 202)["counts"]["queued"] == 3
 
 
 LIMITS: dict[str, bytes] = {

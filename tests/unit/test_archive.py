@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from stream_unzip import stream_unzip
 
+from api.archive_ignored import is_directory, is_ignored
 from api.batch_archive import Archive as ReceivedArchive
-from api.batch_archive import is_item
 from client.archive import PIECE_BYTES, Archive, PackedArchive, StoredArchive, archive_of, counted
 from shared.config import Settings
 
@@ -190,9 +190,16 @@ def test_a_file_that_is_gone_is_an_error_in_the_middle(folder: Path) -> None:
         list(archive.pieces(0))
 
 
-@given(st.lists(st.sampled_from(["a", ".b", ".", "..", "__MACOSX", "DICOMDIR", "c.png", ""]), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.sampled_from(["a", ".b", ".", "._c", ".Trashes", "__MACOSX", "DICOMDIR", "Thumbs.db", "c.png", "d\\e", ""]),
+        min_size=1,
+        max_size=4,
+    )
+)
 def test_the_client_counts_as_the_server_does(parts: list[str]) -> None:
-    assert counted("/".join(parts)) is is_item("/".join(parts))
+    name = "/".join(parts)
+    assert counted(name) is (not is_directory(name) and name != "" and not is_ignored(name))
 
 
 def test_an_archive_of_nothing_is_refused() -> None:
