@@ -54,6 +54,7 @@ class ReviewReason(StrEnum):
     IMAGES_DISAGREE = "images-disagree"  #: an image clearly shows another class than the study as a whole
     MODALITY_CORRECTED = "modality-corrected"  #: the images are not of the modality that they were sent as
     IMAGES_LEFT_OUT = "images-left-out"  #: the answer does not speak of every image: see `rejected` and `problem`
+    NOT_LUNG_WINDOW = "not-lung-window"  #: a CT slice without Hounsfield units, shown in another window than a lung's
 
 
 class ImagePrediction(BaseModel):

@@ -8,7 +8,7 @@ the words.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -44,7 +44,7 @@ def answer(study: Study, readings: Mapping[str, Reading | Refusal], bundle_sha25
     opinions = [reading.opinion for reading in spoken.values()]
     seconds = [reading.second for reading in spoken.values() if reading.second is not None]
     whole, second = _mean(opinions), _mean(seconds) if seconds else None
-    reasons = {*_doubts(whole, second, opinions), *_circumstances(study, modality, len(spoken))}
+    reasons = {*_doubts(whole, second, opinions), *_circumstances(study, modality, spoken)}
     return replace(
         bare,
         **_named(whole),
@@ -106,12 +106,14 @@ def _doubts(whole: Opinion, second: Opinion | None, opinions: Sequence[Opinion])
         yield ReviewReason.IMAGES_DISAGREE
 
 
-def _circumstances(study: Study, modality: Modality, answered: int) -> Iterator[ReviewReason]:
+def _circumstances(study: Study, modality: Modality, spoken: Collection[str]) -> Iterator[ReviewReason]:
     """What in the study asks for a second look."""
     if modality is not study.claim.modality:
         yield ReviewReason.MODALITY_CORRECTED
-    if answered < len(study.images):
+    if len(spoken) < len(study.images):
         yield ReviewReason.IMAGES_LEFT_OUT
+    if modality is Modality.CT and not study.other_windows.isdisjoint(spoken):
+        yield ReviewReason.NOT_LUNG_WINDOW
 
 
 def _heatmaps(spoken: Mapping[str, Reading]) -> dict[str, Heatmap]:

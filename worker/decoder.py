@@ -17,11 +17,12 @@ import sys
 from collections.abc import Iterator
 
 from shared.errors import ImageError, ImageTooLarge
-from shared.imaging.decode import Limits, frames
+from shared.imaging.decode import Limits, pictures
 from shared.imaging.preprocess import InputSpec, prepare
 
 FRAME, ENDED, FAILED = b"F", b".", b"!"
-LENGTH, SHAPE = struct.Struct(">Q"), struct.Struct(">II")
+#: Of a message; of a frame: its height and width, and whether a CT slice is in a lung window.
+LENGTH, FRAME_HEAD = struct.Struct(">Q"), struct.Struct(">II?")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -65,9 +66,9 @@ def main(handle: int, memory_bytes: int) -> None:
 
 def _answer(data: bytes, limits: Limits, spec: InputSpec) -> Iterator[bytes]:
     try:
-        for picture in frames(data, limits, target=spec.size):
-            frame = prepare(picture, spec)
-            yield FRAME + SHAPE.pack(*frame.shape) + frame.tobytes()
+        for picture in pictures(data, limits, target=spec.size):
+            frame = prepare(picture.grey, spec)
+            yield FRAME + FRAME_HEAD.pack(*frame.shape, picture.in_lung_window) + frame.tobytes()
     except MemoryError:
         yield _failed(ImageTooLarge("It needs more memory than a decoder may have."))
     except ImageError as error:

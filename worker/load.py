@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from shared.claims import Claim, ImageRef, Outcome
 from shared.config import Settings
 from shared.errors import CorruptImage, ImageError, ObjectCorrupt, ObjectNotFound, ThoraqError
-from shared.imaging.decode import frames, is_risky
+from shared.imaging.decode import Picture, frames, is_risky
 from shared.imaging.preprocess import InputSpec, prepare
 from shared.jobs import problem_of
 from shared.storage import Storage
@@ -41,6 +41,8 @@ class Study:
     claim: Claim
     images: list[Loaded]
     seconds: float
+    #: ids of slices of a CT that are shown in another window than one for lungs
+    other_windows: frozenset[str] = frozenset()
 
     @property
     def pixels(self) -> dict[str, Pixels]:
@@ -62,6 +64,7 @@ class _Fetched:
     """A stored file: its asked frames by image id, or the error that another attempt may not meet; when it was read."""
 
     images: dict[str, Loaded] = field(default_factory=dict)
+    other_windows: set[str] = field(default_factory=set)
     error: ThoraqError | None = None
     began: float = 0
     ended: float = 0
@@ -93,7 +96,7 @@ class Loader:
     def _fetch(self, spec: InputSpec, apart: bool, key: str, refs: Sequence[ImageRef]) -> _Fetched:
         fetched = _Fetched(began=time.perf_counter())
         try:
-            self._decode(spec, apart, key, refs, fetched.images)
+            self._decode(spec, apart, key, refs, fetched)
         except (ImageError, ObjectCorrupt, ObjectNotFound) as error:
             unread = [ref.id for ref in refs if ref.id not in fetched.images]
             fetched.images |= {image_id: problem_of(error) for image_id in unread}
@@ -103,26 +106,26 @@ class Loader:
         fetched.ended = time.perf_counter()
         return fetched
 
-    def _decode(
-        self, spec: InputSpec, apart: bool, key: str, refs: Sequence[ImageRef], images: dict[str, Loaded]
-    ) -> None:
+    def _decode(self, spec: InputSpec, apart: bool, key: str, refs: Sequence[ImageRef], fetched: _Fetched) -> None:
         """Every asked frame of one stored file; decoded a frame at a time, so memory stays small."""
         wanted = defaultdict[int, list[str]](list)
         for ref in refs:
             wanted[ref.frame].append(ref.id)
         data = self._storage.get(key, expect_sha256=refs[0].sha256)
-        for number, pixels in enumerate(self._prepared(data, spec, apart)):
-            if number in wanted:
-                images |= dict.fromkeys(wanted.pop(number), pixels)
+        for number, picture in enumerate(self._prepared(data, spec, apart)):
+            ids = wanted.pop(number, [])
+            fetched.images |= dict.fromkeys(ids, picture.grey)
+            if not picture.in_lung_window:
+                fetched.other_windows.update(ids)
             self._progress()
         if wanted:
             raise CorruptImage("the file has fewer frames than its header says")
 
-    def _prepared(self, data: bytes, spec: InputSpec, apart: bool) -> Iterator[Pixels]:
+    def _prepared(self, data: bytes, spec: InputSpec, apart: bool) -> Iterator[Picture]:
         if apart or is_risky(data):
             return self._sandbox.prepared(data, spec)
         decoded = frames(data, self._limits, target=spec.size, threads=self._threads)
-        return (prepare(picture, spec) for picture in decoded)
+        return (Picture(prepare(grey, spec)) for grey in decoded)
 
 
 def _readable(claim: Claim) -> Iterator[tuple[ImageRef, str]]:
@@ -145,11 +148,14 @@ def _loaded(claim: Claim, files: Mapping[str, _Fetched]) -> Study | Outcome:
     found = {image_id: image for file in mine for image_id, image in file.images.items()}
     images = [found[ref.id] if ref.problem is None else ref.problem for ref in claim.images]
     seconds = max(file.ended for file in mine) - min(file.began for file in mine) if mine else 0.0
-    return _study(claim, images, seconds)
+    other_windows = frozenset(image_id for file in mine for image_id in file.other_windows)
+    return _study(claim, images, seconds, other_windows)
 
 
-def _study(claim: Claim, images: list[Loaded], seconds: float = 0.0) -> Study | Outcome:
+def _study(
+    claim: Claim, images: list[Loaded], seconds: float = 0.0, other_windows: frozenset[str] = frozenset()
+) -> Study | Outcome:
     problems = [image for image in images if isinstance(image, dict)]
     if len(problems) == len(images):
         return Outcome(claim, error=UnreadableStudy(problems[0]))
-    return Study(claim, images, seconds)
+    return Study(claim, images, seconds, other_windows)

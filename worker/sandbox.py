@@ -23,12 +23,11 @@ from typing import Any
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from shared.errors import ImageError, Unavailable, UndecodableImage
-from shared.imaging.info import Limits
+from shared.imaging.info import Limits, Picture
 from shared.imaging.preprocess import InputSpec
-from worker.decoder import ENDED, FAILED, FRAME, SHAPE, receive, send
+from worker.decoder import ENDED, FAILED, FRAME, FRAME_HEAD, receive, send
 
 log = structlog.get_logger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,10 +51,10 @@ class Sandbox:
         self._limits, self._allowance = limits, allowance
         self._idle: list[_Decoder] = []
 
-    def prepared(self, data: bytes, spec: InputSpec) -> Iterator[NDArray[np.uint8]]:
-        """Every frame of a file, (size, size) uint8, as `decode.frames` and `prepare` make it; to be read to its end.
+    def prepared(self, data: bytes, spec: InputSpec) -> Iterator[Picture]:
+        """Every frame of a file, (size, size) uint8, as `decode.pictures` and `prepare` make it; to be read to its end.
 
-        Raises the errors of `decode.frames`, and UndecodableImage when decoders die of it, or one takes too long.
+        Raises the errors of `decode.pictures`, and UndecodableImage when decoders die of it, or one takes too long.
         """
         done = deaths = 0
         while True:
@@ -112,8 +111,8 @@ class _Decoder:
                 raise Unavailable("no process for a decoder") from error
         self.kill = weakref.finalize(self, _end, self._process, self._socket)
 
-    def prepared(self, data: bytes, limits: Limits, spec: InputSpec) -> Iterator[NDArray[np.uint8]]:
-        most = 1 + SHAPE.size + max(spec.size**2, MOST_WORDS)
+    def prepared(self, data: bytes, limits: Limits, spec: InputSpec) -> Iterator[Picture]:
+        most = 1 + FRAME_HEAD.size + max(spec.size**2, MOST_WORDS)
         try:
             send(self._socket, json.dumps({"limits": asdict(limits), "spec": asdict(spec)}).encode())
             send(self._socket, data)
@@ -150,12 +149,13 @@ def _environment() -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def _frame(message: bytearray, spec: InputSpec) -> NDArray[np.uint8]:
+def _frame(message: bytearray, spec: InputSpec) -> Picture:
     """ValueError for a frame that is none."""
-    height, width = SHAPE.unpack_from(message, 1)
+    height, width, in_lung_window = FRAME_HEAD.unpack_from(message, 1)
     if (height, width) != (spec.size, spec.size):
         raise ValueError("a frame of another size")
-    return np.frombuffer(message, np.uint8, offset=1 + SHAPE.size).reshape(height, width)
+    grey = np.frombuffer(message, np.uint8, offset=1 + FRAME_HEAD.size).reshape(height, width)
+    return Picture(grey, in_lung_window)
 
 
 def _image_error(said: dict[str, Any]) -> ImageError:

@@ -36,6 +36,7 @@ REVIEW_REASONS = {
     ReviewReason.CLASSIFIERS_DISAGREE: "The two classifiers disagree about COVID-19.",
     ReviewReason.IMAGES_DISAGREE: "An image clearly shows something else than the study as a whole.",
     ReviewReason.IMAGES_LEFT_OUT: "Some images have no part in the answer; they are named below.",
+    ReviewReason.NOT_LUNG_WINDOW: "A CT slice has no Hounsfield units, and was not shown in a lung window.",
 }
 SCORES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "auc": "ROC AUC", "ece": "Calibration error"}
 

@@ -23,9 +23,9 @@ from shared.errors import EmptyFile, UnsupportedImage
 from shared.imaging import dicom, jpeg, png, signatures, tiff, tiff_tags
 from shared.imaging.dicom_file import START_BYTES, dataset_start
 from shared.imaging.headers import PNG_SIGNATURE, Header, jpeg_header, png_header
-from shared.imaging.info import ImageInfo, Limits, MediaType
+from shared.imaging.info import ImageInfo, Limits, MediaType, Picture
 
-__all__ = ["ImageInfo", "Limits", "MediaType", "decode_one", "frames", "probe"]
+__all__ = ["ImageInfo", "Limits", "MediaType", "Picture", "decode_one", "frames", "pictures", "probe"]
 
 # OpenCV would write about damaged files on stderr; they become errors with a name here instead.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -63,6 +63,14 @@ def is_risky(data: bytes) -> bool:
     return _media_type(BytesIO(data)) in (MediaType.DICOM, MediaType.TIFF)
 
 
+def pictures(data: bytes, limits: Limits, target: int | None = None, threads: int = 1) -> Iterator[Picture]:
+    """As `frames`, with what is known about each frame's window."""
+    if _media_type(BytesIO(data)) is MediaType.DICOM:
+        yield from dicom.pictures(data, limits)
+    else:
+        yield from map(Picture, frames(data, limits, target, threads))
+
+
 def frames(data: bytes, limits: Limits, target: int | None = None, threads: int = 1) -> Iterator[NDArray[np.uint8]]:
     """Yield the display grey (H, W) of each frame, decoded one at a time.
 
@@ -74,7 +82,7 @@ def frames(data: bytes, limits: Limits, target: int | None = None, threads: int 
     file = BytesIO(data)
     match _media_type(file):
         case MediaType.DICOM:
-            yield from dicom.frames(data, limits)
+            yield from (picture.grey for picture in dicom.pictures(data, limits))
         case MediaType.TIFF:
             yield from _tiff_frames(data, limits)
         case MediaType.PNG:
@@ -86,7 +94,7 @@ def frames(data: bytes, limits: Limits, target: int | None = None, threads: int 
 def decode_one(data: bytes, limits: Limits, frame: int = 0, target: int | None = None) -> NDArray[np.uint8]:
     """The display grey (H, W) of one frame, by index; as `frames`, and IndexError when there is no such frame."""
     if _media_type(BytesIO(data)) is MediaType.DICOM:
-        return next(dicom.frames(data, limits, first=frame))
+        return next(dicom.pictures(data, limits, first=frame)).grey
     for index, picture in enumerate(frames(data, limits, target)):
         if index == frame:
             return picture

@@ -27,7 +27,7 @@ from shared.imaging.dicom_file import Header, check_preamble, read_header
 from shared.imaging.display import as_stored, to_grey
 from shared.imaging.elements import count, element_name, invalid, text, texts, unsigned
 from shared.imaging.greyscale import DISPLAY_KEYWORDS, Greyscale, read_greyscale
-from shared.imaging.info import ImageInfo, Limits, MediaType
+from shared.imaging.info import ImageInfo, Limits, MediaType, Picture
 from shared.imaging.pixel_data import Layout, PixelData, check_length, check_offset_tables, locate
 from shared.imaging.transfer_syntaxes import PLUGINS
 from shared.imaging.vendor import vendor_errors
@@ -46,14 +46,6 @@ _PIXEL_HEADER_TAGS = (
     *_HEADER_TAGS,
     *(Tag(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths", *DISPLAY_KEYWORDS)),
 )
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A frame in display grey (H, W); `in_lung_window` is False for a CT slice that is shown in another window."""
-
-    grey: NDArray[np.uint8]
-    in_lung_window: bool = True
 
 
 @dataclass(frozen=True)
@@ -111,11 +103,6 @@ def pictures(data: bytes, limits: Limits, first: int = 0) -> Iterator[Picture]:
     for index in range(first, info.frames):
         with vendor_errors():
             yield _picture(next(stored), pixels, partial(greyscale, index))
-
-
-def frames(data: bytes, limits: Limits, first: int = 0) -> Iterator[NDArray[np.uint8]]:
-    """The display grey of `pictures`."""
-    return (picture.grey for picture in pictures(data, limits, first))
 
 
 def _picture(frame: NDArray[Any], pixels: _Pixels, greyscale: Callable[[], Greyscale]) -> Picture:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shared.errors import CorruptImage, ImageTooLarge
 
 
@@ -37,6 +40,17 @@ class Limits:
         # A few megabytes may hold hours of work: each frame black, each within the limits.
         if width * height * frames > self.max_file_pixels:
             raise ImageTooLarge(f"More than {self.max_file_pixels} pixels in all frames together.")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame in display grey (H, W); `in_lung_window` is False for a CT slice that is shown in another window.
+
+    Pictures whose window nobody knows, those of other formats than DICOM, are not doubted.
+    """
+
+    grey: NDArray[np.uint8]
+    in_lung_window: bool = True
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,13 @@ def ensemble(*probabilities: float, second: float) -> Reading:
     return Reading(XRAY, opinion(ENSEMBLE, *probabilities), opinion(BINARY, second, 1 - second), looked)
 
 
-def combined(*images: Reading | Refusal | dict[str, Any], sent_as: Modality = XRAY) -> Answer:
+def combined(
+    *images: Reading | Refusal | dict[str, Any], sent_as: Modality = XRAY, other_windows: frozenset[str] = frozenset()
+) -> Answer:
     """The answer of a study whose images were read so; a dict is the problem of an unreadable one."""
     refs = tuple(ImageRef(f"img_{place}", place, 0, "key", "0" * 64, None) for place in range(len(images)))
     claim = Claim("job_1", "token", "tenant_1", Classifier.BINARY, sent_as, 1.5, refs)
-    study = Study(claim, [image if isinstance(image, dict) else PIXELS for image in images], 0.25)
+    study = Study(claim, [image if isinstance(image, dict) else PIXELS for image in images], 0.25, other_windows)
     readings = {ref.id: image for ref, image in zip(refs, images, strict=True) if not isinstance(image, dict)}
     return answer(study, readings, "b" * 64, 0.5)
 
@@ -166,3 +168,12 @@ def test_a_reading_without_a_heatmap_names_none() -> None:
     found = combined(replace(binary(0.9), heatmap=None))
     assert found.heatmaps == []
     assert "heatmap" not in found.images[0]
+
+
+def test_a_slice_outside_of_the_lung_window_is_worth_a_look_if_the_answer_speaks_of_it() -> None:
+    slices = [binary(0.95, CT), binary(0.95, CT)]
+    assert combined(*slices, sent_as=CT).review_reasons == []
+    assert combined(*slices, sent_as=CT, other_windows=frozenset({"img_1"})).review_reasons == ["not-lung-window"]
+    assert combined(*slices, NOT_CHEST, sent_as=CT, other_windows=frozenset({"img_2"})).review_reasons == [
+        "images-left-out"
+    ]

@@ -64,7 +64,7 @@ def test_frames_are_those_of_the_process_itself_from_one_decoder(sandbox: Sandbo
     pids = set()
     for data in FILES:
         expected = [prepare(grey, SPEC) for grey in frames(data, Limits(), target=SPEC.size)]
-        found = list(sandbox.prepared(data, SPEC))
+        found = [picture.grey for picture in sandbox.prepared(data, SPEC)]
         assert len(found) == len(expected)
         assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
         pids |= {decoder.pid for decoder in decoders()}
@@ -112,7 +112,7 @@ def test_a_decoder_that_was_killed_by_something_else_costs_nothing(sandbox: Sand
     found += list(coming)
     expected = [prepare(grey, SPEC) for grey in frames(data, Limits(), target=SPEC.size)]
     assert len(found) == 40
-    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert all(np.array_equal(one.grey, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_a_decoder_has_only_so_much_memory() -> None:
