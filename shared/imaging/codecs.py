@@ -1,4 +1,4 @@
-"""Decoders for pydicom: JPEG and RLE through kornia, OpenCV or imagecodecs, JPEG 2000 through OpenCV or OpenJPEG.
+"""Decoders for pydicom: JPEG by simplejpeg, lossless JPEG and RLE by imagecodecs, JPEG 2000 by OpenCV or OpenJPEG.
 
 pydicom would give them to GDCM, which ends the process, or corrupts its memory, over damaged codestreams; these raise.
 None of them fills in what a frame lacks. The names `is_available` and `DECODER_DEPENDENCIES` are those of pydicom's
@@ -16,7 +16,6 @@ from typing import Any
 import cv2
 import numpy as np
 from imagecodecs import jpeg8_decode, packbits_decode
-from kornia_rs.io import decode_image_jpegturbo
 from numpy.typing import NDArray
 from openjpeg.utils import decode_pixel_data
 from pydicom.pixels.common import PhotometricInterpretation
@@ -35,12 +34,13 @@ from pydicom.uid import (
     RLELossless,
 )
 
-ADOBE = b"Adobe"
+from shared.imaging.jpeg import decode_stream, with_transform
+
 JPEG_PLUGIN, JPEG_LOSSLESS_PLUGIN, JPEG2000_PLUGIN = "thoraq-jpegturbo", "thoraq-imagecodecs", "thoraq-openjpeg"
 RLE_PLUGIN = "thoraq-packbits"
 DECODER_DEPENDENCIES: dict[UID, tuple[str, ...]] = {
-    JPEGBaseline8Bit: ("kornia_rs",),
-    JPEGExtended12Bit: ("kornia_rs", "imagecodecs"),
+    JPEGBaseline8Bit: ("simplejpeg",),
+    JPEGExtended12Bit: ("simplejpeg", "imagecodecs"),
     JPEGLossless: ("imagecodecs",),
     JPEGLosslessSV1: ("imagecodecs",),
     RLELossless: ("imagecodecs",),
@@ -63,13 +63,14 @@ def is_available(uid: str) -> bool:
 
 
 def decode_jpeg(src: bytes, runner: DecodeRunner) -> bytearray:
-    """Decode a frame, grey or colour, which becomes RGB; raises ValueError or RuntimeError when it is damaged."""
+    """Decode a frame, grey or colour, which becomes RGB; raises CorruptImage or RuntimeError when it is damaged."""
     if runner.bits_stored > 8:
         return decode_jpeg_lossless(src, runner)  # the 8-bit codec knows no more
     if runner.samples_per_pixel == 1:
-        return _through_jpegturbo(src, runner, "mono")
+        return _decoded(decode_stream(src, "GRAY"), runner)
+    # In DICOM the photometric interpretation says what the colours are, where the stream does not (PS3.5, 8.2.1).
     is_rgb = runner.photometric_interpretation == PhotometricInterpretation.RGB
-    frame = _through_jpegturbo(_with_transform(src, 0 if is_rgb else 1), runner, "rgb")
+    frame = _decoded(decode_stream(with_transform(src, 0 if is_rgb else 1), "RGB"), runner)
     runner.set_option("photometric_interpretation", PhotometricInterpretation.RGB)
     return frame
 
@@ -94,26 +95,6 @@ def _decoded(picture: NDArray[Any], runner: DecodeRunner) -> bytearray:
     runner.set_option("bits_allocated", 8 * picture.itemsize)
     runner.set_option("planar_configuration", 0)  # the header speaks of uncompressed pixels (PS3.5 8.2)
     return bytearray(picture.tobytes())
-
-
-def _through_jpegturbo(src: bytes, runner: DecodeRunner, mode: str) -> bytearray:
-    """Decode with libjpeg-turbo; its warnings are errors here, as a frame that ends early is only warned about."""
-    try:
-        return _decoded(np.asarray(decode_image_jpegturbo(src, mode)), runner)
-    except Exception as error:  # it raises the base class itself
-        raise ValueError("The frame is damaged.") from error
-
-
-def _with_transform(src: bytes, transform: int) -> bytes:
-    """The codestream with an Adobe segment that says whether its colours are YCbCr (1) or RGB (0), if it has none.
-
-    A JFIF segment goes before it, and means YCbCr. Without either, libjpeg would guess by the names of the components;
-    in DICOM the photometric interpretation says it (PS3.5, 8.2.1).
-    """
-    if ADOBE in src[:2000]:
-        return src
-    segment = b"\xff\xee" + struct.pack(">H5sHHHB", 14, ADOBE, 100, 0, 0, transform)
-    return src[:2] + segment + src[2:]
 
 
 def decode_rle(src: bytes, runner: DecodeRunner) -> bytearray:
