@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from shared.bundle import Bundle
 from shared.config import Settings
+from shared.cpu import Cpu, this_cpu
 from shared.errors import EngineError, EngineOutOfMemory, ModelError
 from shared.networks import rebuild, tensorflow
 from shared.parity import Reference, disagreement
@@ -106,16 +107,21 @@ def make_engine(name: EngineName, bundle: Bundle, max_batch: int = 16, threads: 
     return OpenVinoEngine(bundle, name, max_batch, threads)
 
 
-def candidates(bundle: Bundle, setting: str) -> list[EngineName]:
-    """The engines to try for a value of THORAQ_ENGINE, in order of speed."""
+def candidates(bundle: Bundle, setting: str, cpu: Cpu | None = None) -> list[EngineName]:
+    """The engines to try for a value of THORAQ_ENGINE on a CPU (None: this machine's), in the order of their speed.
+
+    `auto` names none that the CPU, the installation or the bundle lacks what it needs for; an engine that was asked
+    for by name is always tried, and refused with the reason.
+    """
     if setting in {"auto", "tensorflow"} and has_gpu():
         return ["tensorflow-float16", "tensorflow"]
     if setting != "auto":
         return [name for name in ENGINES if name == setting]
-    names: list[EngineName] = ["openvino-bf16", "openvino-float32"] if importlib.util.find_spec("openvino") else []
-    if names and "openvino-int8" in bundle.card.engines:
-        names.insert(0, "openvino-int8")
-    return [*names, REFERENCE]
+    if importlib.util.find_spec("openvino") is None:
+        return [REFERENCE]
+    lacking = set() if "openvino-int8" in bundle.card.engines else {"openvino-int8"}
+    lacking |= set() if (cpu or this_cpu()).has_bfloat16 else {"openvino-bf16"}
+    return [name for name in ENGINES if name not in {"tensorflow-float16", *lacking}]
 
 
 def has_gpu() -> bool:

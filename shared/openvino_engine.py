@@ -17,6 +17,7 @@ import numpy as np
 import openvino as ov
 
 from shared.bundle import Bundle
+from shared.cpu import Cpu, this_cpu
 from shared.engines import EngineName, Maps, Pixels, TrunkRunner, check_request, run_in_buckets
 from shared.errors import EngineError, EngineOutOfMemory, ModelError
 from shared.openvino_graph import build_trunk
@@ -30,15 +31,22 @@ OUT_OF_MEMORY = re.compile("bad_alloc|out of memory|alloc", re.IGNORECASE)
 class OpenVinoEngine:
     """A bundle's trunks on the CPU, through OpenVINO."""
 
-    def __init__(self, bundle: Bundle, name: EngineName, max_batch: int = 16, threads: int | None = None) -> None:
-        """Load every trunk; ModelError when the bundle or the machine lacks what this engine needs.
+    def __init__(
+        self,
+        bundle: Bundle,
+        name: EngineName,
+        max_batch: int = 16,
+        threads: int | None = None,
+        cpu: Cpu | None = None,
+    ) -> None:
+        """Load every trunk; ModelError when the bundle or the CPU (None: this machine's) lacks what this engine needs.
 
         `threads`: None leaves it to OpenVINO, which takes one per core.
         """
         self.name = name
         self._bundle = bundle
         self._core = ov.Core()
-        self._options = {"INFERENCE_PRECISION_HINT": self._precision()}
+        self._options = {"INFERENCE_PRECISION_HINT": precision(name, cpu or this_cpu())}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
         self._parts = parts_of(max_batch, threads or len(os.sched_getaffinity(0)))
@@ -68,13 +76,6 @@ class OpenVinoEngine:
         for count in (1, self._batches[-1]):
             self.maps(np.zeros((count, size, size), np.uint8), self._trunks.keys())
 
-    def _precision(self) -> str:
-        """What is computed in where nothing is quantised."""
-        able = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if self.name == "openvino-bf16" and not able:
-            raise ModelError("this CPU does not compute in bfloat16")
-        return "bf16" if able and self.name != "openvino-float32" else "f32"
-
     def _trunk(self, name: str) -> TrunkRunner:
         try:
             return Compiled(self._core, self._graph(name), self._options, self._parts)
@@ -90,6 +91,13 @@ class OpenVinoEngine:
         trunk = self._bundle.card.trunks[name]
         description = self._bundle.load_architecture(trunk.architecture)
         return build_trunk(description, self._bundle.load_weights(trunk.weights), self._bundle.input)
+
+
+def precision(name: EngineName, cpu: Cpu) -> str:
+    """What is computed in where nothing is quantised, as OpenVINO names it; ModelError when the CPU cannot."""
+    if name == "openvino-bf16" and not cpu.has_bfloat16:
+        raise ModelError("this CPU does not compute in bfloat16")
+    return "bf16" if cpu.has_bfloat16 and name != "openvino-float32" else "f32"
 
 
 class Parts(NamedTuple):

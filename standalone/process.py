@@ -67,7 +67,8 @@ class Service(ABC):
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     #: What the kernel sends the child when we die without having stopped it (a name that setpriv knows).
     death_signal: ClassVar[str] = "KILL"
-    ready_seconds: ClassVar[float] = 60
+    #: Generous, for machines that are busy: a child that ends is noticed at once.
+    ready_seconds: ClassVar[float] = 180
     stop_seconds: ClassVar[float] = 10
 
     def __init__(self, name: str, log: Path) -> None:

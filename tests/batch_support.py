@@ -13,6 +13,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 from werkzeug.test import TestResponse
 
 from tests.api_support import Caller, json_of
+from tests.waiting import EVENT_SECONDS
 
 
 def packed(*members: tuple[str, bytes], method: int = ZIP_STORED) -> bytes:
@@ -67,7 +68,7 @@ class Held(io.BytesIO):
     def read(self, size: int | None = -1) -> bytes:
         if self.tell() < self._half:
             return super().read(min(size or 0, self._half - self.tell()) if size and size > 0 else self._half)
-        assert self._go.wait(60)
+        assert self._go.wait(EVENT_SECONDS)
         return super().read(size)
 
     def readinto(self, buffer: Any) -> int:

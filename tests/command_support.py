@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.scripted_server import Server
+from tests.waiting import EVENT_SECONDS
 
 # A shell that starts the tests in the background has them ignore SIGINT, which children inherit.
 COMMAND = [
@@ -25,7 +26,13 @@ def into(stdout: int | None, command: list[str], env: dict[str, str]) -> subproc
     """A command with this file descriptor as its standard output; None: with a standard output that is closed."""
     closed = ["sh", "-c", 'exec "$@" >&-', "sh"] if stdout is None else []
     return subprocess.run(
-        [*closed, *command], env=env, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        [*closed, *command],
+        env=env,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=EVENT_SECONDS,
+        check=False,
     )
 
 
@@ -38,4 +45,11 @@ def left_pipe() -> int:
 
 def thoraq(server: Server, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, env=environment(server), capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command,
+        env=environment(server),
+        capture_output=True,
+        text=True,
+        timeout=EVENT_SECONDS,
+        check=False,
+    )

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from tests.chaos.pictures import brightness, picture
 from tests.chaos.system import System
+from tests.waiting import EVENT_SECONDS, until
 
 # What takes a minute in production takes seconds here; tests wait for states, never for a time.
 QUICK = {
@@ -30,19 +31,9 @@ FAULTY = QUICK | {
     "THORAQ_WEBHOOK_TIMEOUT_SECONDS": "3",
     "THORAQ_KEY_SECONDS": "60",
 }
-#: A worker takes up the doorbell so many seconds after Redis is back.
-HEARING_SECONDS = 10.0
 
 #: Every picture of a session is another one: the same bytes would be answered from the first result.
 fresh: Iterator[int] = numbers(1)
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Returns once the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.01)
 
 
 def count(database: sa.Engine, query: str, **values: object) -> int:
@@ -57,7 +48,7 @@ class Hospital:
     def __init__(self, system: System, database: sa.Engine) -> None:
         self.system, self.database = system, database
         headers = {"Authorization": f"Bearer {system.key}"}
-        self.http = httpx.Client(base_url=system.url, headers=headers, timeout=20, trust_env=False)
+        self.http = httpx.Client(base_url=system.url, headers=headers, timeout=60, trust_env=False)
         #: The number of the picture of every job that was asked for, by its key.
         self.asked: dict[str, int] = {}
         self._batches: dict[str, list[int]] = {}
@@ -90,7 +81,7 @@ class Hospital:
         query = {"classifier": "binary", "modality": "xray"}
         answer = self.http.post(
             "/v1/batches", params=query, content=archive.getvalue(), headers={"Content-Type": "application/zip"},
-            timeout=120,
+            timeout=EVENT_SECONDS,
         )  # fmt: skip
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
@@ -119,7 +110,7 @@ class Hospital:
         left = "SELECT count(*) FROM jobs WHERE id = ANY (:ids) AND finished_at IS NULL"
         return self.count(left, ids=list(ids)) == 0
 
-    def assert_each_answered_once(self, ids: Sequence[str], seconds: float = 60) -> None:
+    def assert_each_answered_once(self, ids: Sequence[str], seconds: float = EVENT_SECONDS) -> None:
         """Every job succeeds, with one result, which is the right one."""
         until(lambda: self.all_ended(ids), seconds)
         rows = self._ends(ids)
@@ -138,7 +129,7 @@ class Hospital:
         with self.database.connect() as connection:
             return connection.execute(query, {"ids": list(ids)}).all()
 
-    def try_again(self, request: Callable[[], httpx.Response], seconds: float = 60) -> httpx.Response:
+    def try_again(self, request: Callable[[], httpx.Response], seconds: float = EVENT_SECONDS) -> httpx.Response:
         """The first 202 that the request gets."""
         deadline = time.monotonic() + seconds
         while True:

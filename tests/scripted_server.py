@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.waiting import EVENT_SECONDS
+
 NOTICE = "a notice of the server's own"
 
 
@@ -70,7 +72,7 @@ class Server(ThreadingHTTPServer):
     def wait_for(self, route: str) -> None:
         """Until such a request has arrived."""
         with self.changed:
-            assert self.changed.wait_for(lambda: self.requests.get(route), timeout=60)
+            assert self.changed.wait_for(lambda: self.requests.get(route), timeout=EVENT_SECONDS)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -85,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.read_body(reply.cut)
         self.server.arrived(route, Request(dict(self.headers), self.path, body))
         if reply.hold:
-            self.server.go.wait(60)
+            self.server.go.wait(EVENT_SECONDS)
         if reply.status == 0 or reply.cut is not None:
             self.close_connection = True
         if reply.status == 0:

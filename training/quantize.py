@@ -17,10 +17,12 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from shared.bundle import Bundle, EngineFiles
+from shared.cpu import this_cpu
 from shared.engines import REFERENCE, make_engine
 from shared.errors import ConfigError
 from shared.heads import HeadNetwork
 from shared.imaging.preprocess import InputSpec
+from shared.openvino_engine import precision
 from shared.openvino_graph import build_trunk
 from shared.parity import Reference
 from training.equalise import equalise
@@ -70,8 +72,7 @@ def int8_maps(out: Path, files: EngineFiles) -> Callable[[NDArray[np.uint8]], ND
     """What the files compute: prepared pixels (N, size, size) to maps (N, h, w, channels)."""
     core = ov.Core()
     # As the serving engine does: what is not quantised runs in bfloat16 where the CPU can.
-    able = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    options = {"INFERENCE_PRECISION_HINT": "bf16" if able else "f32"}
+    options = {"INFERENCE_PRECISION_HINT": precision("openvino-int8", this_cpu())}
     network = core.compile_model(core.read_model(out / files.model, out / files.weights), "CPU", options)
     return lambda images: np.array(network(images)[0], np.float32)
 

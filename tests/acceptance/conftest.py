@@ -19,6 +19,7 @@ from tests.api_support import new_key
 from tests.chaos.system import System
 from tests.fault_support import FAULTY, QUICK, Hospital
 from tests.server_support import Server
+from tests.waiting import EVENT_SECONDS
 
 
 @pytest.fixture(scope="session")
@@ -85,5 +86,5 @@ def server(settings_env: dict[str, str], plain_environ: dict[str, str], tmp_path
 @pytest.fixture
 def client(server: Server, clean_database: Database) -> Iterator[httpx.Client]:
     key = new_key(clean_database, Scope.JOBS_WRITE, Scope.JOBS_READ)
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=120) as client:
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=EVENT_SECONDS) as client:
         yield client

@@ -18,6 +18,7 @@ from shared.models import Job, JobState
 from shared.storage import open_storage
 from tests.api_support import PNG, new_key, work
 from tests.server_support import Server
+from tests.waiting import EVENT_SECONDS
 
 FILES, ROOM = 300, 50
 
@@ -57,7 +58,7 @@ def test_a_batch_that_is_more_than_there_is_room_for_gets_in_as_its_jobs_run(
     try:
         with Client(narrow.url, new_key(clean_database), retry=Retry(sleep=pause)) as thoraq:
             batch = thoraq.send_batch(archive_of([folder])[0], BatchOptions("binary", "xray"), idempotency_key="night")
-            thoraq.wait_batch(batch, timeout=60)
+            thoraq.wait_batch(batch, timeout=EVENT_SECONDS)
             found = thoraq.batch(batch.id)
     finally:
         ended.set()

@@ -23,6 +23,7 @@ from shared.storage import FolderStorage
 from standalone.services import Postgres
 from tests.api_support import PNG, work
 from tests.batch_support import packed
+from tests.waiting import EVENT_SECONDS
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "backup.md").read_text(encoding="utf-8")
 BACKUP, RESTORE = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
@@ -51,7 +52,12 @@ def run(script: str, environment: dict[str, str], url: str, backup: Path) -> str
         "BACKUP": str(backup),
     }
     done = subprocess.run(
-        ["bash", "-euc", script], env=environment | ours, capture_output=True, text=True, check=False, timeout=200
+        ["bash", "-euc", script],
+        env=environment | ours,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=EVENT_SECONDS,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

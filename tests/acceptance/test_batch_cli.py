@@ -23,6 +23,7 @@ from client import Batch, Client
 from standalone.services import HOST
 from standalone.stack import Stack
 from tests.many_images import SAMPLES, many_images
+from tests.waiting import EVENT_SECONDS
 
 COMMAND = Path(sys.executable).with_name("thoraq")
 FILES = 60
@@ -68,7 +69,7 @@ class Connection(BaseRequestHandler):
             if line.limit is not None and line.passed + len(data) > line.limit:
                 far.sendall(data[: max(0, line.limit - line.passed)])
                 line.held.set()
-                line.go.wait(120)
+                line.go.wait(EVENT_SECONDS)
                 return
             line.passed += len(data)
             far.sendall(data)
@@ -97,13 +98,18 @@ def environment(stand_in_stack: Stack, tmp_path: Path) -> dict[str, str]:
 
 def thoraq(environment: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [COMMAND, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=240, check=False
+        [COMMAND, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=EVENT_SECONDS,
+        check=False,
     )
 
 
 def receiving(thoraq: Client) -> Batch:
     """The batch that comes in, once some of it is in."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + EVENT_SECONDS
     while time.monotonic() < deadline:
         newest = next(thoraq.batches(page_size=1), None)
         if newest is not None and newest.status == "receiving" and newest.next_item:
@@ -128,11 +134,11 @@ def test_an_interrupted_batch_goes_on_and_nothing_is_there_twice(
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert line.held.wait(60)
+    assert line.held.wait(EVENT_SECONDS)
     with stand_in_stack.client() as client:
         begun = receiving(client)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=EVENT_SECONDS)
         assert process.returncode == 130, stderr
         assert "the same command goes on" in stderr
         line.hang_up()

@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from tests.chaos.system import System
-from tests.fault_support import Hospital, until
+from tests.fault_support import Hospital
+from tests.waiting import EVENT_SECONDS, until
 
 JOBS = "SELECT count(*) FROM jobs WHERE external_id = :key"
 
@@ -26,7 +27,7 @@ def kill_while(system: System, caught: threading.Event, request: Callable[[], ht
 
     sender = threading.Thread(target=send)
     sender.start()
-    assert caught.wait(20), "it never came so far"
+    assert caught.wait(EVENT_SECONDS), "it never came so far"
     system.children["api"].kill()
     sender.join()
     system.mend()

@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from tests.chaos.system import System
-from tests.fault_support import Hospital, until
+from tests.fault_support import Hospital
+from tests.waiting import EVENT_SECONDS, until
 
 BATCHES = "SELECT count(*) FROM batches WHERE external_id = :key"
 JOBS = "SELECT count(*) FROM jobs JOIN batches b ON b.id = batch_id WHERE b.external_id = :key"
@@ -22,7 +23,7 @@ def test_postgres_restarted_in_mid_commit(system: System, hospital: Hospital, be
     answers: list[httpx.Response] = []
     sender = threading.Thread(target=lambda: answers.append(hospital.submit_batch(key, SIZE)))
     sender.start()
-    assert caught.wait(20), "it never came so far"
+    assert caught.wait(EVENT_SECONDS), "it never came so far"
     if not before:
         until(lambda: hospital.count(BATCHES, key=key))
     system.postgres.kill()

@@ -19,8 +19,9 @@ from tests.api_support import new_key
 from tests.chaos.pictures import picture
 from tests.chaos.small_disk import SmallDisk
 from tests.chaos.system import System
-from tests.fault_support import Hospital, count, until
+from tests.fault_support import Hospital, count
 from tests.server_support import Server
+from tests.waiting import until
 
 TRIED = "SELECT count(*) FROM jobs WHERE id = ANY (:ids) AND error_attempts > 0"
 

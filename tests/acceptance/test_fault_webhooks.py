@@ -11,7 +11,8 @@ from standalone.services import HOST
 from tests.chaos.proxy import Proxy
 from tests.chaos.receiver import Receiver
 from tests.chaos.system import System
-from tests.fault_support import Hospital, until
+from tests.fault_support import Hospital
+from tests.waiting import EVENT_SECONDS, until
 
 OF_JOB = "FROM deliveries d JOIN events e ON e.id = d.event_id WHERE e.job_id = :job"
 ATTEMPTS = f"SELECT max(attempt_count) {OF_JOB}"
@@ -73,7 +74,7 @@ def test_the_deliverer_killed_at_the_send(
     receiver, proxy = line
     caught = proxy.trap(b"POST /thoraq", before=before)
     (job,) = hospital.ids(1)
-    assert caught.wait(20), "nothing was sent"
+    assert caught.wait(EVENT_SECONDS), "nothing was sent"
     if not before:
         until(lambda: receiver.told.get(job))  # it has it, and the deliverer does not know
     system.children["deliver"].kill()

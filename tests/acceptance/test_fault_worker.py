@@ -14,7 +14,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.chaos.system import System
-from tests.fault_support import Hospital, until
+from tests.fault_support import Hospital
+from tests.waiting import EVENT_SECONDS, until
 
 OTHER_CLOCK = Path(__file__).parents[1] / "chaos" / "other_clock"
 KILL_SECONDS, MOST_KILLS = 2.0, 25
@@ -44,7 +45,7 @@ def test_workers_killed_every_two_seconds_over_a_thousand_jobs(system: System, h
         kills += 1
         worker.start()
         time.sleep(KILL_SECONDS)
-    hospital.assert_each_answered_once(ids, 120)
+    hospital.assert_each_answered_once(ids)
     assert kills >= 5
     assert hospital.count("SELECT count(*) FROM jobs WHERE alone AND id = ANY (:ids)", ids=ids) >= kills
 
@@ -97,7 +98,7 @@ def test_a_worker_told_to_stop_gives_back_what_it_has_not_run(system: System, ho
     stopped = system.worker("stopped", **SLOW)
     until(lambda: hospital.count("SELECT count(*) FROM results WHERE job_id = ANY (:ids)", ids=ids))
     stopped.ask_to_stop()
-    assert stopped.wait_stopped(20)
+    assert stopped.wait_stopped(EVENT_SECONDS)
     assert hospital.running(ids) == 0
     assert not hospital.all_ended(ids), "it was stopped too late: all was done"
     tried = "SELECT count(*) FROM jobs WHERE id = ANY (:ids) AND (alone OR error_attempts + crash_attempts > 0)"

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from client import Client, Job
 from standalone.stack import Stack
-from tests.fault_support import count, until
+from tests.fault_support import count
+from tests.waiting import until
 
 XRAY = Path(__file__).parents[2] / "samples" / "xray-normal.png"
 

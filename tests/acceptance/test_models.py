@@ -21,6 +21,7 @@ from shared.db import Database
 from shared.models import Job, JobState, Result
 from standalone.stack import Stack
 from tests.factories_bundle import write_working_bundle
+from tests.waiting import EVENT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "samples" / "xray-normal.png"
@@ -36,14 +37,20 @@ class Operator:
         """The command's output."""
         command = [sys.executable, "-m", "admin", "models", *words]
         done = subprocess.run(
-            command, cwd=ROOT, env=self.stack.environ, capture_output=True, text=True, check=False, timeout=120
+            command,
+            cwd=ROOT,
+            env=self.stack.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=EVENT_SECONDS,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Returns once the condition holds."""
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + EVENT_SECONDS
         while not condition():
             self.stack.children["classify"].check()
             assert time.monotonic() < deadline, self.admin("list")

@@ -23,6 +23,7 @@ from shared.ids import new_id
 from shared.models import Classifier, Job, Modality, Priority, Study, Tenant
 from standalone.process import ROOT
 from standalone.stack import Stack
+from tests.waiting import EVENT_SECONDS
 
 SAMPLES = ROOT / "samples"
 XRAY = SAMPLES / "xray-normal.png"
@@ -40,7 +41,7 @@ ASKED_FOR = ("401 (", "409 (", "422 (")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # A worker may be loading its models; nothing here says how long that takes.
-        expect.set_options(timeout=60_000)
+        expect.set_options(timeout=1000 * EVENT_SECONDS)
         chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
         yield chromium
         chromium.close()
@@ -86,7 +87,7 @@ def answered(stack: Stack) -> str:
     """The path of a job with a result."""
     with stack.client() as client:
         job = client.submit(VIEWS, classifier="ensemble", modality="xray")
-        return f"/jobs/{client.wait(job, 60).id}"
+        return f"/jobs/{client.wait(job, EVENT_SECONDS).id}"
 
 
 def sign_in(page: Page, key: str) -> None:
@@ -105,14 +106,14 @@ def send(page: Page, files: list[Path], *choices: str) -> None:
 def sent_job(page: Page) -> str:
     """The path of the job that was just sent."""
     link = page.get_by_role("link", name="See this job")
-    expect(link).to_be_visible(timeout=60_000)
+    expect(link).to_be_visible(timeout=1000 * EVENT_SECONDS)
     return link.get_attribute("href") or ""
 
 
 def open_when(page: Page, job: str, status: str) -> None:
     """Wait for the job's status in the list, and open it from there."""
     row = page.locator("#live tbody tr", has=page.locator(f'a[href="{job}"]'))
-    expect(row.get_by_text(status)).to_be_visible(timeout=60_000)
+    expect(row.get_by_text(status)).to_be_visible(timeout=1000 * EVENT_SECONDS)
     row.get_by_role("link").click()
 
 

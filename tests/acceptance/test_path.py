@@ -18,6 +18,7 @@ from client import ApiError, Client
 from standalone.receiver import Receiver
 from standalone.stack import Stack
 from tests.factories_imaging import dicom_bytes, make_dicom, png_header
+from tests.waiting import EVENT_SECONDS
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 XRAY = SAMPLES / "xray-normal.png"
@@ -67,7 +68,7 @@ def test_upload_to_result_to_verified_webhook(client: Client) -> None:
             job = client.submit([XRAY], classifier="ensemble", modality="xray", external_id="ACC-1")
             assert job.status in {"queued", "running"}
             finished = client.wait(job)
-            event = events.get(timeout=30)
+            event = events.get(timeout=EVENT_SECONDS)
         finally:
             client.delete_endpoint(endpoint.id)
     assert receiver.refused == []

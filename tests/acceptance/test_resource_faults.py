@@ -14,6 +14,7 @@ from standalone.services import free_port
 from standalone.stack import Stack
 from tests.fault_support import QUICK
 from tests.poison_support import CRASH, FOLDER, HANG, picture
+from tests.waiting import EVENT_SECONDS
 
 POISONED = QUICK | {
     "THORAQ_ENGINE": "stand-in",
@@ -32,7 +33,7 @@ def poisoned_stack(tmp_path_factory: pytest.TempPathFactory, plain_environ: dict
         yield stack
 
 
-def supervised(stack: Stack, client: Client, jobs: list[Job], seconds: float = 120) -> dict[str, Job]:
+def supervised(stack: Stack, client: Client, jobs: list[Job], seconds: float = EVENT_SECONDS) -> dict[str, Job]:
     """The jobs once they have ended; meanwhile, what dies is started again, as an operator's machine does."""
     deadline = time.monotonic() + seconds
     while True:

@@ -25,8 +25,8 @@ from client import Client
 from standalone.process import ROOT, wait_gone
 from standalone.receiver import Receiver
 from standalone.services import free_port
+from tests.waiting import EVENT_SECONDS
 
-START_SECONDS = 200
 STARTING = ".* api, workers and beat are started; the models load"
 SERVING = "serving; Ctrl-C stops"
 
@@ -43,7 +43,7 @@ class Standalone:
 
     def line(self, pattern: str) -> re.Match[str]:
         """The first printed line that matches, as soon as it is there."""
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + EVENT_SECONDS
         while time.monotonic() < deadline:
             over = self.process.poll() is not None
             found = re.search(f"^{pattern}$", self.text, re.MULTILINE)
@@ -62,7 +62,7 @@ class Standalone:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=EVENT_SECONDS)
 
 
 def ready(standalone: Standalone) -> tuple[str, str]:
@@ -82,8 +82,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory, plain_environ: dict[str, str]
     standalone = Standalone(data, plain_environ, "--demo", "--port", str(free_port()))
     ready(standalone)
     family = standalone.family()
-    assert standalone.process.wait(timeout=START_SECONDS) == 0, standalone.text
-    assert not wait_gone(family, timeout=5)
+    assert standalone.process.wait(timeout=EVENT_SECONDS) == 0, standalone.text
+    assert not wait_gone(family, timeout=EVENT_SECONDS)
     return standalone
 
 
@@ -98,7 +98,7 @@ def serving(demo: Standalone, plain_environ: dict[str, str]) -> Iterator[Standal
 
 def refusal(data: Path, environ: dict[str, str], *options: str) -> str:
     standalone = Standalone(data, environ, *options)
-    assert standalone.process.wait(timeout=START_SECONDS) == 1
+    assert standalone.process.wait(timeout=EVENT_SECONDS) == 1
     assert "Traceback" not in standalone.text
     return standalone.text
 
@@ -150,7 +150,7 @@ def test_a_signal_stops_every_process(
     family = standalone.family()
     assert {"postgres", "redis-server"} <= {process.name() for process in family}
     assert standalone.end(number) == 0
-    assert not wait_gone(family, timeout=5)
+    assert not wait_gone(family, timeout=EVENT_SECONDS)
 
 
 def test_no_process_outlives_a_kill(data: Path, plain_environ: dict[str, str]) -> None:
@@ -159,7 +159,7 @@ def test_no_process_outlives_a_kill(data: Path, plain_environ: dict[str, str]) -
     family = standalone.family()
     assert standalone.end(signal.SIGKILL) == -signal.SIGKILL
     assert len(family) > 6
-    assert not wait_gone(family, timeout=60)
+    assert not wait_gone(family, timeout=EVENT_SECONDS)
 
 
 def test_a_port_in_use_is_refused_when_it_was_asked_for(data: Path, plain_environ: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from pydicom import dcmread
 
 from tests.factories_imaging import dicom_bytes, make_dicom, png_header
 from tests.server_support import Server, peak_memory
+from tests.waiting import EVENT_SECONDS
 
 SIZE = 500_000_000
 ALLOWED_GROWTH = 50_000_000
@@ -103,7 +104,7 @@ def upload(client: httpx.Client, path: Path) -> dict[str, Any]:
         announced = {"size_bytes": path.stat().st_size, "sha256": digest}
         (address,) = client.post("/v1/uploads", json={"files": [announced]}).json()["data"]
         file.seek(0)
-        answer = httpx.put(address["url"], content=file, headers=address["headers"], timeout=120)
+        answer = httpx.put(address["url"], content=file, headers=address["headers"], timeout=EVENT_SECONDS)
     assert answer.status_code == 204, answer.text
     made: dict[str, Any] = client.post(f"/v1/uploads/{address['id']}/complete").json()
     return made

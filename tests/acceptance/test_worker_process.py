@@ -16,6 +16,7 @@ from shared.db import Database
 from shared.models import ModelBundle, Result
 from standalone.services import free_port
 from tests.queue_support import add_job, add_tenant
+from tests.waiting import EVENT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +44,7 @@ def deliverer(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[sub
             started, cwd=ROOT, env=environment | {"THORAQ_METRICS_PORT": str(port)}, stdout=log, stderr=log
         )
         # Only from then on TERM is a request; before, it just ends the process.
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + EVENT_SECONDS
         while b" ready." not in path.read_bytes():
             assert worker.poll() is None, path.read_text(encoding="utf-8")
             assert time.monotonic() < deadline
@@ -63,7 +64,7 @@ def test_a_deliverer_serves_metrics_loads_no_model_and_stops_when_asked(
     assert "psycopg" in loaded
     assert "tensorflow" not in loaded
     worker.terminate()
-    assert worker.wait(timeout=60) == 0
+    assert worker.wait(timeout=EVENT_SECONDS) == 0
 
 
 @pytest.mark.usefixtures("clean_redis")
@@ -92,7 +93,7 @@ def test_a_worker_that_only_measures_answers_without_engine_bundle_or_store(
 def wait_for_results(database: Database, count: int, worker: subprocess.Popen[bytes]) -> dict[str, str]:
     """The names of the bundles that answered, by job, once there are so many."""
     named = sa.select(Result.job_id, ModelBundle.name).join(ModelBundle, ModelBundle.sha256 == Result.bundle_sha256)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + EVENT_SECONDS
     while time.monotonic() < deadline:
         assert worker.poll() is None
         with database.transaction() as session:
@@ -117,7 +118,7 @@ def test_a_worker_that_cannot_work_ends_with_its_reason(
         env=environment | {variable: value},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=EVENT_SECONDS,
         check=False,
     )
     assert done.returncode != 0

@@ -25,6 +25,7 @@ from standalone.services import Postgres
 from tests.api_support import PNG, Caller, MakeApp, json_of, new_key, objects, problem_of, work
 from tests.batch_support import packed, post_zip
 from tests.queue_support import add_job, add_tenant
+from tests.waiting import EVENT_SECONDS
 
 PER_TENANT, ALL, HUGE = 10, 20, 10**18
 
@@ -48,7 +49,7 @@ def wait(database: Database, tenant: str, count: int) -> None:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + EVENT_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

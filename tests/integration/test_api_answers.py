@@ -20,6 +20,7 @@ from shared.errors import CorruptImage
 from shared.finished import CHANNEL, Listener, announce
 from tests.api_support import Caller, MakeApp, claim_all, finish, json_of, new_key, problem_of, work
 from tests.queue_support import answer
+from tests.waiting import EVENT_SECONDS
 
 
 @contextmanager
@@ -111,8 +112,8 @@ def test_one_who_waits_is_woken(clean_database: Database, settings: Settings) ->
     with expecting("job_1") as first, expecting("job_1") as second, expecting("job_2") as other:
         with clean_database.transaction() as session:
             announce(session, [f"job_{n}x" for n in range(500)] + ["job_1"])
-        assert first.wait(30)
-        assert second.wait(30)
+        assert first.wait(EVENT_SECONDS)
+        assert second.wait(EVENT_SECONDS)
         assert not other.is_set()
 
 
@@ -124,7 +125,7 @@ def test_one_who_waits_is_not_woken_by_what_is_rolled_back(clean_database: Datab
             session.rollback()
         with clean_database.transaction() as session:
             announce(session, ["job_2"])
-        assert committed.wait(30)
+        assert committed.wait(EVENT_SECONDS)
         assert not rolled_back.is_set()
 
 
@@ -134,7 +135,7 @@ def test_waiting_goes_on_when_the_listeners_connection_is_cut(clean_database: Da
         cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = :query"
         with clean_database.transaction() as session:
             assert session.execute(sa.text(cut), {"query": f"LISTEN {CHANNEL}"}).all()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + EVENT_SECONDS
     woken = False
     with listener.expecting("job_2") as ended:
         while not woken and time.monotonic() < deadline:
@@ -152,7 +153,7 @@ def test_the_end_of_a_job_is_announced(end: str, north: Caller, clean_database: 
             work(clean_database)
         else:
             json_of(north.post(f"/v1/jobs/{job_id}/cancel"))
-        assert ended.wait(30)
+        assert ended.wait(EVENT_SECONDS)
 
 
 def test_one_who_waits_looks_by_himself(

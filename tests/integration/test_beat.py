@@ -14,6 +14,7 @@ import pytest
 
 from standalone.programs import Program
 from standalone.services import free_port
+from tests.waiting import EVENT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 # A beat whose loop went round for the last time a while ago.
@@ -46,12 +47,12 @@ def beat(environment: dict[str, str], clean_redis: None, tmp_path: Path) -> Iter
 def check(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "worker.beat_check"]
     return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=EVENT_SECONDS
     )  # fmt: skip
 
 
 def test_a_beat_that_runs_is_healthy_and_one_that_is_frozen_is_not(beat: Program, environment: dict[str, str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + EVENT_SECONDS
     while check(environment).returncode and time.monotonic() < deadline:
         time.sleep(0.2)
     healthy = check(environment)

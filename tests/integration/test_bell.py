@@ -14,6 +14,7 @@ import redis
 from shared.config import Settings
 from shared.queue import BUSY_SECONDS, CLASSIFY, DELIVER, GAP_SECONDS, Bell, ring
 from standalone.services import Redis
+from tests.waiting import EVENT_SECONDS
 
 RINGS = 2_000
 
@@ -25,7 +26,7 @@ def wire(redis_url: str, clean_redis: None) -> redis.Redis:  # noqa: ARG001
 
 def eventually(condition: Callable[[], object]) -> bool:
     """Whether it becomes true; not asked again after that, as asking may take a message away."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + EVENT_SECONDS
     while not (found := condition()) and time.monotonic() < deadline:
         time.sleep(0.01)
     return bool(found)
@@ -42,7 +43,7 @@ def test_a_burst_rings_few_times_and_the_last_ring_is_not_lost(wire: redis.Redis
     bell, made, seen = Bell(redis_url), 0, [0]
 
     def worker() -> None:
-        while seen[-1] < RINGS and wire.brpop([CLASSIFY], timeout=30):
+        while seen[-1] < RINGS and wire.brpop([CLASSIFY], timeout=EVENT_SECONDS):
             seen.append(made)
 
     looking = threading.Thread(target=worker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,8 @@ from structlog.testing import capture_logs
 
 from shared.bundle import CARD, Bundle, EngineFiles
 from shared.config import Settings, parse
+from shared.cpu import Cpu, this_cpu
 from shared.engines import (
-    ENGINES,
     Engine,
     EngineName,
     buckets,
@@ -36,15 +37,20 @@ from shared.heads import HeadNetwork
 from shared.imaging.decode import Limits, decode_one
 from shared.imaging.preprocess import prepare
 from shared.networks import rebuild
-from shared.openvino_engine import parts_of
-from shared.parity import Reference
+from shared.openvino_engine import OpenVinoEngine, parts_of, precision
+from shared.parity import Reference, disagreement
 from tests.factories_model import SIZE, tiny_bundle
 from training.quantize import quantize, write_parity
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / Settings.model_fields["model_dir"].default
 #: How far maps may be from TensorFlow's, as a share of their deviation.
-CLOSE = {"openvino-int8": 0.1, "openvino-bf16": 0.02, "openvino-float32": 1e-4, "tensorflow-float16": 0.01}
+CLOSE = {"openvino-int8": 0.1, "openvino-bf16": 0.02, "openvino-float32": 1e-4, "tensorflow-float16": 0.02}
+#: CPUs as the choice of an engine sees them.
+AVX2 = Cpu("AVX2", frozenset({"avx2"}), frozenset({"FP32", "INT8"}))
+AMX = Cpu("AMX", frozenset({"avx512_bf16", "amx_bf16", "amx_int8"}), frozenset({"FP32", "INT8", "BF16"}))
+#: The engine after int8 in the order of speed, on this machine.
+SECOND: EngineName = "openvino-bf16" if this_cpu().has_bfloat16 else "openvino-float32"
 
 
 def recard(bundle: Bundle, **changes: Any) -> Bundle:
@@ -80,21 +86,99 @@ def own(whole: Bundle, tmp_path: Path) -> Bundle:
     return Bundle.open(Path(shutil.copytree(whole.path, tmp_path / "tiny")))
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", ["openvino-int8", SECOND, "openvino-float32", "tensorflow"])
 def test_every_engine_gives_tensorflows_maps(whole: Bundle, name: EngineName) -> None:
-    images = pictures(7, seed=2)
-    wanted = make_engine("tensorflow", whole, 4).maps(images, whole.card.trunks)
-    engine = make_engine(name, whole, 4)
+    assert_close(make_engine(name, whole, 4), whole, tensorflows_maps(whole))
+
+
+def tensorflows_maps(whole: Bundle) -> dict[str, NDArray[np.float32]]:
+    return make_engine("tensorflow", whole, 4).maps(pictures(7, seed=2), whole.card.trunks)
+
+
+def assert_close(engine: Engine, bundle: Bundle, wanted: dict[str, NDArray[np.float32]]) -> None:
     engine.warm_up()
-    found = engine.maps(images, whole.card.trunks)
-    assert engine.name == name
+    found = engine.maps(pictures(7, seed=2), bundle.card.trunks)
     for trunk, maps in wanted.items():
         assert found[trunk].shape == maps.shape == (7, 7, 7, 4)
         assert found[trunk].dtype == np.float32
-        assert np.abs(found[trunk] - maps).max() < CLOSE.get(name, 1e-5) * maps.std()
+        assert np.abs(found[trunk] - maps).max() < CLOSE.get(engine.name, 1e-5) * maps.std()
 
 
-@pytest.fixture(params=["tensorflow", "openvino-bf16"])
+def test_tensorflows_float16_which_is_for_gpus_gives_its_float32_maps(whole: Bundle) -> None:
+    """In a process of its own, without oneDNN: its kernels of float16 are not there on every CPU; TensorFlow's are."""
+    code = (
+        "import sys; from pathlib import Path; from shared.bundle import Bundle; "
+        "from shared.engines import make_engine; "
+        "from tests.integration.test_engine import assert_close, tensorflows_maps; "
+        "bundle = Bundle.open(Path(sys.argv[1])); engine = make_engine('tensorflow-float16', bundle, 4); "
+        "assert_close(engine, bundle, tensorflows_maps(bundle)); print(engine.name)"
+    )
+    environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, str(whole.path)]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "tensorflow-float16"
+    assert "tensorflow-float16" not in candidates(whole, "auto", AMX)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "order"),
+    [
+        (AVX2, ["openvino-int8", "openvino-float32", "tensorflow"]),
+        (AMX, ["openvino-int8", "openvino-bf16", "openvino-float32", "tensorflow"]),
+    ],
+)
+def test_the_order_of_the_engines_follows_from_the_cpu(whole: Bundle, cpu: Cpu, order: list[str]) -> None:
+    assert candidates(whole, "auto", cpu) == order
+
+
+def test_a_cpu_without_bfloat16_refuses_it_with_the_reason(whole: Bundle) -> None:
+    assert candidates(whole, "openvino-bf16", AVX2) == ["openvino-bf16"]
+    with pytest.raises(ModelError, match="this CPU does not compute in bfloat16"):
+        OpenVinoEngine(whole, "openvino-bf16", cpu=AVX2)
+
+
+def test_bfloat16_by_name_serves_or_is_refused_as_this_cpu_has_it(whole: Bundle) -> None:
+    if this_cpu().has_bfloat16:
+        assert choose_engine(whole, "openvino-bf16").name == "openvino-bf16"
+    else:
+        with pytest.raises(ModelError, match="openvino-bf16: this CPU does not compute in bfloat16"):
+            choose_engine(whole, "openvino-bf16")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "name", "wanted"),
+    [
+        (AVX2, "openvino-int8", "f32"),
+        (AMX, "openvino-int8", "bf16"),
+        (AMX, "openvino-bf16", "bf16"),
+        (AMX, "openvino-float32", "f32"),
+    ],
+)
+def test_what_is_not_quantised_runs_in_what_the_cpu_has(cpu: Cpu, name: EngineName, wanted: str) -> None:
+    assert precision(name, cpu) == wanted
+
+
+@pytest.mark.parametrize(
+    ("mask", "able"), [("AVX2", False), ("AVX512_CORE", False), ("AVX512_CORE_VNNI", False), ("", None)]
+)
+def test_a_masked_cpu_is_seen_as_the_lesser_one(mask: str, able: bool | None) -> None:
+    """How to try Thoraq as on another CPU: both halves of OpenVINO are masked."""
+    masks = {"OV_CPU_MAX_ISA", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"}
+    environment = {name: value for name, value in os.environ.items() if name not in masks}
+    if mask:
+        environment |= {"OV_CPU_MAX_ISA": mask, "ONEDNN_MAX_CPU_ISA": mask}
+    code = "from shared.cpu import this_cpu; cpu = this_cpu(); print(cpu.has_bfloat16, sorted(cpu.features))"
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    if able is not None:
+        assert run.stdout.startswith(f"{able} ")
+        assert f"OV_CPU_MAX_ISA={mask}" in run.stdout
+    else:
+        assert "MAX_ISA" not in run.stdout
+
+
+@pytest.fixture(params=["tensorflow", SECOND])
 def engine(request: pytest.FixtureRequest, whole: Bundle) -> Engine:
     return make_engine(request.param, whole, 4)
 
@@ -106,7 +190,7 @@ def test_an_image_gets_the_same_maps_alone_and_in_a_batch(engine: Engine) -> Non
     np.testing.assert_allclose(alone, together, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["openvino-int8", "openvino-bf16"])
+@pytest.mark.parametrize("name", ["openvino-int8", SECOND])
 def test_an_image_of_a_full_batch_gets_the_same_maps_as_beside_few(whole: Bundle, name: EngineName) -> None:
     """A full batch is cut into parts, side by side; what is left of the images goes another way."""
     engine = make_engine(name, whole, 16, threads=2)
@@ -119,7 +203,7 @@ def test_an_image_of_a_full_batch_gets_the_same_maps_as_beside_few(whole: Bundle
 
 
 def test_lanes_side_by_side_give_the_same_maps_as_one_call_after_the_other(whole: Bundle) -> None:
-    engine = make_engine("openvino-bf16", whole, 16, threads=2)
+    engine = make_engine(SECOND, whole, 16, threads=2)
     assert engine.lanes == 2
     asked = [pictures(count) for count in (8, 3, 8, 1, 8, 5) * 4]
     alone = [engine.maps(images, ["vgg16"])["vgg16"] for images in asked]
@@ -179,7 +263,7 @@ def test_the_fastest_engine_that_agrees_is_chosen(whole: Bundle) -> None:
     assert [entry["event"] for entry in logs] == ["engine.ready"]
 
 
-@pytest.mark.parametrize("wanted", ["tensorflow", "openvino-bf16", "openvino-int8"])
+@pytest.mark.parametrize("wanted", ["tensorflow", SECOND, "openvino-int8"])
 def test_the_setting_names_an_engine(whole: Bundle, wanted: str) -> None:
     variables = {"DATABASE_URL": "postgresql://-", "REDIS_URL": "redis://-", "SECRET_KEY": "k" * 32, "ENGINE": wanted}
     settings = parse({f"THORAQ_{name}": value for name, value in variables.items()})
@@ -191,10 +275,10 @@ def test_an_engine_that_answers_otherwise_is_passed_over_and_said_so(own: Bundle
     confused = {"vgg16": files["vgg16"], "densenet201": constant_trunk(own.path)}
     bundle = recard(own, engines={"openvino-int8": confused})
     with capture_logs() as logs:
-        assert choose_engine(bundle).name == "openvino-bf16"
+        assert choose_engine(bundle).name == SECOND
     assert [(entry["event"], entry["engine"]) for entry in logs] == [
         ("engine.refused", "openvino-int8"),
-        ("engine.ready", "openvino-bf16"),
+        ("engine.ready", SECOND),
     ]
     assert "another label for" in logs[0]["reason"]
     with pytest.raises(ModelError, match=r"no engine runs model bundle tiny as it should: openvino-int8: "):
@@ -240,7 +324,7 @@ def test_without_reference_answers_only_tensorflow_serves(own: Bundle) -> None:
     bundle = recard(own, parity=None)
     assert choose_engine(bundle).name == "tensorflow"
     with pytest.raises(ModelError, match="no engine runs"):
-        choose_engine(bundle, "openvino-bf16")
+        choose_engine(bundle, SECOND)
 
 
 def test_answers_that_no_engine_gives_leave_none(own: Bundle) -> None:
@@ -266,7 +350,7 @@ def test_probabilities_that_drift_are_refused_although_the_labels_stay(own: Bund
     surer = {name: part**8 / (part**8).sum(1, keepdims=True) for name, part in reference.probabilities.items()}
     (own.path / "parity.safetensors").write_bytes(Reference(reference.images, surer).dump())
     with capture_logs() as logs, pytest.raises(ModelError, match="no engine runs"):
-        choose_engine(recard(own), "openvino-bf16")
+        choose_engine(recard(own), SECOND)
     assert "probabilities are off by" in logs[0]["reason"]
 
 
@@ -321,11 +405,22 @@ def test_the_shipped_trunks_compute_on_openvino_what_they_do_on_tensorflow(
         assert np.abs(found[name] - maps).max() < 1e-3 * maps.std()
 
 
-def test_how_many_came_with_an_image_is_nothing_to_its_answer(shipped: Bundle, samples: NDArray[np.uint8]) -> None:
+@pytest.fixture(scope="module")
+def shipped_int8(shipped: Bundle) -> Engine:
+    return make_engine("openvino-int8", shipped, 16, threads=2)
+
+
+def test_int8_of_the_shipped_bundle_answers_as_it_was_measured(shipped: Bundle, shipped_int8: Engine) -> None:
+    """On every CPU: without VNNI, sums of int8 products saturate, and labels stay what they are nevertheless."""
+    reference = Reference.read(shipped)
+    assert reference is not None
+    assert disagreement(shipped_int8, shipped, reference) is None
+
+
+def test_how_many_came_with_an_image_is_nothing_to_its_answer(shipped_int8: Engine, samples: NDArray[np.uint8]) -> None:
     """In int8, another way through the same trunk would round otherwise: probabilities were apart by up to 0.16."""
-    engine = make_engine("openvino-int8", shipped, 16, threads=2)
-    alone = engine.maps(samples, ["densenet201"])["densenet201"]
-    together = engine.maps(np.tile(samples, (8, 1, 1)), ["densenet201"])["densenet201"]
+    alone = shipped_int8.maps(samples, ["densenet201"])["densenet201"]
+    together = shipped_int8.maps(np.tile(samples, (8, 1, 1)), ["densenet201"])["densenet201"]
     np.testing.assert_allclose(together, np.tile(alone, (8, 1, 1, 1)), atol=1e-3 * alone.std())
 
 

@@ -24,6 +24,7 @@ from shared.imaging.decode import Limits, decode_one
 from shared.models import Modality
 from tests.api_support import CT_DICOM, PNG, SAMPLES, Caller, claim_all, finish
 from tests.result_support import answered, rejected, spot
+from tests.waiting import EVENT_SECONDS
 
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 WIDE_PICTURE = (SAMPLES / "xray-covid19.jpg").read_bytes()
@@ -36,7 +37,7 @@ Finish = Callable[[Claim], Outcome]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        expect.set_options(timeout=60_000)  # the machine may be busy with something else
+        expect.set_options(timeout=1000 * EVENT_SECONDS)  # the machine may be busy with something else
         chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
         yield chromium
         chromium.close()

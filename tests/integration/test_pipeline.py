@@ -19,6 +19,7 @@ from shared.db import Database
 from shared.engines import Pixels
 from shared.models import Image, Job, JobState, Priority, Result
 from tests.queue_support import add_job, add_tenant
+from tests.waiting import EVENT_SECONDS
 from tests.worker_support import Counting, drain, every_job, put, queue
 from worker.ahead import MOST_BATCHES
 from worker.classify import Classify
@@ -117,11 +118,11 @@ def test_while_a_write_hangs_the_engine_goes_on_and_every_lease_is_kept(
                 lock_some_running_job(holder)
             else:
                 ahead.set()
-                assert on.wait(30)
+                assert on.wait(EVENT_SECONDS)
 
         role = Classify("worker", small, clean_database, storage, Watched(act))
         drained = worker.submit(role.drain, threading.Event())
-        assert ahead.wait(30)
+        assert ahead.wait(EVENT_SECONDS)
         wait_for_a_lock(clean_database)
         before = leases(clean_database)
         role.beat()
@@ -152,7 +153,7 @@ def lock_some_running_job(session: Session) -> None:
 def wait_for_a_lock(database: Database) -> None:
     """Until somebody waits for a row."""
     waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + EVENT_SECONDS
     while time.monotonic() < deadline:
         with database.transaction() as session:
             if session.scalar(waiting):
@@ -221,7 +222,7 @@ def send_stat(database: Database, other_tenant_id: str) -> str:
 
 def wait_for_state(database: Database, job_id: str, state: JobState) -> None:
     """Until the job is in that state."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + EVENT_SECONDS
     while time.monotonic() < deadline:
         with database.transaction() as session:
             if session.scalar(sa.select(Job.state).where(Job.id == job_id)) is state:
@@ -321,7 +322,7 @@ def test_a_lane_that_is_free_takes_from_the_next_batch_while_the_other_is_at_wor
 
     def act(look: int) -> None:
         if look == 1:
-            assert others_are_done.wait(30)
+            assert others_are_done.wait(EVENT_SECONDS)
         elif look == 4:  # the second batch's second part
             others_are_done.set()
 
@@ -340,7 +341,7 @@ def test_a_look_that_hangs_is_not_hidden_by_the_other_lane(
 
     def act(look: int) -> None:
         if look == 1:
-            assert over.wait(30)
+            assert over.wait(EVENT_SECONDS)
         else:
             got_on.append(role.progress)
             if look == 3:
@@ -399,7 +400,7 @@ def test_while_a_look_hangs_nothing_beside_it_counts_as_progress(
         if look == 1:
             began = time.monotonic()
             while len(storage.fetched) < 2 * SIZE:  # the next batch is loaded meanwhile
-                assert time.monotonic() < began + 20
+                assert time.monotonic() < began + EVENT_SECONDS
                 time.sleep(0.01)
             time.sleep(0.1)
             seen.append(began - role.progress)

@@ -23,6 +23,7 @@ from shared.db import Database
 from shared.models import Tenant
 from standalone.process import ROOT, Service, ServiceFailed, alive, wait_gone
 from standalone.services import Postgres, Redis
+from tests.waiting import EVENT_SECONDS
 
 if TYPE_CHECKING:
     from tests.conftest import S3
@@ -176,8 +177,8 @@ def test_stop_kills_what_does_not_listen(deaf: Deaf) -> None:
 def test_a_dead_process_leaves_no_child(deaf: Deaf) -> None:
     (child,) = psutil.Process(deaf.pid).children(recursive=True)
     os.kill(deaf.pid, signal.SIGKILL)
-    assert deaf.wait_stopped(timeout=30)
-    assert not wait_gone([child], timeout=30)
+    assert deaf.wait_stopped(timeout=EVENT_SECONDS)
+    assert not wait_gone([child], timeout=EVENT_SECONDS)
 
 
 def test_what_is_not_ready_in_time_is_an_error(deaf: Deaf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,10 +208,10 @@ os.kill(os.getpid(), 9)
 
 def test_services_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PARENT, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=EVENT_SECONDS)
     assert done.returncode == -signal.SIGKILL
     children = [psutil.Process(pid) for pid in map(int, done.stdout.split()) if psutil.pid_exists(pid)]
-    assert not wait_gone(children, timeout=30)
+    assert not wait_gone(children, timeout=EVENT_SECONDS)
 
 
 def test_the_session_database_is_migrated_and_emptied(clean_database: Database) -> None:

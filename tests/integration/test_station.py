@@ -13,6 +13,7 @@ from shared.config import Settings
 from shared.db import Database
 from shared.errors import EngineError, Unavailable
 from shared.models import Worker
+from tests.waiting import EVENT_SECONDS
 from worker.station import Station
 
 
@@ -31,7 +32,7 @@ class Work:
     def drain(self, stopping: threading.Event) -> None:
         """Counts, waits to be let go, and meets its fault."""
         self.drains += 1
-        self.go_on.wait(20)
+        self.go_on.wait(EVENT_SECONDS)
         if self.fault is not None and not stopping.is_set():
             raise self.fault
 
@@ -62,7 +63,7 @@ def station(work: Work, database: Database, settings: Settings, **seconds: float
 
 def until(condition: Callable[[], bool]) -> None:
     """Returns once the condition holds."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + EVENT_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -25,6 +25,7 @@ from shared.queue import CLASSIFY, DELIVER
 from shared.storage import Storage, object_key, open_storage
 from shared.webhooks import record_event, schedule
 from tests.queue_support import add_batch, add_endpoint, add_job, add_tenant, take
+from tests.waiting import EVENT_SECONDS
 from worker.sweep import Sweep
 
 
@@ -95,7 +96,7 @@ def test_lost_doorbells_are_rung_again(sweep: Sweep, clean_database: Database, r
         endpoint = add_endpoint(session, tenant, "http://127.0.0.1:9/hook")
         schedule(session, record_event(session, tenant.id, EventType.TEST, {}), endpoint)
     sweep.drain(threading.Event())
-    until = time.monotonic() + 30  # the bell has a thread of its own
+    until = time.monotonic() + EVENT_SECONDS  # the bell has a thread of its own
     with redis.Redis.from_url(redis_url) as connection:
         while (rung := [connection.llen(CLASSIFY), connection.llen(DELIVER)]) != [1, 1] and time.monotonic() < until:
             time.sleep(0.02)

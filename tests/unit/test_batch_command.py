@@ -29,6 +29,7 @@ from client.meter import Meter
 from tests.command_support import COMMAND, environment, thoraq
 from tests.rendered_tables import Terminal
 from tests.scripted_server import Reply, Request, Server, batch, problem, serving, succeeded
+from tests.waiting import EVENT_SECONDS
 
 POST, FIND, EVENTS = "POST /v1/batches", "GET /v1/batches", "GET /v1/batches/b1/events"
 RESULTS, ERRORS = "GET /v1/batches/b1/results", "GET /v1/batches/b1/errors"
@@ -171,7 +172,7 @@ def test_bars_and_silence_fit_the_terminal(monkeypatch: pytest.MonkeyPatch, imag
         meter.begin(0)
         meter.sent(12, 12 * SIZE)
         meter.seen(Batch.model_validate(batch("receiving", total=12, queued=8, succeeded=3, failed=1)))
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + EVENT_SECONDS
         while "without a word" not in screen.getvalue() and time.monotonic() < deadline:
             time.sleep(0.05)
     shown = [line.rstrip() for line in Text.from_ansi(screen.getvalue()).plain.splitlines()]
@@ -210,7 +211,7 @@ def test_ctrl_c_in_the_middle_and_the_same_command_goes_on(server: Server, image
     )
     server.wait_for(POST)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=EVENT_SECONDS)
     server.go.set()
     assert (process.returncode, stdout) == (130, "")
     assert "the same command goes on" in stderr
@@ -237,7 +238,7 @@ def test_ctrl_c_while_waiting_and_the_same_command_waits_on(server: Server, imag
     )
     server.wait_for(EVENTS)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=EVENT_SECONDS)
     server.go.set()
     assert process.returncode == 130
     server.on(FIND, Reply(200, {"data": [running], "next_cursor": None}))
@@ -317,7 +318,7 @@ def test_a_terminal_sees_bars(server: Server, images: Path) -> None:
     try:
         command = [*COMMAND, "batch", str(images), "--json"]
         done = subprocess.run(
-            command, env=environment(server), stdout=subprocess.PIPE, stderr=stderr, timeout=60, check=True
+            command, env=environment(server), stdout=subprocess.PIPE, stderr=stderr, timeout=EVENT_SECONDS, check=True
         )
         seen = os.read(terminal, 100_000)
     finally:

@@ -29,6 +29,7 @@ from bench.machine import ROOT, machine, revision, versions
 from bench.report import Bar, Claim, Found, Spread, as_json, percentile, ratio, read, spread, table, write
 from bench.rows import ROWS, end_to_end
 from bench.rows.memory import watched
+from tests.waiting import EVENT_SECONDS
 
 SLOW, FAST = Claim("slow", Spread(2.0, 1.0, 3.0), Bar(3.0)), Claim("fast", Spread(2.0, 1.0, 3.0), Bar(1.5))
 
@@ -252,7 +253,7 @@ def test_the_highest_memory_is_noticed_wherever_it_was() -> None:
         return last
 
     with watched(measure) as peak:
-        assert enough.acquire(timeout=30)
+        assert enough.acquire(timeout=EVENT_SECONDS)
     assert peak.growth_mb == 4.0
 
 

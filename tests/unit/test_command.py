@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -15,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from client.cli import app
 from tests.command_support import COMMAND, environment, into, left_pipe, thoraq
 from tests.scripted_server import NOTICE, Reply, Server, batch, failed, job, problem, serving, succeeded
+from tests.waiting import EVENT_SECONDS
 
 ANSWER: dict[str, Any] = succeeded()["result"]
 REFUSAL = {"type": "https://x/problems#invalid-request", "title": "A title", "status": 422, "detail": "A reason"}
@@ -230,20 +229,6 @@ def test_what_the_server_says_of_each_field_is_told(server: Server, images: Path
     assert told == ["422 A title: A reason", "  modality: wanted", "  #/files/1: too large"]
 
 
-@pytest.mark.parametrize("width", [60, 80, 100])
-@pytest.mark.parametrize("command", [[], ["submit"], ["batch"], ["batches"], ["batches", "results"]], ids=" ".join)
-def test_help_fits_the_terminal_and_cuts_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], width: int
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((width, 24)))
-    with pytest.raises(SystemExit):
-        app([*command, "--help"], prog_name="thoraq")
-    lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if len(line) > width] == []
-    assert [line for line in lines if re.match(r"  [a-z]+  .*\.\.\.$", line) or "\u2026" in line] == []
-
-
 def test_the_version_is_printed(server: Server) -> None:
     assert thoraq(server, "--version").stdout == f"thoraq {version('thoraq')}\n"
 
@@ -286,7 +271,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_find_it(server: Server, images: P
     )
     server.wait_for("GET /v1/jobs/j1")
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=EVENT_SECONDS)
     assert process.returncode == 130
     assert stdout == ""
     assert "thoraq results --wait j1" in stderr
@@ -299,7 +284,7 @@ def test_a_terminal_sees_progress_and_a_pipe_only_json(server: Server, images: P
     try:
         command = [*COMMAND, "submit", str(images / "a.PNG"), "--json"]
         done = subprocess.run(
-            command, env=environment(server), stdout=subprocess.PIPE, stderr=stderr, timeout=60, check=True
+            command, env=environment(server), stdout=subprocess.PIPE, stderr=stderr, timeout=EVENT_SECONDS, check=True
         )
         assert b"Sending" in os.read(terminal, 100_000)
     finally:

@@ -41,6 +41,7 @@ from shared.imaging.preprocess import InputSpec, prepare
 from shared.imaging.vendor import vendor_errors
 from tests.factories_imaging import LOSSLESS, NATIVE, SERIES_UID, STUDY_UID, dicom_bytes, make_dicom
 from tests.imaging_support import edited
+from tests.waiting import EVENT_SECONDS
 
 LIMITS = Limits()
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -320,7 +321,7 @@ def test_what_pydicom_would_warn_about_is_decoded_in_silence_in_any_thread() -> 
 
 
 def test_no_thread_waits_for_another_and_the_filters_come_back() -> None:
-    before, both = list(warnings.filters), threading.Barrier(2, timeout=30)
+    before, both = list(warnings.filters), threading.Barrier(2, timeout=EVENT_SECONDS)
 
     def inside() -> None:
         with vendor_errors():

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import EVENT_SECONDS
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import ctypes, threading, time
@@ -19,14 +21,14 @@ Watchdog({seconds}, lambda: progress).start()
 print("done", flush=True)
 """
 # PyDLL keeps the interpreter's lock: no other thread of Python moves meanwhile.
-HANGS = {"asleep": "time.sleep(60)", "with the interpreter's lock": "ctypes.PyDLL(None).sleep(60)"}
+HANGS = {"asleep": "time.sleep(600)", "with the interpreter's lock": "ctypes.PyDLL(None).sleep(600)"}
 WORKS = "for _ in range(30):\n    time.sleep(0.1)\n    progress = time.monotonic()"
 
 
 def run(work: str, seconds: float) -> subprocess.CompletedProcess[str]:
     program = PROGRAM.format(seconds=seconds, work=work)
     return subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=EVENT_SECONDS, check=False
     )
 
 
