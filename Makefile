@@ -1,7 +1,7 @@
 # Thoraq's commands. Python 3.11 or 3.12 and make are all they need; everything else comes from locks/all.lock.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-big lint bench chaos fuzz train evaluate lock tools secrets compose-check data-given
+.PHONY: help setup run demo test test-big test-compose lint bench chaos fuzz train evaluate lock tools secrets compose-check data-given
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -52,6 +52,10 @@ test: $(READY) tools ## every test; ARGS='tests/unit -k name' narrows them
 
 test-big: $(READY) tools ## five thousand real images through `thoraq batch`, with a stand-in engine; takes ten minutes
 	$(BIN)/python -m pytest -m big tests/acceptance/test_big.py $(ARGS)
+
+test-compose: TOOLS := /usr/sbin/dockerd:docker.io /usr/bin/docker-compose:docker-compose /usr/sbin/debootstrap:debootstrap
+test-compose: $(READY) tools ## docker-compose.yml in a real container engine, as root [ARGS=] [ALLOW_NO_ENGINE=1]
+	$(BIN)/python -m pytest -m compose --timeout 1500 tests/compose $(ARGS)
 
 lint: $(READY) ## style, format, types, import directions, versions with known holes
 	$(BIN)/ruff check .

@@ -1,15 +1,17 @@
-"""thoraq-admin: migrate, keys, tenants, models, objects, doctor."""
+"""thoraq-admin: migrate, queue, keys, tenants, models, objects, doctor."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated
 
 import sqlalchemy as sa
 import typer
 
-from admin import models, objects, tenants
+from admin import models, objects, queue, tenants
 from admin.console import ACTOR, AsJson, open_database, show, told_in_a_line
 from admin.doctor import Doctor
 from admin.login import make_login
@@ -17,11 +19,13 @@ from migrations.upgrade import upgrade
 from shared import keys
 from shared.config import settings
 from shared.database_checks import check_for_migration
+from shared.errors import Unavailable
 from shared.keys import Scope
 from shared.models import ApiKey, Tenant
 from shared.storage import open_storage
 
 app = typer.Typer(help="Operate Thoraq: works on the database and the object store directly.", no_args_is_help=True)
+app.command("queue")(queue.show_queue)
 keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(models.app, name="models")
@@ -30,15 +34,29 @@ app.add_typer(tenants.app, name="tenants")
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a database or a store that does not answer.")] = 0,
+) -> None:
     """Bring the schema to the newest revision, make the API's login if it has one, and the folder or bucket."""
+    until = time.monotonic() + wait
     with told_in_a_line():
-        check_for_migration(settings())
+        _retry(lambda: check_for_migration(settings()), until)
     with open_database() as database:
         upgrade(database.engine)
         make_login(database, settings())
-        open_storage(settings()).prepare()
+        _retry(lambda: open_storage(settings()).prepare(), until)
     typer.echo("migrated")
+
+
+def _retry(act: Callable[[], None], until: float) -> None:
+    """Do it, again each second while what it needs is Unavailable, until this time of time.monotonic()."""
+    while True:
+        try:
+            return act()
+        except Unavailable:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(1)
 
 
 @keys_app.command("create")

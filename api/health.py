@@ -23,6 +23,9 @@ from shared.errors import QueueError, ThoraqError, Unavailable
 from shared.models import PENDING_DELIVERIES, QUEUE, Worker
 from shared.queue import QUEUES
 
+NO_WORKER = "no live worker"
+#: A worker that cannot load its model is started again and again, at longer and longer intervals.
+PROBLEM_MINUTES = 10
 blueprint = APIBlueprint("health", __name__, abp_tags=[Tag(name="operation")])
 
 
@@ -43,7 +46,8 @@ def readyz() -> Response:
         **service.admission.problems(),
     }
     live = _live_queues(service) if checks["database"] == "ok" else set()
-    checks |= {f"worker:{queue}": "ok" if queue in live else "no live worker" for queue in QUEUES}
+    problems = _problems(service) if checks["database"] == "ok" else {}
+    checks |= {f"worker:{queue}": "ok" if queue in live else problems.get(queue, NO_WORKER) for queue in QUEUES}
     ready = all(result == "ok" for result in checks.values())
     response = jsonify(Readiness(status="ready" if ready else "unready", checks=checks).model_dump(mode="json"))
     response.status_code = 200 if ready else 503
@@ -80,7 +84,7 @@ class QueueCollector(Collector):
             age = sa.extract("epoch", sa.func.now() - sa.func.min(of.queued_at))
             oldest = session.scalar(sa.select(age).where(of.finished_at.is_(None)))
             pending = session.scalar(sa.select(sa.func.count()).select_from(PENDING_DELIVERIES))
-            fresh = Worker.seen_at > sa.func.now() - timedelta(minutes=1)
+            fresh = sa.and_(Worker.takes_work(), Worker.seen_at > sa.func.now() - timedelta(minutes=1))
             workers = session.execute(
                 sa.select(Worker.queue, sa.func.count()).where(fresh).group_by(Worker.queue)
             ).all()
@@ -129,4 +133,12 @@ def _live_queues(service: Services) -> set[str]:
     # Three heartbeats may be missed before a worker counts as gone.
     fresh = Worker.seen_at > sa.func.now() - timedelta(seconds=3 * service.settings.heartbeat_seconds + 1)
     with service.database.transaction() as session:
-        return set(session.scalars(sa.select(Worker.queue).where(fresh)))
+        return set(session.scalars(sa.select(Worker.queue).where(fresh, Worker.takes_work())))
+
+
+def _problems(service: Services) -> dict[str, str]:
+    """Why workers that started lately could not take work of a queue."""
+    lately = Worker.seen_at > sa.func.now() - timedelta(minutes=PROBLEM_MINUTES)
+    wanted = sa.select(Worker.queue, Worker.bundle_problem).where(lately, ~Worker.takes_work()).order_by(Worker.seen_at)
+    with service.database.transaction() as session:
+        return {queue: f"{NO_WORKER}: {problem}" for queue, problem in session.execute(wanted)}

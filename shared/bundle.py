@@ -96,6 +96,17 @@ class EngineFiles(_CardPart):
     weights: FileName
 
 
+class MemoryNeed(_CardPart):
+    """Bytes that a worker's process needs with one engine, as measured: for one image at a time, and for each more."""
+
+    one_image: int = Field(gt=0)
+    each_more: int = Field(ge=0)
+
+    def of(self, images: int) -> int:
+        """Bytes for so many images at once."""
+        return self.one_image + self.each_more * (images - 1)
+
+
 class Source(_CardPart):
     """Where training images came from."""
 
@@ -117,6 +128,8 @@ class Card(_CardPart):
     gate: Gate | None = None
     # Engine name to trunk name to files, for engines that do not start from the trunks' own weights.
     engines: dict[str, dict[str, EngineFiles]] = {}
+    # Engine name to what it needs; an engine that is not in it was not measured.
+    memory_needed: dict[str, MemoryNeed] = {}
     # Reference images and what TensorFlow in float32 answers on them: every engine is held to it when it loads.
     parity: FileName | None = None
     # Results of patient-wise cross-validation by classifier, as training measured them.

@@ -19,6 +19,7 @@ from shared.bundle import Bundle
 from shared.config import Settings
 from shared.cpu import Cpu, this_cpu
 from shared.errors import EngineError, EngineOutOfMemory, ModelError
+from shared.memory import images_that_fit
 from shared.networks import rebuild, tensorflow
 from shared.parity import Reference, disagreement
 
@@ -43,6 +44,10 @@ class Engine(Protocol):
     def lanes(self) -> int:
         """How many calls of `maps` may be under way at once; with fewer, the device has nothing to do now and then."""
 
+    @property
+    def max_batch(self) -> int:
+        """How many images there is memory for at once, in all lanes together."""
+
     def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
         """Feature maps (N, h, w, channels) of each asked trunk for prepared images (N, size, size).
 
@@ -54,25 +59,31 @@ class Engine(Protocol):
         """Do now what would make the first images slow."""
 
 
-def open_engine(bundle: Bundle, settings: Settings) -> Engine:
+def open_engine(bundle: Bundle, settings: Settings, room: int | None = None) -> Engine:
     """The engine that THORAQ_ENGINE names, or the fastest that this machine has and the bundle's answers agree with.
 
     Every engine must repeat the answers in the bundle's parity file; one that cannot be loaded or does not repeat
     them is logged and passed over. A bundle without that file is served by TensorFlow in float32 alone: that is what
     it was measured with, and to run TensorFlow first in order to judge another engine would cost what that one saves.
-    Raises ModelError when no engine is left.
+    With `room`, bytes of memory, an engine whose needs the card gives is made for as many images as fit, and passed
+    over when none does. Raises ModelError when no engine is left.
     """
-    return choose_engine(bundle, settings.engine, settings.batch_size, settings.engine_threads or None)
+    return choose_engine(bundle, settings.engine, settings.batch_size, settings.engine_threads or None, room)
 
 
-def choose_engine(bundle: Bundle, setting: str = "auto", max_batch: int = 16, threads: int | None = None) -> Engine:
+def choose_engine(
+    bundle: Bundle, setting: str = "auto", max_batch: int = 16, threads: int | None = None, room: int | None = None
+) -> Engine:
     """As `open_engine`, for those who have no settings: the first of `candidates` that passes."""
     reference = Reference.read(bundle)
     refused = []
     for name in candidates(bundle, setting):
         started = time.perf_counter()
         try:
-            engine = _proved(name, bundle, reference, max_batch, threads)
+            fit = max_batch if room is None else images_that_fit(bundle, name, max_batch, room)
+            if fit < max_batch:
+                log.warning("engine.smaller_batch", engine=name, images=fit, batch_size=max_batch, room=room)
+            engine = _proved(name, bundle, reference, fit, threads)
         except (ModelError, EngineError) as error:
             log.warning("engine.refused", engine=name, bundle=bundle.name, reason=error.detail)
             refused.append(f"{name}: {error.detail}")
@@ -147,7 +158,7 @@ class TensorFlowEngine:
         self.name: EngineName = "tensorflow-float16" if half else "tensorflow"
         self._tf = tensorflow(threads)
         self._bundle = bundle
-        self._buckets = buckets(max_batch)
+        self.max_batch, self._buckets = max_batch, buckets(max_batch)
         self._policy = "mixed_float16" if half else "float32"
         self._trunks = {name: self._trunk(name) for name in bundle.card.trunks}
 

@@ -636,7 +636,12 @@ class Worker(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     queue: Mapped[str] = mapped_column(primary_key=True)
     bundle_sha256: Mapped[str | None]
-    #: why it does not serve the active bundle, if it tried and could not
+    #: why it does not serve the active bundle, if it tried and could not; without a bundle, why it ended
     bundle_problem: Mapped[str | None]
     started_at: Mapped[datetime] = _created()
     seen_at: Mapped[datetime] = _created()
+
+    @classmethod
+    def takes_work(cls) -> sa.ColumnElement[bool]:
+        """Whether it did when it was last seen; otherwise it has only said why it cannot."""
+        return sa.or_(cls.bundle_sha256.is_not(None), cls.bundle_problem.is_(None))

@@ -43,7 +43,7 @@ class OpenVinoEngine:
 
         `threads`: None leaves it to OpenVINO, which takes one per core.
         """
-        self.name = name
+        self.name, self.max_batch = name, max_batch
         self._bundle = bundle
         self._core = ov.Core()
         self._options = {"INFERENCE_PRECISION_HINT": precision(name, cpu or this_cpu())}

@@ -45,6 +45,10 @@ class Watched:
     def lanes(self) -> int:
         return self.engine.lanes
 
+    @property
+    def max_batch(self) -> int:
+        return self.engine.max_batch
+
     def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
         self.shown += [(trunk, len(images)) for trunk in sorted(trunks)]
         return self.engine.maps(images, trunks)

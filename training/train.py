@@ -34,6 +34,7 @@ from training.figures import curves
 from training.gate import fit_gate, measure_gate, write_gate
 from training.heads import Rows
 from training.measure import summarise_folds
+from training.memory import with_memory
 from training.modelcard import NOTICE, origins, sources
 from training.parity import parity
 from training.quantize import int8_maps, quantize, write_parity
@@ -228,6 +229,7 @@ def main(
     begin: Annotated[
         Path | None, typer.Option(help="A bundle's densenet201.safetensors to begin with, instead of at random.")
     ] = None,
+    memory: Annotated[bool, typer.Option(help="Measure the memory that it needs by engine; takes minutes.")] = True,
 ) -> None:
     """Train, calibrate, export and measure a model bundle."""
     plan = tomllib.loads(recipe.read_text(encoding="utf-8"))
@@ -246,7 +248,9 @@ def main(
     card = write_bundle(
         made, sets, serving, plan, origins(trunk, plan, sets.keys(), begin.parent.name if begin else "")
     )
-    measured(out, card, sets)
+    card = measured(out, card, sets)
+    if memory:
+        with_memory(out, card)
     console.print(f"written: {out}")
 
 

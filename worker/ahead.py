@@ -164,7 +164,7 @@ class Ahead:
         for some in found:
             entries += [Outcome(claim, answer=earlier) for claim, earlier in some if earlier is not None]
             entries += self._load([claim for claim, earlier in some if earlier is None], reader)
-        return Batch(reader, entries, split(studies_of(entries), self._settings.batch_size, reader.lanes))
+        return Batch(reader, entries, split(studies_of(entries), self._settings.batch_size, reader))
 
     def _load(self, claims: Sequence[Claim], reader: Reader) -> list[Study | Outcome]:
         if not reader.needs_pixels:

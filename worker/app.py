@@ -20,12 +20,13 @@ from prometheus_client import start_http_server
 from shared import log as logs
 from shared.config import Settings, settings
 from shared.db import Database
-from shared.errors import ConfigError, Unavailable
+from shared.errors import ConfigError, ModelError, ThoraqError, Unavailable
 from shared.models import Worker
 from shared.queue import CLASSIFY, DELIVER, QUEUES, SWEEP, celery_settings
 from shared.storage import Storage, open_storage
+from worker.bundles import BundleKeeper
 from worker.deliver import Deliver
-from worker.station import Station
+from worker.station import Station, report_problem
 from worker.sweep import Sweep
 from worker.watchdog import Watchdog
 
@@ -84,7 +85,10 @@ def _set_up(sender: str, instance: Any, **_: object) -> None:
         _open_stations(sender, sorted(set(instance.app.amqp.queues.consume_from) & set(QUEUES)))
     except Exception as error:
         # Celery logs what a signal handler raises and goes on: a worker without a model would take doorbells.
-        log.exception("worker.not_started", worker=sender, error=type(error).__name__)
+        detail = error.detail if isinstance(error, ThoraqError) else None
+        log.exception(
+            "worker.not_started", worker=sender, error=type(error).__name__, detail=detail, exc_info=not detail
+        )
         raise SystemExit(1) from error
 
 
@@ -134,9 +138,10 @@ def _station(queue: str, name: str, database: Database) -> Station:
 
 def _classify_station(name: str, database: Database, storage: Storage) -> Station:
     # Imported here: the other roles never load TensorFlow.
+    from shared.bundle import Bundle
     from shared.engines import open_engine
+    from shared.memory import memory_limit, resident
     from worker import stand_in
-    from worker.bundles import BundleKeeper
     from worker.classify import Classify
     from worker.model import Model
     from worker.model_cache import ModelCache
@@ -147,12 +152,27 @@ def _classify_station(name: str, database: Database, storage: Storage) -> Statio
         drill = _patiently(lambda: Classify(name, SETTINGS, database, storage, reader))
         return Station(name, CLASSIFY, drill, database, SETTINGS)
     cache = ModelCache(SETTINGS.model_cache, storage)
-    keeper = BundleKeeper(
-        SETTINGS.model_dir, database, cache, lambda bundle: Model(bundle, open_engine(bundle, SETTINGS))
-    )
-    model = _patiently(keeper.first)
+    # What the process has without a bundle is part of what a bundle's card says that it needs.
+    bare, limit = resident(), memory_limit()
+    log.info("worker.memory", limit=limit, batch_size=SETTINGS.batch_size)
+
+    def load(bundle: Bundle) -> Model:
+        """With the memory that another bundle, which serves meanwhile, leaves."""
+        return Model(bundle, open_engine(bundle, SETTINGS, room=limit - (resident() - bare)))
+
+    keeper = BundleKeeper(SETTINGS.model_dir, database, cache, load)
+    model = _patiently(lambda: _first(keeper, name, database))
     role = _patiently(lambda: Classify(name, SETTINGS, database, storage, model))
     return Station(name, CLASSIFY, role, database, SETTINGS, keeper)
+
+
+def _first(keeper: BundleKeeper[Made], name: str, database: Database) -> Made:
+    """The model to begin with; a worker that has none says why where /readyz and `thoraq-admin queue` look."""
+    try:
+        return keeper.first()
+    except ModelError as error:
+        report_problem(database, name, CLASSIFY, error.detail)
+        raise
 
 
 @signals.beat_init.connect

@@ -141,7 +141,7 @@ class Classify:
         studies = [study for study in studies_of(batch.entries) if self._leases.held(study.claim)]
         whole = len(ended) + len(studies) == len(batch.entries)
         try:
-            asked = batch.asked if whole else split(studies, self._settings.batch_size, batch.reader.lanes)
+            asked = batch.asked if whole else split(studies, self._settings.batch_size, batch.reader)
             seen = self._looker.read(batch.reader, asked, stopping)
         except Stopped:
             self._leases.release(batch.claims)

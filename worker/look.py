@@ -69,14 +69,15 @@ class Look:
         return dict(zip(self.keys, self.sight.readings(heatmaps=heatmaps), strict=True))
 
 
-def split(studies: Sequence[Study], batch_size: int, lanes: int) -> Iterator[Asked]:
+def split(studies: Sequence[Study], batch_size: int, reader: Reader) -> Iterator[Asked]:
     """All images of the studies, a lane's part of a batch at once (a study alone may have thousands of them).
 
     Those for the first batch are made here, and not when a lane is free: it would wait for the copy, and for the other
     threads' turns.
     """
-    asked = _split(studies, max(batch_size // lanes, 1))
-    return chain(list(islice(asked, lanes)), asked)
+    together = min(batch_size, reader.max_batch or batch_size)
+    asked = _split(studies, max(together // reader.lanes, 1))
+    return chain(list(islice(asked, reader.lanes)), asked)
 
 
 def _split(studies: Sequence[Study], size: int) -> Iterator[Asked]:

@@ -99,6 +99,10 @@ class Reader(Protocol):
     def lanes(self) -> int:
         """How many looks may be under way at once, each in a thread; with fewer, the device is idle now and then."""
 
+    @property
+    def max_batch(self) -> int | None:
+        """How many images there is memory for at once, in all lanes together; None: as many as are wanted."""
+
     def look(self, images: Pixels, asks: Sequence[Ask]) -> Sight:
         """Show prepared images (N, size, size) of uint8 to the engine.
 
@@ -122,6 +126,11 @@ class Model:
     def lanes(self) -> int:
         """As many as the engine has."""
         return self.engine.lanes
+
+    @property
+    def max_batch(self) -> int:
+        """As many as the engine has memory for."""
+        return self.engine.max_batch
 
     def look(self, images: Pixels, asks: Sequence[Ask]) -> Sight:
         """As `Reader` says. Without a gate in the bundle every image is what it was sent as."""

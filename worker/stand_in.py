@@ -44,7 +44,7 @@ class StandIn:
     The ensemble's other two classes share the rest. It uses no CPU while it waits, refuses nothing and has no heatmaps.
     """
 
-    lanes = 1
+    lanes, max_batch = 1, None
 
     def __init__(self, bundle: Bundle, *, needs_pixels: bool, rate: float) -> None:
         self.bundle, self.needs_pixels = bundle, needs_pixels

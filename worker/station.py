@@ -22,6 +22,14 @@ log = structlog.get_logger(__name__)
 LOOKS_PER_MODEL_LOOK = 5
 
 
+def report_problem(database: Database, worker: str, queue: str, problem: str) -> None:
+    """Say why a worker cannot take work of a queue, where readiness is looked up; for one that is about to end."""
+    row = {"name": worker, "queue": queue, "bundle_sha256": None, "bundle_problem": problem}
+    seen = {"seen_at": sa.func.now(), "bundle_sha256": None, "bundle_problem": problem}
+    with database.transaction() as session:
+        session.execute(insert(Worker).values(row).on_conflict_do_update(constraint="pk_workers", set_=seen))
+
+
 class Role(Protocol):
     """The work of one queue."""
 

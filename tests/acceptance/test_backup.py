@@ -26,7 +26,7 @@ from tests.batch_support import packed
 from tests.waiting import EVENT_SECONDS
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "backup.md").read_text(encoding="utf-8")
-BACKUP, RESTORE = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
+BACKUP, RESTORE, *_ = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
 PER_BATCH = 10
 
 

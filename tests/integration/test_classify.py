@@ -31,7 +31,7 @@ class Faulty:
     """An engine that meets a fault."""
 
     name: EngineName = "tensorflow"
-    lanes = 1
+    lanes, max_batch = 1, 16
 
     def __init__(self, fault: Exception) -> None:
         self.fault = fault
@@ -47,7 +47,7 @@ class Narrow:
     """An engine that has memory for so many images."""
 
     name: EngineName = "tensorflow"
-    lanes = 1
+    lanes, max_batch = 1, 16
 
     def __init__(self, engine: Engine, most: int) -> None:
         self._engine, self._most = engine, most

@@ -52,7 +52,14 @@ def test_training_makes_a_bundle_that_verifies_and_evaluates_to_its_card(
     out = tmp_path / "small"
     recipe = tmp_path / "small.toml"
     recipe.write_text(RECIPE)
-    train.main(data=data, out=out, recipe=recipe, work=tmp_path / "work", begin=SHIPPED / "densenet201.safetensors")
+    train.main(
+        data=data,
+        out=out,
+        recipe=recipe,
+        work=tmp_path / "work",
+        begin=SHIPPED / "densenet201.safetensors",
+        memory=False,
+    )
     bundle = Bundle.open(out)
     assert list(bundle.heads) == ["binary-ct"]
     assert bundle.card.trunks["densenet201"].origin == "begun with the weights of thoraq-3."

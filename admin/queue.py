@@ -1,0 +1,46 @@
+"""thoraq-admin queue: what waits and runs, and who works on it or says why it cannot."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import sqlalchemy as sa
+import typer
+from sqlalchemy.orm import Session
+
+from admin.console import AsJson, open_database, show
+from shared.models import QUEUE, Worker
+
+#: Workers that were seen within this time are shown; the sweeper forgets those of an hour ago.
+SEEN = timedelta(hours=1)
+JOBS = ["state", "priority", "jobs", "oldest_seconds"]
+WORKERS = ["worker", "queue", "takes_work", "seen_seconds_ago", "bundle", "problem"]
+
+
+def show_queue(as_json: AsJson = False) -> None:
+    """Jobs that are not terminal, and the workers of every queue with what keeps them from working."""
+    with open_database() as database, database.transaction() as session:
+        jobs, workers = _jobs(session), _workers(session)
+    if as_json:
+        typer.echo(json.dumps({"jobs": jobs, "workers": workers}, default=str))
+        return
+    show(JOBS, jobs, as_json=False)
+    show(WORKERS, workers, as_json=False)
+
+
+def _jobs(session: Session) -> list[dict[str, object]]:
+    of = QUEUE.c
+    age = sa.cast(sa.extract("epoch", sa.func.now() - sa.func.min(of.queued_at)), sa.Integer)
+    live = sa.select(of.state, of.priority, sa.func.count(), age).where(of.finished_at.is_(None))
+    rows = session.execute(live.group_by(of.state, of.priority).order_by(of.state, of.priority))
+    return [dict(zip(JOBS, row, strict=True)) for row in rows]
+
+
+def _workers(session: Session) -> list[dict[str, object]]:
+    ago = sa.cast(sa.extract("epoch", sa.func.now() - Worker.seen_at), sa.Integer)
+    recent = sa.select(
+        Worker.name, Worker.queue, Worker.takes_work(), ago, Worker.bundle_sha256, Worker.bundle_problem
+    ).where(Worker.seen_at > sa.func.now() - SEEN)
+    rows = session.execute(recent.order_by(Worker.queue, Worker.name))
+    return [dict(zip(WORKERS, row, strict=True)) for row in rows]

@@ -1,0 +1,102 @@
+"""One engine and one deployment a session; `make test-compose` runs this folder, `make test` does not."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.compose import images as made
+from tests.compose.deployment import PRIVATE, Deployment
+from tests.compose.engine import Engine, NoEngine, cache_folder
+from tests.compose.receiver import Receiver
+
+MAY_BE_MISSING = "ALLOW_NO_ENGINE"
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """A container engine; without one the tests fail, unless ALLOW_NO_ENGINE=1."""
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    engine = Engine(cache / "docker")
+    # Two engines on one folder of images would end each other.
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            engine.start()
+        except NoEngine as error:
+            if os.environ.get(MAY_BE_MISSING) == "1":
+                pytest.skip(f"{MAY_BE_MISSING}=1, and no container engine runs here: {error}")
+            pytest.fail(f"no container engine runs here ({MAY_BE_MISSING}=1 goes on without these tests): {error}")
+        try:
+            yield engine
+        finally:
+            engine.stop()
+
+
+@pytest.fixture(scope="session")
+def images(engine: Engine) -> dict[str, str]:
+    """The images of this checkout, by the names that docker-compose.yml knows them by."""
+    return made.ensure(engine)
+
+
+@pytest.fixture(scope="session")
+def deployment(
+    engine: Engine, images: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    """The system as the README's own lines start it, with a key as they make one."""
+    deployment = Deployment(engine, images, tmp_path_factory.mktemp("thoraq"))
+    secrets, up, key = readme_lines()
+    deployment.shell(secrets)
+    # What every hospital sets whose receivers are in its own network.
+    deployment.settings(THORAQ_WEBHOOK_ALLOW_HTTP="true", THORAQ_WEBHOOK_ALLOWED_NETWORKS=PRIVATE)
+    try:
+        deployment.shell(up, timeout=900)
+        deployment.wait_healthy(180)
+        deployment.key = deployment.shell(key).strip()
+        yield deployment
+    finally:
+        deployment.remove()
+
+
+def readme_lines() -> tuple[str, str, str]:
+    """The README's lines for a start with compose, without a GPU."""
+    text = (made.ROOT / "README.md").read_text(encoding="utf-8")
+    block = text.split("## Deploy")[1].split("```console\n")[1].split("```")[0]
+    secrets, up, key = (line.removeprefix("$ ").partition("  #")[0].strip() for line in block.strip().splitlines())
+    # The images are built already, from the same Dockerfile and files; --build would only say so, for each service.
+    return secrets, up.replace(" up -d --build", " --profile cpu up -d"), key
+
+
+@pytest.fixture(scope="session")
+def receiver(deployment: Deployment, images: dict[str, str]) -> Iterator[Receiver]:
+    """A webhook receiver in the network that reaches outside, with an endpoint for everything that ends."""
+    with Receiver(deployment, images["thoraq-api"]) as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="session")
+def xrays(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three hundred X-rays: the samples, each a little brighter and shifted, so that none is like another."""
+    return made_xrays(tmp_path_factory.mktemp("xrays"), 300)
+
+
+def made_xrays(folder: Path, count: int) -> list[Path]:
+    """So many X-rays in a folder."""
+    import cv2
+    import numpy as np
+
+    samples = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted((made.ROOT / "samples").glob("*.jpg"))]
+    # Half as large: what is tested here is not how fast JPEGs are read.
+    small = [cv2.resize(image, (512, 512), interpolation=cv2.INTER_AREA) for image in samples if image is not None]
+    paths = []
+    for number in range(count):
+        image = np.roll(small[number % len(small)], number // len(small), axis=1)
+        path = folder / f"{number:04}.png"
+        cv2.imwrite(str(path), image)
+        paths.append(path)
+    return paths

@@ -1,0 +1,159 @@
+"""What containers are from inside and to Docker: hardened, small, within their memory, stopped in order, several."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.compose.deployment import OURS, SERVICES, Deployment
+from tests.compose.engine import DOCKER
+
+pytestmark = pytest.mark.compose
+USERS = {"api": 10001, "worker-cpu": 10001, "deliver": 10001, "beat": 10001}
+#: Megabytes, as measured, and a tenth.
+SIZES = {"thoraq-api": 890, "thoraq-worker-cpu": 2690}
+STATUS = "cat /proc/1/status"
+REACHES_OUT = """
+import socket
+for address in (("1.1.1.1", 53), ("8.8.8.8", 443)):
+    try:
+        socket.create_connection(address, 2).close()
+    except OSError:
+        continue
+    raise SystemExit("reached " + address[0])
+"""
+
+
+def status(deployment: Deployment, service: str) -> dict[str, str]:
+    lines = deployment.in_container(service, STATUS).splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_main_process_may_do_nothing_more_than_it_needs(deployment: Deployment, service: str) -> None:
+    found = status(deployment, service)
+    assert found["NoNewPrivs"] == "1"
+    assert int(found["CapEff"], 16) == 0
+    uids = {int(uid) for uid in found["Uid"].split()}
+    if service in USERS:
+        assert uids == {USERS[service]}
+        assert int(found["CapBnd"], 16) == 0
+    elif service != "minio":  # its image knows no user; it is root without any capability
+        assert 0 not in uids
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_nothing_but_scratch_space_and_volumes_can_be_written(deployment: Deployment, service: str) -> None:
+    for folder in ("/", "/etc", "/usr/bin", "/app", "/opt"):
+        refused = subprocess.run(
+            [DOCKER, "exec", deployment.container(service), "sh", "-c", f"[ ! -d {folder} ] || touch {folder}/x"],
+            env=deployment.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Read-only file system" in refused.stderr or refused.returncode == 0, refused.stderr
+        assert not deployment.in_container(service, f"ls {folder}/x 2>/dev/null || true").strip()
+
+
+@pytest.mark.parametrize("service", ["worker-cpu", "beat"])
+def test_nothing_outside_is_reached_from_inside(deployment: Deployment, service: str) -> None:
+    deployment.engine.docker("exec", deployment.container(service), "python", "-c", REACHES_OUT)
+
+
+def test_no_secret_is_seen_by_anybody_who_may_look(deployment: Deployment) -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (deployment.folder / "secrets").iterdir()]
+    # The longest word of each is the secret itself: passwords are 64 digits, within addresses too.
+    found = {part for text in texts for part in text.replace(":", " ").replace("@", " ").split() if len(part) == 64}
+    assert len(found) >= 5
+    seen = deployment.logs() + "".join(
+        json.dumps(deployment.inspect(deployment.container(service))) for service in (*SERVICES, "migrate")
+    )
+    for service in SERVICES:
+        seen += deployment.in_container(service, "cat /proc/[0-9]*/cmdline /proc/1/environ | tr '\\0' ' '")
+    assert not [secret[:6] for secret in found if secret in seen]
+    assert deployment.key not in seen
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_images_hold_what_is_run_and_nothing_else(deployment: Deployment, images: dict[str, str], name: str) -> None:
+    size = int(deployment.engine.docker("image", "inspect", "--format", "{{.Size}}", images[name]))
+    assert size < SIZES[name] * 1_000_000
+    look = "for p in gcc cc g++ make git; do command -v $p; done; ls -d /root/.cache /tmp/pip* 2>/dev/null; ls /app"
+    held = deployment.engine.docker("run", "--rm", images[name], "sh", "-c", f"{look}; true").split()
+    assert sorted(held) == ["admin", "api", "migrations", "models", "shared", "worker"]
+
+
+def test_a_worker_knows_its_limit(deployment: Deployment) -> None:
+    script = "from shared.memory import memory_limit; print(memory_limit())"
+    limit = deployment.engine.docker("exec", deployment.container("worker-cpu"), "python", "-c", script)
+    assert int(limit) == deployment.inspect(deployment.container("worker-cpu"))["HostConfig"]["Memory"] > 0
+
+
+@pytest.mark.parametrize(("memory", "wanted"), [("400m", "it needs"), ("700m", "engine.smaller_batch")])
+def test_a_worker_with_too_little_memory_says_so_in_a_line(deployment: Deployment, memory: str, wanted: str) -> None:
+    """It is not killed while it loads: with 400 MB it ends and /readyz says why, with 700 MB it takes fewer images."""
+    container = deployment.container("worker-cpu")
+    before = deployment.inspect(container)["HostConfig"]["Memory"]
+    began = f"{time.time():.0f}"
+    deployment.engine.docker("update", "--memory", memory, "--memory-swap", memory, container)
+    try:
+        deployment.engine.docker("restart", container)
+        deadline = time.monotonic() + 90
+        while wanted not in (said := logs_since(deployment, container, began)):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.5)
+        if memory == "400m":
+            checks = httpx.get(f"{deployment.url}/readyz").json()["checks"]
+            assert "it needs 0.50 GB of memory for one image at a time" in checks["worker:classify"]
+            assert "it needs 0.50 GB" in deployment.admin("queue", "--json")
+        else:
+            deployment.wait_healthy(120, ["worker-cpu"])
+        assert not deployment.inspect(container)["State"]["OOMKilled"]
+    finally:
+        deployment.engine.docker("update", "--memory", str(before), "--memory-swap", str(before), container)
+        deployment.engine.docker("restart", container)
+    deployment.wait_healthy(120)
+
+
+def logs_since(deployment: Deployment, container: str, since: str) -> str:
+    command = [DOCKER, "logs", "--since", since, container]
+    done = subprocess.run(command, env=deployment.environment, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def test_two_workers_share_a_batch_and_a_stop_drains(deployment: Deployment, xrays: list[Path]) -> None:
+    deployment.wait_healthy()
+    deployment.compose("up", "-d", "--scale", "worker-cpu=2", "--no-recreate")
+    try:
+        workers = deployment.containers("worker-cpu")
+        assert len(workers) == 2
+        with deployment.client() as client:
+            batch = client.submit_batch(xrays, classifier="ensemble", modality="xray")
+            while not client.batch(batch.id).counts.succeeded:
+                time.sleep(0.2)
+            began = time.monotonic()
+            deployment.compose("stop", "worker-cpu")
+            took = time.monotonic() - began
+            # Given back, or answered: nothing waits for a lease to run out.
+            assert client.batch(batch.id).counts.running == 0
+        assert [deployment.inspect(worker)["State"]["ExitCode"] for worker in workers] == [0, 0]
+        assert took < 90
+    finally:
+        deployment.compose("up", "-d", "--scale", "worker-cpu=1")
+    deployment.wait_healthy(120)
+    with deployment.client() as client:
+        assert client.wait_batch(batch, 280).status == "completed"
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_a_stop_ends_in_order(deployment: Deployment, service: str) -> None:
+    deployment.compose("stop", service)
+    assert deployment.state(service)["ExitCode"] == 0
+    deployment.compose("start", service)
+    deployment.wait_healthy()
