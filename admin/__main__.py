@@ -12,9 +12,10 @@ import sqlalchemy as sa
 import typer
 
 from admin import models, objects, queue, tenants
-from admin.console import ACTOR, AsJson, open_database, show, told_in_a_line
+from admin.console import ACTOR, AsJson, field, open_database, show, told_in_a_line
 from admin.doctor import Doctor
 from admin.login import make_login
+from client.command import Command, version_option
 from migrations.upgrade import upgrade
 from shared import keys
 from shared.config import settings
@@ -24,16 +25,48 @@ from shared.keys import Scope
 from shared.models import ApiKey, Tenant
 from shared.storage import open_storage
 
-app = typer.Typer(help="Operate Thoraq: works on the database and the object store directly.", no_args_is_help=True)
-app.command("queue")(queue.show_queue)
-keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
+HELP = """Operate Thoraq: works on the database and the object store directly.
+
+The settings are those of the deployment, in the environment (THORAQ_*).
+
+\b
+Exit codes, for scripts:
+  0  all good
+  1  refused, not found, damaged, or an invariant
+     that does not hold
+  2  wrong usage, or output that cannot be written
+141  the reader of a pipe has left (| head)
+"""
+
+app = Command("thoraq-admin", HELP)
+app.command("queue", short_help="Count jobs by state, and what workers say.")(queue.show_queue)
+keys_app = Command("keys", "API keys.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(objects.app, name="objects")
 app.add_typer(tenants.app, name="tenants")
 
 
-@app.command()
+KEY_COLUMNS = [
+    field("id"),
+    field("tenant", wraps=16),
+    field("name", wraps=16),
+    field("prefix", leaves=4),
+    field("scopes", wraps=24, leaves=5),
+    field("created_at", leaves=1),
+    field("expires_at", leaves=3),
+    field("revoked_at"),
+    field("last_used_at", leaves=2),
+]
+DOCTOR_COLUMNS = [field("invariant", wraps=28), field("violations", right=True, always=True), field("ids", wraps=28)]
+
+
+@app.callback()
+def main(version: Annotated[bool, version_option("thoraq-admin")] = False) -> None:
+    """Stand for what comes before a command."""
+
+
+@app.command(short_help="Make or upgrade schema and store.")
 def migrate(
     wait: Annotated[float, typer.Option(help="Seconds to wait for a database or a store that does not answer.")] = 0,
 ) -> None:
@@ -59,7 +92,7 @@ def _retry(act: Callable[[], None], until: float) -> None:
             time.sleep(1)
 
 
-@keys_app.command("create")
+@keys_app.command("create", short_help="Make an API key.")
 def create_key(
     tenant: Annotated[str, typer.Option(help="The hospital's name; made when it is new.")],
     name: Annotated[str, typer.Option(help="What the key is for.")],
@@ -82,20 +115,20 @@ def create_key(
         typer.echo(made.key)
 
 
-@keys_app.command("list")
+@keys_app.command("list", short_help="List every key.")
 def list_keys(as_json: AsJson = False) -> None:
     """Every key: whose, what for, and when it was last used; never the key itself."""
     with open_database() as database, database.transaction() as session:
         rows = session.execute(
             sa.select(ApiKey, Tenant.name).join(Tenant, Tenant.id == ApiKey.tenant_id).order_by(ApiKey.id)
         ).all()
-    columns = ["id", "tenant", "name", "prefix", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at"]
+    names = ("id", "name", "prefix", "created_at", "expires_at", "revoked_at", "last_used_at")
+    comma = "," if as_json else ", "  # a table wraps at blanks
     found = [
-        {name: getattr(key, name) for name in columns if name not in {"tenant", "scopes"}}
-        | {"tenant": tenant, "scopes": ",".join(key.scopes)}
+        {name: getattr(key, name) for name in names} | {"tenant": tenant, "scopes": comma.join(key.scopes)}
         for key, tenant in rows
     ]
-    show(columns, found, as_json)
+    show(KEY_COLUMNS, found, as_json)
 
 
 @keys_app.command("revoke")
@@ -112,12 +145,12 @@ def revoke_key(key_id: str) -> None:
 Repair = Annotated[bool, typer.Option("--repair", help="Mend what may be mended; what cannot be is told.")]
 
 
-@app.command()
+@app.command(short_help="Prove the invariants, and mend.")
 def doctor(repair: Repair = False, as_json: AsJson = False) -> None:
     """Prove the invariants on the running system; exit 1 when one does not hold."""
     with open_database() as database:
         findings = list(Doctor(settings(), database, open_storage(settings()), repair=repair).examine())
-    columns = ["invariant", "violations", "ids", *(["mended"] if repair else [])]
+    columns = [*DOCTOR_COLUMNS, *([field("mended", right=True, always=True)] if repair else [])]
     rows: list[dict[str, object]] = [
         {"invariant": f.invariant, "violations": len(f.ids), "mended": f.mended}
         | {"ids": list(f.ids) if as_json else ", ".join(f.ids[:5])}

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from client.terminal import Column, moment, print_rows
 from shared.config import settings
 from shared.db import Database
 from shared.errors import ThoraqError
 
 ACTOR = "thoraq-admin"
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-console = Console()
 
 
 @contextmanager
@@ -41,20 +40,24 @@ def open_database() -> Iterator[Database]:
             database.close()
 
 
-def show(columns: list[str], rows: list[dict[str, object]], as_json: bool) -> None:
+def field(name: str, heading: str | None = None, **how: Any) -> Column[dict[str, object]]:
+    """A column with a field of each row; `how` is as Column takes it."""
+    return Column(heading or name.replace("_", " ").capitalize(), lambda row: _cell(row[name]), **how)
+
+
+def show(columns: Sequence[Column[dict[str, object]]], rows: list[dict[str, object]], as_json: bool) -> None:
     """Rows as a table, or as JSON."""
     if as_json:
         typer.echo(json.dumps(rows, default=str))
-        return
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
-    console.print(table)
+    else:
+        print_rows(rows, columns)
 
 
 def _cell(value: object) -> str:
     if isinstance(value, list):
-        return "\n".join(str(item) for item in value)
+        return ", ".join(str(item) for item in value)
     if isinstance(value, bool):
         return "yes" if value else ""
+    if isinstance(value, datetime):
+        return moment(value)
     return "" if value is None else str(value)

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 import typer
 from sqlalchemy.orm import Session
 
-from admin.console import ACTOR, AsJson, open_database, show
+from admin.console import ACTOR, AsJson, field, open_database, show
+from client.command import Command
 from shared import model_store
 from shared.bundle import Bundle
 from shared.config import settings
@@ -18,11 +19,27 @@ from shared.errors import Conflict, ModelError, NotFound
 from shared.models import AuditEntry, ModelBundle, Worker
 from shared.storage import Storage, open_storage
 
-app = typer.Typer(help="Model bundles.", no_args_is_help=True)
+app = Command("models", "Model bundles.")
 SHORTEST_PREFIX = 4
+LIST_COLUMNS = [
+    field("name", wraps=16),
+    field("version"),
+    field("sha256", "SHA-256"),
+    field("active"),
+    field("stored", leaves=1),
+    field("workers", wraps=20),
+    field("refused", wraps=28),
+]
+VERIFY_COLUMNS = [
+    field("where", wraps=16),
+    field("name", wraps=16),
+    field("version", leaves=1),
+    field("sha256", "SHA-256"),
+    field("problem", wraps=28),
+]
 
 
-@app.command("push")
+@app.command("push", short_help="Put a bundle into the store.")
 def push(
     folder: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     activate: Annotated[bool, typer.Option("--activate", help="Have the workers serve it.")] = False,
@@ -43,7 +60,7 @@ def push(
     typer.echo(f"{'pushed and activated' if activate else 'pushed'} {bundle.name} {bundle.sha256}")
 
 
-@app.command("activate")
+@app.command("activate", short_help="Have the workers serve a bundle.")
 def activate(which: Annotated[str, typer.Argument(help="Its name, or the beginning of its SHA-256.")]) -> None:
     """Have the workers serve a bundle that was pushed, the next one or the last one; they change without a restart.
 
@@ -61,16 +78,17 @@ def activate(which: Annotated[str, typer.Argument(help="Its name, or the beginni
     typer.echo(f"activated {bundle.name} {bundle.sha256}")
 
 
-@app.command("list")
+@app.command("list", short_help="List every bundle.")
 def list_models(as_json: AsJson = False) -> None:
     """Every bundle that was pushed or served: the active one, who serves which, and why a worker refused another."""
     with open_database() as database, database.transaction() as session:
         bundles = session.scalars(sa.select(ModelBundle).order_by(ModelBundle.first_seen_at)).all()
         fresh = Worker.seen_at > sa.func.now() - timedelta(seconds=settings().lease_seconds)
         workers = session.scalars(sa.select(Worker).where(fresh).order_by(Worker.name)).all()
-    columns = ["name", "version", "sha256", "active", "stored", "workers", "refused"]
     show(
-        columns, [_row(bundle, [w for w in workers if w.bundle_sha256 == bundle.sha256]) for bundle in bundles], as_json
+        LIST_COLUMNS,
+        [_row(bundle, [w for w in workers if w.bundle_sha256 == bundle.sha256]) for bundle in bundles],
+        as_json,
     )
 
 
@@ -88,7 +106,7 @@ def _row(bundle: ModelBundle, workers: list[Worker]) -> dict[str, object]:
     }
 
 
-@app.command("verify")
+@app.command("verify", short_help="Check every bundle.")
 def verify(as_json: AsJson = False) -> None:
     """Check THORAQ_MODEL_DIR and every bundle in the object store, file by file; exit 1 when one is damaged."""
     with open_database() as database:
@@ -96,7 +114,7 @@ def verify(as_json: AsJson = False) -> None:
             stored = session.scalars(sa.select(ModelBundle).where(ModelBundle.stored)).all()
         storage = open_storage(settings())
         rows = [_verified_folder(settings().model_dir), *(_verified(bundle, storage) for bundle in stored)]
-    show(["where", "name", "version", "sha256", "problem"], rows, as_json)
+    show(VERIFY_COLUMNS, rows, as_json)
     if any(row["problem"] for row in rows):
         raise typer.Exit(1)
 

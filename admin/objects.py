@@ -7,30 +7,31 @@ from typing import Annotated
 
 import typer
 
-from admin.console import console, told_in_a_line
+from admin.console import told_in_a_line
+from client.command import Command
 from shared.config import settings
 from shared.storage import FolderStorage, Storage, open_storage
 
-app = typer.Typer(help="Objects: the bytes of studies and models.", no_args_is_help=True)
+app = Command("objects", "Objects: the bytes of studies and models.")
 Folder = Annotated[Path, typer.Argument(help="The copy: a folder, laid out like the store.")]
 
 
-@app.command("export")
+@app.command("export", short_help="Copy the store to a folder.")
 def export(folder: Folder) -> None:
     """Copy what the folder lacks. Nothing is removed there: an older dump of the database may name it."""
     with told_in_a_line():
         copy = FolderStorage(folder)
         copy.prepare()
-        console.print(f"{_copy(open_storage(settings()), copy)} copied")
+        typer.echo(f"{_copy(open_storage(settings()), copy)} copied")
 
 
-@app.command("import")
+@app.command("import", short_help="Copy a folder to the store.")
 def import_(folder: Folder) -> None:
     """Copy what the store lacks of the folder; the folder or bucket of the store is made."""
     with told_in_a_line():
         storage = open_storage(settings())
         storage.prepare()
-        console.print(f"{_copy(FolderStorage(folder), storage)} copied")
+        typer.echo(f"{_copy(FolderStorage(folder), storage)} copied")
 
 
 def _copy(source: Storage, target: Storage) -> int:

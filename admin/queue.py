@@ -9,13 +9,22 @@ import sqlalchemy as sa
 import typer
 from sqlalchemy.orm import Session
 
-from admin.console import AsJson, open_database, show
+from admin.console import AsJson, field, open_database, show
 from shared.models import QUEUE, Worker
 
 #: Workers that were seen within this time are shown; the sweeper forgets those of an hour ago.
 SEEN = timedelta(hours=1)
 JOBS = ["state", "priority", "jobs", "oldest_seconds"]
 WORKERS = ["worker", "queue", "takes_work", "seen_seconds_ago", "bundle", "problem"]
+JOB_COLUMNS = [field("state"), field("priority"), field("jobs", right=True), field("oldest_seconds", right=True)]
+WORKER_COLUMNS = [
+    field("worker"),
+    field("queue", leaves=2),
+    field("takes_work"),
+    field("seen_seconds_ago", right=True, leaves=1),
+    field("bundle", leaves=3),
+    field("problem", wraps=28, always=True),
+]
 
 
 def show_queue(as_json: AsJson = False) -> None:
@@ -25,8 +34,8 @@ def show_queue(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps({"jobs": jobs, "workers": workers}, default=str))
         return
-    show(JOBS, jobs, as_json=False)
-    show(WORKERS, workers, as_json=False)
+    show(JOB_COLUMNS, jobs, as_json=False)
+    show(WORKER_COLUMNS, workers, as_json=False)
 
 
 def _jobs(session: Session) -> list[dict[str, object]]:

@@ -7,10 +7,18 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 import typer
 
-from admin.console import ACTOR, AsJson, open_database, show
+from admin.console import ACTOR, AsJson, field, open_database, show
+from client.command import Command
 from shared.models import AuditEntry, Tenant
 
-app = typer.Typer(help="Hospitals, and what is kept of their patients.", no_args_is_help=True)
+app = Command("tenants", "Hospitals and their settings.")
+COLUMNS = [
+    field("id"),
+    field("name", wraps=16),
+    field("keep_identity", leaves=2),
+    field("expires_after_days", leaves=3, right=True),
+    field("created_at", leaves=1),
+]
 
 
 @app.command("list")
@@ -18,8 +26,8 @@ def list_tenants(as_json: AsJson = False) -> None:
     """Every tenant and its settings."""
     with open_database() as database, database.transaction() as session:
         found = session.scalars(sa.select(Tenant).order_by(Tenant.id)).all()
-    columns = ["id", "name", "keep_identity", "expires_after_days", "created_at"]
-    show(columns, [{name: getattr(tenant, name) for name in columns} for tenant in found], as_json)
+    names = ("id", "name", "keep_identity", "expires_after_days", "created_at")
+    show(COLUMNS, [{name: getattr(tenant, name) for name in names} for tenant in found], as_json)
 
 
 @app.command("set")

@@ -39,7 +39,7 @@ from api.batch_schemas import ItemProblem
 from api.context import EXTENSION, Services
 from api.limits import Limits
 from api.openapi import completed
-from api.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request, Sessions
+from api.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request, Sessions, check_encoding
 from api.submissions import Submissions
 from shared import log as logs
 from shared import metrics
@@ -173,6 +173,7 @@ def _around_requests(app: Flask, service: Services) -> None:
         if request.path.startswith("/v1/"):
             authenticate()
             limits.admit(service.limits, g.principal.key_id, g.principal.tenant_id)
+        check_encoding(request)
         if request.mimetype != MULTIPART or "principal" not in g:
             request.max_content_length = min(MAX_BODY_IN_MEMORY, app.config["MAX_CONTENT_LENGTH"])
 

@@ -6,19 +6,18 @@ A terminal job never changes, so a process keeps its answer ready for a few seco
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from flask import Response, request
-from werkzeug.http import parse_dict_header
 
 from api.context import Principal, Services
+from api.prefer import wait_of
 from shared import job_rows
 from shared.envelope import BatchEnvelope, JobEnvelope, job_envelope
-from shared.errors import BadRequest, NotFound
+from shared.errors import NotFound
 from shared.jobs import NewJob
 from shared.models import Job, JobState
 from shared.schedule import InLine, place_in_line
@@ -86,16 +85,7 @@ def look(service: Services, who: Principal, job_id: str) -> Answer:
 
 def wait_seconds(service: Services) -> float:
     """What `Prefer: wait=N` asks for, within the limit; 0 without it."""
-    header = request.headers.get("Prefer")
-    if header is None:
-        return 0
-    value = next((value for name, value in parse_dict_header(header).items() if name.lower() == "wait"), None)
-    if value is None:
-        return 0
-    # Digits alone (RFC 7240, 4.3: delta-seconds): `float` would take `nan`, and waiting for that never ends.
-    if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise BadRequest("Prefer: wait takes a whole number of seconds")
-    return min(int(value), service.settings.max_wait_seconds)
+    return min(wait_of(request.headers.getlist("Prefer")) or 0, service.settings.max_wait_seconds)
 
 
 def wait_for(service: Services, awaited: str, look_at: Callable[[], Answer], seconds: float) -> Answer:

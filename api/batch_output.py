@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -34,8 +36,9 @@ PIECE_CHARACTERS = 16_384  # sent at once: a line of its own would cost the serv
 #: Classes of the two papers' classifiers; a bundle may have others, whose columns come after them.
 CLASSES = ("covid19", "not_covid19", "normal", "pneumonia")
 WITHOUT_ANSWER = (JobState.FAILED, JobState.CANCELLED, JobState.QUARANTINED)
-#: What a spreadsheet would take for a formula.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: What a spreadsheet would take for a formula; some pass over blanks before it, and read the full-width forms as these.
+FORMULA = ("=", "+", "-", "@")
+CONTROL = ("\t", "\r", "\n")
 
 Line = ResultLine | ErrorLine
 Cells = Mapping[str, object]
@@ -45,12 +48,14 @@ Cells = Mapping[str, object]
 def batch_results(path: BatchPath, query: OutputQuery) -> Response:
     """Every item that became a job, with the job as it is now, in the order of the items.
 
-    CSV has a column for each class; cells that a spreadsheet would take for formulas begin with an apostrophe.
+    CSV has a column for each class, times in UTC as RFC 3339 has them, and several review reasons with `; ` between
+    them; cells that a spreadsheet would take for formulas begin with an apostrophe.
     """
     database = _database_of(path.batch_id)
     columns = ["item", "member", "custom_id", "job_id", "status", "prediction"]
     columns += [f"probability_{name}" for name in _classes(database)]
-    columns += ["needs_review", "error_type", "error_detail", "model"]
+    columns += ["needs_review", "error_type", "error_detail", "model", "outcome", "review_reasons"]
+    columns += ["created_at", "started_at", "finished_at"]
     return _respond(query, "results", _results(database, path.batch_id), columns, _result_cells)
 
 
@@ -166,22 +171,31 @@ def _csv(lines: Iterable[Line], columns: Sequence[str], cells: Callable[[Any], C
 
 
 def _cell(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    begins = unicodedata.normalize("NFKC", value[:100]).lstrip()
+    return f"'{value}" if begins.startswith(FORMULA) or value.startswith(CONTROL) else value
 
 
 def _result_cells(line: ResultLine) -> Cells:
     job, result = line.job, line.job.result
     cells: dict[str, object] = {"item": line.item, "member": line.member, "custom_id": line.custom_id}
     cells |= {"job_id": job.id, "status": job.status.value}
+    cells |= {name: _time(getattr(job, name)) for name in ("created_at", "started_at", "finished_at")}
     if job.error is not None:
         cells |= {"error_type": job.error.type, "error_detail": job.error.detail}
     if result is not None:
         cells |= {f"probability_{name}": value for name, value in (result.probabilities or {}).items()}
         cells |= {"prediction": result.prediction, "needs_review": str(result.needs_review).lower()}
+        cells |= {"outcome": result.outcome, "review_reasons": "; ".join(result.review_reasons)}
         cells |= {"model": f"{result.model.name} {result.model.version}"}
     if result is not None and result.reason is not None:
         cells |= {"error_type": result.reason.value, "error_detail": result.detail}
     return cells
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _error_cells(line: ErrorLine) -> Cells:

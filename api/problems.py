@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from shared.errors import (
     BadRequest,
+    CompressedBody,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
@@ -86,6 +87,8 @@ def respond(error: ThoraqError) -> Response:
     response.mimetype = "application/problem+json"
     if (seconds := error.extensions.get("retry_after", error.retry_after)) is not None:
         response.headers["Retry-After"] = str(seconds)
+    if isinstance(error, CompressedBody):
+        response.headers["Accept-Encoding"] = "identity"  # RFC 9110, 15.5.16
     if isinstance(error, Unauthenticated):
         response.headers["WWW-Authenticate"] = 'Bearer realm="thoraq"'
     return response

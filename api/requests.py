@@ -8,7 +8,7 @@ import flask
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
 from api.form_parser import StrictFormParser
-from shared.errors import BadRequest
+from shared.errors import BadRequest, CompressedBody
 
 MULTIPART = "multipart/form-data"
 # Files are spooled to disk; every other body is held in memory. Strangers send no files.
@@ -26,6 +26,14 @@ class Request(flask.Request):
             return super().get_json(force=force, silent=False, cache=cache)
         except RecursionError as error:
             raise BadRequest("the JSON is nested too deeply") from error
+
+
+def check_encoding(request: flask.Request) -> None:
+    """CompressedBody for a body that is compressed (RFC 9110, 8.4): it would be read as what it is not."""
+    codings = [coding.strip().lower() for coding in request.headers.get("Content-Encoding", "").split(",")]
+    compressed = [coding for coding in codings if coding not in {"", "identity"}]
+    if compressed:
+        raise CompressedBody(f"the body's Content-Encoding is {', '.join(compressed)[:100]}: send it as it is")
 
 
 class Sessions(SecureCookieSessionInterface):

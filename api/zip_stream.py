@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 
 from api.zip_bytes import ByteSource
-from api.zip_unpack import PIECE_BYTES, READ_METHODS, STORED, decoder_of
+from api.zip_unpack import DEFLATED, PIECE_BYTES, READ_METHODS, STORED, decoder_of
 from shared.errors import CorruptImage, UnreadableArchive, UnreadableMember
 
 LOCAL, CENTRAL, DESCRIPTOR = b"PK\x03\x04", b"PK\x01\x02", b"PK\x07\x08"
@@ -136,7 +136,8 @@ class ZipStream:
         if flags & MASKED:
             raise UnreadableArchive("the archive's directory is encrypted")
         sizes: tuple[int | None, int | None] = _sizes(packed_size, size, extra.get(1, b""))
-        if flags & DESCRIBED and not any(sizes):
+        # With a descriptor to come, Info-ZIP writes one size and 0 for the other; what was deflated ends by itself.
+        if flags & DESCRIBED and (not sizes[0] or method == DEFLATED):
             sizes = None, None
         return Header(name, flags, method, crc, *sizes, offset, extra)
 

@@ -17,6 +17,7 @@ from client.batch_calls import BatchOptions, Format
 from client.batch_models import Batch, BatchError, BatchResult
 from client.batch_tables import batch_errors_table, batches_table, tally_table
 from client.client import Client
+from client.command import Command
 from client.errors import ApiError, Unreachable
 from client.meter import Meter
 from client.models import RESEARCH_USE, Classifier, Grouping, Modality, Priority
@@ -50,7 +51,7 @@ Errors = Annotated[
 Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Batch ids.", show_default=False)]
 Id = Annotated[str, typer.Argument(metavar="ID", help="A batch id.", show_default=False)]
 
-batches = typer.Typer(help="List, follow, fetch and cancel batches.", no_args_is_help=True)
+batches = Command("batches", "List, follow, fetch and cancel batches.")
 
 
 def batch(
@@ -119,7 +120,7 @@ def status(ids: Ids, key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
     raise typer.Exit(worst([*refused, *map(_code, found)]))
 
 
-@batches.command()
+@batches.command(short_help="Withdraw what has not ended.")
 def cancel(ids: Ids, key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
     """Withdraw what has not ended of batches; the answers that are there stay."""
     with connected(url, key) as thoraq:
@@ -128,7 +129,7 @@ def cancel(ids: Ids, key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
     raise typer.Exit(worst(refused))
 
 
-@batches.command()
+@batches.command(short_help="Fetch what a batch has answered.")
 def results(
     batch_id: Id,
     key: Key,

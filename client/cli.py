@@ -27,13 +27,17 @@ HELP = """Send chest X-ray and CT studies to a Thoraq server and read the answer
 The server and the key are given by --url and --key, or better, as command lines are visible to others, \
 by the environment variables THORAQCTL_URL and THORAQCTL_KEY. (THORAQ_* are the server's own settings.)
 
+\b
 Exit codes, for scripts:
   0  all good
-  1  a job failed, was cancelled or quarantined, or an item was rejected
-  2  wrong usage, a file that cannot be read, or output that cannot be written
+  1  a job failed, was cancelled or quarantined,
+     or an item was rejected
+  2  wrong usage, a file that cannot be read,
+     or output that cannot be written
   3  the server cannot be reached, or failed
   4  the server refused: key, scope, content or unknown id
-  5  a job or batch has not finished (results without --wait)
+  5  a job or batch has not finished
+     (results without --wait)
 130  interrupted; what was accepted goes on
 141  the reader of a pipe has left (| head)
 When several apply: the first of 3, 4, 2, 1, 5.
@@ -42,7 +46,7 @@ Decision support for research; not a medical device. A radiologist decides.
 """
 HINTED_IDS = 20
 
-app = Command(name="thoraq", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+app = Command("thoraq", HELP)
 
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until every job has ended, and show the results.")]
 Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Job ids.", show_default=False)]
@@ -59,7 +63,7 @@ def main(version: Annotated[bool, version_option("thoraq")] = False) -> None:
     """Stand for what comes before a command."""
 
 
-@app.command("submit")
+@app.command("submit", short_help="Send images, a job for each file.")
 def submit_command(
     files: Paths,
     key: Key,
@@ -122,7 +126,7 @@ def results(ids: Ids, key: Key, url: Url = LOCAL, wait: Wait = False, as_json: J
     raise typer.Exit(worst([*unfinished, *(outcome.code for outcome in outcomes)]))
 
 
-@app.command()
+@app.command(short_help="Save the heatmaps of jobs.")
 def heatmap(
     ids: Ids,
     key: Key,
@@ -146,7 +150,7 @@ def heatmap(
     raise typer.Exit(worst([*unfinished, *(outcome.code for outcome in outcomes)]))
 
 
-@app.command()
+@app.command(short_help="Withdraw queued or running jobs.")
 def cancel(ids: Ids, key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
     """Withdraw queued or running jobs; one that has already ended otherwise is refused (exit code 4)."""
     with connected(url, key) as thoraq:
@@ -181,7 +185,7 @@ def jobs(
     _report(outcomes, as_json)
 
 
-@app.command()
+@app.command(short_help="List the model bundles.")
 def models(key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
     """List the model bundles and which one answers."""
     with connected(url, key) as thoraq:
@@ -193,7 +197,7 @@ def models(key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
         models_table(found)
 
 
-app.command("batch")(batch_commands.batch)
+app.command("batch", short_help="Send many images as one batch.")(batch_commands.batch)
 app.add_typer(batch_commands.batches, name="batches")
 
 

@@ -30,6 +30,17 @@ class OutputFailed(Exception):
 class Command(typer.Typer):
     """A command that ends with one line and an exit code when it cannot print; silently when its reader has left."""
 
+    def __init__(self, name: str, help: str) -> None:  # noqa: A002 - Typer's own name
+        # Plain help: Rich's boxes cut the names of options and variables on a narrow terminal.
+        super().__init__(
+            name=name,
+            help=help,
+            no_args_is_help=True,
+            add_completion=False,
+            pretty_exceptions_show_locals=False,
+            rich_markup_mode=None,
+        )
+
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         with checked_output(self.info.name or "thoraq"):
             return super().__call__(*arguments, **options)
@@ -38,6 +49,7 @@ class Command(typer.Typer):
 @contextmanager
 def checked_output(program: str) -> Iterator[None]:
     """End the process when what is printed within cannot be written."""
+    streams = sys.stdout, sys.stderr
     try:
         _need_stdout()
         # Kept by name: Click and Rich look them up whenever they print.
@@ -51,6 +63,8 @@ def checked_output(program: str) -> Iterator[None]:
     except OutputFailed as error:
         _say(f"{program}: {error}" if not error.reader_left else "")
         raise SystemExit(READER_LEFT if error.reader_left else FAILED) from None
+    finally:
+        sys.stdout, sys.stderr = streams
 
 
 def version_option(program: str) -> Any:

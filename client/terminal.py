@@ -8,6 +8,7 @@ wider than the terminal, which wraps it then, so that it can be copied.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -61,7 +62,11 @@ class _Filled:
 
     @property
     def least(self) -> int:
-        return min(self.natural, max(self.wraps, cell_len(self.heading))) if self.wraps else self.natural
+        if not self.wraps:
+            return self.natural
+        # A path may be folded, an id or a name may not.
+        longest = max(cell_len(word) for text in self.texts for word in re.split("[ /]", text))
+        return min(self.natural, max(self.wraps, longest, cell_len(self.heading)))
 
 
 def stdout() -> Console:

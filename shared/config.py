@@ -14,7 +14,17 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from shared.errors import ConfigError
 from shared.imaging.info import Limits
@@ -27,6 +37,31 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _database_url(value: SecretStr) -> SecretStr:
+    """PostgreSQL as most tools write it, with the driver that we use."""
+    scheme, separator, rest = value.get_secret_value().partition("://")
+    if not separator and not scheme:
+        return value
+    if separator and scheme in {"postgres", "postgresql", "postgresql+psycopg"}:
+        return SecretStr(f"postgresql+psycopg://{rest}")
+    raise ValueError("write postgresql://USER:PASSWORD@HOST:PORT/DATABASE; no other database or driver is supported")
+
+
+def _redis_url(value: SecretStr) -> SecretStr:
+    """One Redis by its address; over TLS its certificate is checked, which not every library does by itself."""
+    url = value.get_secret_value()
+    if url.startswith("rediss://") and "ssl_cert_reqs=" not in url:
+        return SecretStr(f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required")
+    if url.startswith(("redis://", "rediss://")):
+        return value
+    raise ValueError(
+        "write redis://:PASSWORD@HOST:PORT/0, or rediss:// for TLS; of sentinels and clusters give the address that "
+        "leads to the primary"
+    )
+
+
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)]
 Seconds = Annotated[tuple[float, ...], BeforeValidator(_split)]
 
@@ -36,13 +71,13 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    database_url: SecretStr = Field(description="PostgreSQL, as SQLAlchemy writes it: postgresql+psycopg://...")
-    api_database_url: SecretStr = Field(
+    database_url: DatabaseUrl = Field(description="PostgreSQL: postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    api_database_url: DatabaseUrl = Field(
         SecretStr(""),
         description="The same with a login of the API's own, which `thoraq-admin migrate` makes: give it to the API as "
         "THORAQ_DATABASE_URL. Empty: the API enters as the owner and takes its role",
     )
-    redis_url: SecretStr = Field(description="Redis, the doorbell: redis://...")
+    redis_url: RedisUrl = Field(description="Redis, the doorbell: redis://..., or rediss://... for TLS")
     secret_key: SecretStr = Field(
         min_length=32, description="Signs the page's sessions and upload addresses; 32 or more random characters"
     )
@@ -170,11 +205,13 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if self.storage == "minio" and not (self.minio_endpoint and self.minio_access_key and self.minio_secret_key):
-            raise ValueError("storage `minio` needs minio_endpoint, minio_access_key and minio_secret_key")
+            raise ValueError(
+                "THORAQ_STORAGE=minio needs THORAQ_MINIO_ENDPOINT, THORAQ_MINIO_ACCESS_KEY and THORAQ_MINIO_SECRET_KEY"
+            )
         if self.heartbeat_seconds * 3 > self.lease_seconds:
-            raise ValueError("lease_seconds must be at least three times heartbeat_seconds")
+            raise ValueError("THORAQ_LEASE_SECONDS must be at least three times THORAQ_HEARTBEAT_SECONDS")
         if self.progress_seconds <= self.decode_seconds:
-            raise ValueError("progress_seconds must be longer than decode_seconds")
+            raise ValueError("THORAQ_PROGRESS_SECONDS must be longer than THORAQ_DECODE_SECONDS")
         return self
 
 
@@ -196,7 +233,7 @@ def parse(environ: Mapping[str, str]) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(e["loc"], e["msg"]) for e in error.errors())) from None
+        raise ConfigError("; ".join(_explain(e["loc"], _message(e)) for e in error.errors())) from None
 
 
 def _field(variable: str, value: str) -> tuple[str, str]:
@@ -214,6 +251,11 @@ def _read_secret(variable: str, path: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigError(f"{variable}: cannot read the file: {error.strerror}") from error
+
+
+def _message(error: ErrorDetails) -> str:
+    # What our own validators say, without pydantic's word before it.
+    return str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:

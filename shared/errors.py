@@ -177,6 +177,13 @@ class UnsupportedMediaType(ThoraqError):
     remedy = "See /openapi.json for the content types that the route takes."
 
 
+class CompressedBody(UnsupportedMediaType):
+    """The request's body is compressed (Content-Encoding), and bodies are read as they are."""
+
+    type, title = "compressed-body", "Body is compressed"
+    remedy = "Send the body as it is, without Content-Encoding; a ZIP of images may be compressed in itself."
+
+
 class Unavailable(ThoraqError):
     """A part that the promise depends on is not there; nothing was accepted."""
 

@@ -30,6 +30,8 @@ class Part:
     #: sizes that a ZIP64 field holds, as for members of 4 GB and more
     zip64: bool = False
     listed: bool = True
+    #: the unpacked size stands in the header though a descriptor follows, as Info-ZIP writes it into a pipe
+    size_known: bool = False
 
     @property
     def bytes(self) -> bytes:
@@ -61,7 +63,9 @@ def archive(*parts: Part, prefix: bytes = b"", gap: bytes = b"", comment: bytes 
 def _local(part: Part) -> bytes:
     packed = part.bytes
     flags = part.flags | (8 if part.described else 0)
-    known = (0, 0, 0) if part.described else (part.checksum, len(packed), len(part.content))
+    known = (part.checksum, len(packed), len(part.content))
+    if part.described:
+        known = (0, 0, known[2] if part.size_known else 0)
     extra = part.extra
     if part.zip64:
         extra += pack("<HHQQ", 1, 16, known[2], known[1])

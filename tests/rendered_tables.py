@@ -10,12 +10,17 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
 from rich.text import Text
 
+from admin.__main__ import DOCTOR_COLUMNS, KEY_COLUMNS
+from admin.console import show
+from admin.models import LIST_COLUMNS, VERIFY_COLUMNS
+from admin.tenants import COLUMNS as TENANT_COLUMNS
 from client.batch_models import Batch, BatchError, BatchResult
 from client.batch_tables import batch_errors_table, batches_table, tally_table
 from client.errors import ApiError, Unreachable
@@ -144,6 +149,58 @@ def batch_tally() -> None:
     tally_table(tally(counts, found))
 
 
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def admin_keys() -> None:
+    scopes = "jobs:write, jobs:read, webhooks:manage, models:read"
+    base = {"prefix": "tq_E69S44pj", "created_at": AT, "expires_at": None, "last_used_at": None}
+    show(
+        KEY_COLUMNS,
+        [
+            base | {"id": ident("key", 1), "tenant": "local", "name": "first", "scopes": scopes, "revoked_at": None},
+            base
+            | {"id": ident("key", 2), "tenant": "General Hospital of the North", "name": "viewer of ward 7"}
+            | {"scopes": "jobs:read", "revoked_at": AT, "last_used_at": AT},
+        ],
+        as_json=False,
+    )
+
+
+def admin_tenants() -> None:
+    row = {"id": ident("ten", 1), "name": "General Hospital", "created_at": AT}
+    show(TENANT_COLUMNS, [row | {"keep_identity": True, "expires_after_days": 90.0}], as_json=False)
+
+
+def admin_models() -> None:
+    row = {"name": "thoraq-3", "version": "3", "sha256": DIGEST, "active": True, "stored": True}
+    refused = ["classify@ward: no engine repeats its reference answers"]
+    show(LIST_COLUMNS, [row | {"workers": ["classify@one", "classify@two"], "refused": refused}], as_json=False)
+
+
+def admin_verify() -> None:
+    none: dict[str, object] = {"name": None, "version": None, "sha256": None}
+    damaged = {"where": "THORAQ_MODEL_DIR", "problem": "trunk.safetensors: its SHA-256 is not the one in card.json"}
+    whole: dict[str, object] = {
+        "where": "object store",
+        "name": "thoraq-3",
+        "version": "3",
+        "sha256": DIGEST,
+        "problem": None,
+    }
+    show(VERIFY_COLUMNS, [none | damaged, whole], as_json=False)
+
+
+def admin_doctor() -> None:
+    says = "what ended has one delivery per endpoint that was subscribed"
+    ids = ", ".join(ident("job", number) for number in range(3))
+    rows: list[dict[str, object]] = [
+        {"invariant": "a job that succeeded has a result", "violations": 0, "ids": ""},
+        {"invariant": says, "violations": 12, "ids": ids},
+    ]
+    show(DOCTOR_COLUMNS, rows, as_json=False)
+
+
 TABLES: tuple[Callable[[], None], ...] = (
     jobs,
     jobs_with_files_and_a_refusal,
@@ -155,6 +212,11 @@ TABLES: tuple[Callable[[], None], ...] = (
     batches,
     batch_errors,
     batch_tally,
+    admin_keys,
+    admin_tenants,
+    admin_models,
+    admin_verify,
+    admin_doctor,
 )
 
 
@@ -193,9 +255,9 @@ def too_wide(text: str, width: int) -> list[str]:
 def write() -> None:
     """Rewrite every text."""
     FOLDER.mkdir(exist_ok=True)
-    for show in TABLES:
+    for table in TABLES:
         for width in WIDTHS:
-            path_of(show, width).write_text(rendered(show, width), encoding="utf-8")
+            path_of(table, width).write_text(rendered(table, width), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -84,7 +84,9 @@ def test_outputs_of_many_pages_are_in_order(
 def test_results_as_csv(north: Caller, clean_database: Database) -> None:
     batch_id = begin(north, "a.png", "=cmd.png", "c.png", "d.txt", "e,\u00e4.png")
     first, second, third, _ = claim_all(clean_database)
-    finish(clean_database, answer(first), Outcome(second, error=CorruptImage("cut, short")), refusal(third))
+    doubt = ["thin-margin", "classifiers-disagree"]
+    cut = Outcome(second, error=CorruptImage("cut, short"))
+    finish(clean_database, answer(first, review_reasons=doubt), cut, refusal(third))
     rows = table(north, batch_id, "results")
     assert [(row["item"], row["member"], row["status"]) for row in rows] == [
         ("0", "a.png", "succeeded"),
@@ -94,9 +96,15 @@ def test_results_as_csv(north: Caller, clean_database: Database) -> None:
     ]
     answered, failed, rejected, running = rows
     assert (answered["prediction"], answered["probability_not_covid19"]) == ("not_covid19", "0.75")
-    assert (answered["needs_review"], answered["model"]) == ("false", "test 1")
+    assert (answered["needs_review"], answered["model"]) == ("true", "test 1")
+    assert (answered["outcome"], answered["review_reasons"]) == ("answered", "; ".join(doubt))
+    times = [datetime.fromisoformat(answered[name]) for name in ("created_at", "started_at", "finished_at")]
+    assert times == sorted(times)
+    assert all(time.utcoffset() == timedelta(0) for time in times)
+    assert (running["started_at"] != "", running["finished_at"]) == (True, "")
     assert (failed["error_type"], failed["error_detail"], failed["prediction"]) == ("corrupt-image", "cut, short", "")
     assert (rejected["error_type"], rejected["prediction"]) == ("not-a-chest-image", "")
+    assert (rejected["outcome"], rejected["finished_at"] != "") == ("rejected_input", True)
     assert running["job_id"].startswith("job_")
     assert [(row["item"], row["status"], row["error_type"]) for row in table(north, batch_id, "errors")] == [
         ("1", "failed", "corrupt-image"),
@@ -105,6 +113,18 @@ def test_results_as_csv(north: Caller, clean_database: Database) -> None:
     asked = north.get(f"/v1/batches/{batch_id}/results?format=csv")
     assert asked.mimetype == "text/csv"
     problem_of(north.get(f"/v1/batches/{batch_id}/results?format=xml"), 422, "invalid-request")
+
+
+@pytest.mark.parametrize(
+    "value", ["=1", "+1", "-1", "@a", "\t=1", "\r", " =1", "\u00a0=1", "\uff1d1", " \uff0b1", "\n=1"]
+)
+def test_a_cell_that_a_spreadsheet_would_run_is_text(value: str) -> None:
+    assert batch_output._cell(value) == f"'{value}"
+
+
+@pytest.mark.parametrize("value", ["a=1", "1-2", "\u00e4.png", "", " a", None, 0.5])
+def test_other_cells_stay_as_they_are(value: object) -> None:
+    assert batch_output._cell(value) == value
 
 
 def test_batches_are_listed_newest_first(north: Caller) -> None:

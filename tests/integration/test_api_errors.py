@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -47,6 +48,19 @@ def test_any_id_that_is_none_is_not_found(job_id: str, north: Caller) -> None:
     for kind in ("jobs", "studies", "batches", "uploads", "webhook-endpoints"):
         problem_of(north.get(f"/v1/{kind}/{job_id}"), 404, "not-found")
     problem_of(north.post(f"/v1/jobs/{job_id}/cancel"), 404, "not-found")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "GZIP", "identity, zstd"])
+def test_a_compressed_body_is_refused_by_the_name_of_its_coding(coding: str, app: Flask, north: Caller) -> None:
+    named = coding.lower().rpartition(" ")[2]
+    for path in ("/v1/jobs", "/v1/batches?classifier=binary", "/v1/webhook-endpoints", "/v1/uploads"):
+        response = north.post(path, data=gzip.compress(b"{}"), headers={"Content-Encoding": coding})
+        assert named in problem_of(response, 415, "compressed-body")["detail"]
+        assert response.headers["Accept-Encoding"] == "identity"
+    response = app.test_client().put("/uploads/upl_0/content", data=b"x", headers={"Content-Encoding": coding})
+    problem_of(response, 415, "compressed-body")
+    announced = {"files": [{"size_bytes": 1, "sha256": "0" * 64}]}
+    json_of(north.post("/v1/uploads", json=announced, headers={"Content-Encoding": "identity"}), 201)
 
 
 def test_a_wrong_method_says_which_are_right(north: Caller) -> None:

@@ -101,10 +101,9 @@ def test_waiting_ends_without_the_result(prefer: str, make_app: MakeApp, clean_d
     assert json_of(impatient.get(f"/v1/jobs/{job['id']}", headers={"Prefer": prefer}))["status"] == "queued"
 
 
-@pytest.mark.parametrize("wait", ["soon", "nan", "inf", "-1", "1.5", "1e3", '""', "9" * 5000])
-def test_a_wait_that_is_no_number_makes_no_job(wait: str, north: Caller) -> None:
-    problem_of(north.send(PNG, modality="xray", headers={"Prefer": f"wait={wait}"}), 400, "bad-request")
-    assert json_of(north.get("/v1/jobs"))["data"] == []
+@pytest.mark.parametrize("wait", ["soon", "nan", '""', "9" * 5000])
+def test_a_wait_that_is_no_number_is_ignored(wait: str, north: Caller) -> None:
+    assert json_of(north.send(PNG, modality="xray", headers={"Prefer": f"wait={wait}"}), 202)["status"] == "queued"
 
 
 def test_lists_are_newest_first_and_walk_by_cursor(north: Caller, south: Caller) -> None:

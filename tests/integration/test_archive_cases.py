@@ -74,8 +74,8 @@ def test_real_infozip_pipe_zip(north: Caller, clean_database: Database) -> None:
         Part(b"study/empty/", b"", STORED),
         Part(b"study/sub/", b"", STORED),
         Part(b"study/sub/LOCK", b"", STORED, SIGNED),
-        Part(b"study/sub/2.jpg", JPEG, described=SIGNED),
-        Part(b"study/1.jpg", PNG, described=SIGNED),
+        Part(b"study/sub/2.jpg", JPEG, described=SIGNED, size_known=True),
+        Part(b"study/1.jpg", PNG, described=SIGNED, size_known=True),
     )
     batch = accepted(north, body)
     assert errors(north, batch["id"]) == [(0, "study/sub/LOCK", "rejected", "empty-file")]

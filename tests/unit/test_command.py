@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from client.cli import app
 from tests.command_support import COMMAND, environment, into, left_pipe, thoraq
 from tests.scripted_server import NOTICE, Reply, Server, batch, failed, job, problem, serving, succeeded
 from tests.waiting import EVENT_SECONDS
@@ -227,6 +229,20 @@ def test_what_the_server_says_of_each_field_is_told(server: Server, images: Path
     assert "422 A title: A reason; modality: wanted; #/files/1: too large" in thoraq(server, "submit", images).stdout
     told = thoraq(server, "models").stderr.splitlines()
     assert told == ["422 A title: A reason", "  modality: wanted", "  #/files/1: too large"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("command", [[], ["submit"], ["batch"], ["batches"], ["batches", "results"]], ids=" ".join)
+def test_help_fits_the_terminal_and_cuts_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((width, 24)))
+    with pytest.raises(SystemExit):
+        app([*command, "--help"], prog_name="thoraq")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > width] == []
+    assert [line for line in lines if re.match(r"  [a-z]+  .*\.\.\.$", line) or "\u2026" in line] == []
 
 
 def test_the_version_is_printed(server: Server) -> None:

@@ -85,6 +85,42 @@ def test_bad_value_is_refused_by_name(variable: str, value: str) -> None:
         parse({**REQUIRED, variable: value})
 
 
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_a_database_s_url_needs_no_driver(scheme: str) -> None:
+    for variable in ("THORAQ_DATABASE_URL", "THORAQ_API_DATABASE_URL"):
+        settings = parse({**REQUIRED, variable: DATABASE_URL.replace("postgresql+psycopg", scheme)})
+        assert getattr(settings, variable.removeprefix(PREFIX).lower()).get_secret_value() == DATABASE_URL
+
+
+def test_a_certificate_of_redis_is_checked_unless_it_says_otherwise() -> None:
+    for url, expected in (
+        ("rediss://:x@h:6380/0", "rediss://:x@h:6380/0?ssl_cert_reqs=required"),
+        ("rediss://h/0?ssl_ca_certs=/ca.pem", "rediss://h/0?ssl_ca_certs=/ca.pem&ssl_cert_reqs=required"),
+        ("rediss://h/0?ssl_cert_reqs=none", "rediss://h/0?ssl_cert_reqs=none"),
+    ):
+        assert parse({**REQUIRED, "THORAQ_REDIS_URL": url}).redis_url.get_secret_value() == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("THORAQ_REDIS_URL", "sentinel://hunter2@s1:26379;s2:26379/0", "write redis://"),
+        ("THORAQ_REDIS_URL", "redis+cluster://h", "write redis://"),
+        ("THORAQ_REDIS_URL", "unix:///run/redis.sock", "write redis://"),
+        ("THORAQ_REDIS_URL", "redis:6379", "write redis://"),
+        ("THORAQ_REDIS_URL", "", "write redis://"),
+        ("THORAQ_DATABASE_URL", "mysql://hunter2@h/d", "write postgresql://"),
+        ("THORAQ_DATABASE_URL", "postgresql+psycopg2://hunter2@h/d", "write postgresql://"),
+        ("THORAQ_DATABASE_URL", "host=h dbname=d password=hunter2", "write postgresql://"),
+        ("THORAQ_API_DATABASE_URL", "postgresql+asyncpg://hunter2@h/d", "write postgresql://"),
+    ],
+)
+def test_an_url_that_is_not_supported_says_what_to_write(variable: str, value: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{variable}: {said}") as caught:
+        parse({**REQUIRED, variable: value})
+    assert "hunter2" not in str(caught.value)
+
+
 def test_all_bad_values_are_named_at_once() -> None:
     with pytest.raises(ConfigError, match=r"THORAQ_MAX_FILES: .*; THORAQ_BATCH_SIZE: "):
         parse({**REQUIRED, "THORAQ_BATCH_SIZE": "0", "THORAQ_MAX_FILES": "none"})
@@ -100,8 +136,8 @@ def test_messages_never_show_a_secret() -> None:
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"THORAQ_STORAGE": "minio"}, "minio_endpoint"),
-        ({"THORAQ_LEASE_SECONDS": "10", "THORAQ_HEARTBEAT_SECONDS": "5"}, "lease_seconds"),
+        ({"THORAQ_STORAGE": "minio"}, "THORAQ_MINIO_ENDPOINT"),
+        ({"THORAQ_LEASE_SECONDS": "10", "THORAQ_HEARTBEAT_SECONDS": "5"}, "THORAQ_LEASE_SECONDS"),
     ],
 )
 def test_settings_that_contradict_one_another_are_refused(values: dict[str, str], named: str) -> None:

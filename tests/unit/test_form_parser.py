@@ -74,6 +74,59 @@ def test_any_form_is_read_as_before(parts: list[tuple[bytes, bytes]]) -> None:
         assert read_by(StrictFormParser(), form(*parts)) == expected
 
 
+def name_of(header: bytes) -> str:
+    """The name of the one file of a form, read in one go and streamed."""
+    names = set()
+    for size in (3, MEMORY_BYTES):
+        ((field, name, content),) = read_by(StrictFormParser(), form((header, b"1" * size)))[1]
+        assert (field, len(content)) == ("f", size)
+        names.add(name)
+    (name,) = names
+    return str(name)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [
+        ("utf-8", "表 ü.dcm"),
+        ("latin-1", "Müller, José.dcm"),
+        ("cp932", "患者表.dcm"),
+        ("cp932", "表"),
+        ("cp932", "患者/ソ.jpg"),
+        ("gb2312", "患者张三.dcm"),
+        ("cp1251", "Снимок 1.dcm"),
+        ("cp437", "äxx.png"),
+    ],
+)
+def test_a_name_in_another_encoding_spoils_no_form(encoding: str, name: str) -> None:
+    header = b'Content-Disposition: form-data; name="f"; filename="%s"' % name.encode(encoding)
+    assert name_of(header) == name
+    assert name_of(header + b"\r\nContent-Type: application/dicom") == name
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        ("filename*=UTF-8''%E8%A1%A8%201.dcm", "表 1.dcm"),
+        ("filename*=utf-8'de'M%C3%BCller.dcm", "Müller.dcm"),
+        ("filename*=ISO-8859-1''M%FCller.dcm", "Müller.dcm"),
+        ("filename*=Shift_JIS'ja'%95%5C.dcm", "表.dcm"),
+        ("filename*=no-such-charset''M%FCller.dcm", "Müller.dcm"),
+        ("filename*=UTF-8''M%FCller.dcm", "Müller.dcm"),
+        ("filename=\"M_ller.dcm\"; filename*=UTF-8''M%C3%BCller.dcm", "Müller.dcm"),
+        ("filename*=UTF-8''M%C3%BCller.dcm; filename=\"M_ller.dcm\"", "Müller.dcm"),
+    ],
+)
+def test_an_extended_name_goes_first(parameters: str, name: str) -> None:
+    assert name_of(f'Content-Disposition: form-data; name="f"; {parameters}'.encode()) == name
+
+
+def test_what_is_no_name_is_read_leniently_too() -> None:
+    header = b'Content-Disposition: form-data; name="\xfcber"'
+    fields, _ = read_by(StrictFormParser(), form((header, b"\xe4"), (TEXT, b"b")))
+    assert fields == [("über", "\ufffd"), ("a", "b")]
+
+
 @pytest.mark.parametrize("body", [b"", b"--limit", form((TEXT, b"b"))[:-12], form((FILE, b"1"), end=b"--other--\r\n")])
 def test_a_form_without_an_end_is_malformed(body: bytes) -> None:
     with pytest.raises(BadRequest):

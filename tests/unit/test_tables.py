@@ -29,8 +29,8 @@ def test_a_table_looks_as_it_is_written_down(show: Callable[[], None], width: in
 @AT_EACH_WIDTH
 @EVERY
 def test_ids_are_never_cut(show: Callable[[], None], width: int) -> None:
-    cut = re.findall(r"\b(?:job|batch)_\w*", rendered(show, width))
-    assert all(re.fullmatch(r"(?:job|batch)_[0-9a-f]{32}", one) for one in cut), cut
+    cut = re.findall(r"\b(?:job|batch|key|ten)_\w*", rendered(show, width))
+    assert all(re.fullmatch(r"(?:job|batch|key|ten)_[0-9a-f]{32}", one) for one in cut), cut
 
 
 @AT_EACH_WIDTH

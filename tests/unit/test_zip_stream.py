@@ -70,6 +70,13 @@ def test_an_empty_member_or_directory_in_a_stream_loses_nothing_after_it(method:
     assert read(archive(FIRST, empty, LAST)) == [("first.png", ONE), ("last.png", TWO)]
 
 
+@pytest.mark.parametrize("described", [SIGNED, BARE])
+@pytest.mark.parametrize("method", [STORED, DEFLATED, BZIP2])
+def test_a_size_without_the_other_is_not_relied_on(method: int, described: str) -> None:
+    parts = [replace(part, method=method, described=described, size_known=True) for part in (FIRST, LAST)]
+    assert read(archive(*parts)) == [("first.png", ONE), ("last.png", TWO)]
+
+
 def test_sizes_of_zip64_are_read() -> None:
     parts = [replace(FIRST, zip64=True), replace(LAST, zip64=True, method=STORED)]
     assert read(archive(*parts)) == [("first.png", ONE), ("last.png", TWO)]
