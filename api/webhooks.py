@@ -30,7 +30,7 @@ from api.schemas import (
 )
 from api.uploads import fingerprint
 from shared.destinations import resolve
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, NotFound, TooManyEndpoints
 from shared.ids import new_id
 from shared.keys import Scope
 from shared.models import AuditEntry, Delivery, DeliveryState, EventType, WebhookEndpoint
@@ -64,11 +64,13 @@ def delivery_view(delivery: Delivery) -> DeliveryView:
     )
 
 
-def find_endpoint(session: Session, who: Principal, endpoint_id: str) -> WebhookEndpoint:
-    """The tenant's endpoint, or NotFound."""
+def find_endpoint(session: Session, who: Principal, endpoint_id: str, *, keep: bool = False) -> WebhookEndpoint:
+    """The tenant's endpoint, or NotFound; with `keep` nobody removes it before this transaction has ended."""
     mine = sa.select(WebhookEndpoint).where(
         WebhookEndpoint.id == endpoint_id, WebhookEndpoint.tenant_id == who.tenant_id
     )
+    if keep:
+        mine = mine.with_for_update(read=True, key_share=True)
     endpoint = session.scalar(mine)
     if endpoint is None:
         raise NotFound("no such webhook endpoint")
@@ -101,7 +103,13 @@ def _with_secret(endpoint: WebhookEndpoint, status: int) -> Response:
     return response
 
 
-def _add_endpoint(session: Session, who: Principal, body: EndpointRequest, endpoint_id: str) -> WebhookEndpoint:
+def _add_endpoint(
+    session: Session, who: Principal, body: EndpointRequest, endpoint_id: str, most: int
+) -> WebhookEndpoint:
+    """Each event is sent to each of a tenant's endpoints: without a bound one tenant makes work without end."""
+    theirs = sa.select(sa.func.count()).select_from(WebhookEndpoint)
+    if session.scalars(theirs.where(WebhookEndpoint.tenant_id == who.tenant_id)).one() >= most:
+        raise TooManyEndpoints(f"a tenant has {most} webhook endpoints at most")
     endpoint = WebhookEndpoint(
         id=endpoint_id,
         tenant_id=who.tenant_id,
@@ -130,7 +138,8 @@ def create_endpoint(body: EndpointRequest) -> Response:
     with service.database.transaction() as session:
         endpoint_id = new_id("whe")
         first = earlier(session, who, fingerprint(body.model_dump()), endpoint_id)
-        endpoint = find_endpoint(session, who, first) if first else _add_endpoint(session, who, body, endpoint_id)
+        most = service.settings.max_webhook_endpoints
+        endpoint = find_endpoint(session, who, first) if first else _add_endpoint(session, who, body, endpoint_id, most)
     location = f"/v1/webhook-endpoints/{endpoint.id}"
     return located(_with_secret(endpoint, 201), location, replayed=first is not None)
 
@@ -211,7 +220,7 @@ def test_endpoint(path: EndpointPath) -> Response:
     who = principal(Scope.WEBHOOKS_MANAGE)
     service = services()
     with service.database.transaction() as session:
-        endpoint = find_endpoint(session, who, path.endpoint_id)
+        endpoint = find_endpoint(session, who, path.endpoint_id, keep=True)
         if not endpoint.enabled:
             raise Conflict("the endpoint is disabled")
         event = record_event(session, who.tenant_id, EventType.TEST, {"endpoint_id": endpoint.id})
@@ -245,7 +254,7 @@ def replay_missed(path: EndpointPath, body: ReplayRequest) -> Response:
     who = principal(Scope.WEBHOOKS_MANAGE)
     service = services()
     with service.database.transaction() as session:
-        endpoint = find_endpoint(session, who, path.endpoint_id)
+        endpoint = find_endpoint(session, who, path.endpoint_id, keep=True)
         if not endpoint.enabled:
             raise Conflict("the endpoint is disabled")
         scheduled = replay(session, endpoint, body.since, delivered=body.delivered)

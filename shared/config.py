@@ -185,7 +185,10 @@ class Settings(BaseModel):
     webhook_disable_days: float = Field(
         5, gt=0, description="An endpoint to which nothing could be delivered for so long is switched off"
     )
-    webhook_threads: int = Field(16, gt=0, description="Deliveries that one delivery worker has under way at once")
+    webhook_threads: int = Field(
+        16, gt=0, description="Deliveries that one delivery worker has under way at once; half of them per tenant"
+    )
+    max_webhook_endpoints: int = Field(50, gt=0, description="Webhook endpoints that one tenant may have")
     webhook_allow_http: bool = Field(False, description="Accept http:// endpoints; https only otherwise")
     webhook_allowed_networks: Networks = Field(
         (), description="Private networks where receivers may live, as CIDR, separated by commas"

@@ -102,6 +102,13 @@ class Conflict(ThoraqError):
     remedy = "Read the resource again; it has moved on."
 
 
+class TooManyEndpoints(Conflict):
+    """The tenant has as many webhook endpoints as the operator allows one tenant."""
+
+    type, title = "too-many-endpoints", "Too many webhook endpoints"
+    remedy = "Delete an endpoint that is not needed any more; ask the operator about THORAQ_MAX_WEBHOOK_ENDPOINTS."
+
+
 class StudyOpen(Conflict):
     """A study that images are still added to cannot be classified yet."""
 

@@ -22,16 +22,23 @@ from shared.ids import new_id
 from shared.models import Batch, Delivery, DeliveryState, Event, EventType, Job, Result, WebhookEndpoint
 
 SCHEDULED = "deliveries_scheduled"
-# A delivery's id begins with its event's time, as all ids do, and goes on with a hash of what it is.
+# A delivery's id begins with its event's time, as all ids do, and goes on with a hash of what it is. An endpoint is
+# locked against its removal: one that went away between the look at it and the insert would undo what happened, and
+# with it the jobs of every tenant in the same transaction.
 EMIT = sa.text("""
-    WITH told AS (
-        INSERT INTO events (id, tenant_id, type, job_id, batch_id)
+    WITH happened AS (
         SELECT id, tenant_id, type, job_id, batch_id FROM json_populate_recordset(NULL::events, :happenings)
-        WHERE tenant_id IN (SELECT tenant_id FROM webhook_endpoints) RETURNING id, tenant_id, type
+    ), endpoints AS (
+        SELECT id, tenant_id, enabled, events FROM webhook_endpoints
+        WHERE tenant_id IN (SELECT tenant_id FROM happened) ORDER BY id FOR KEY SHARE
+    ), told AS (
+        INSERT INTO events (id, tenant_id, type, job_id, batch_id)
+        SELECT id, tenant_id, type, job_id, batch_id FROM happened
+        WHERE tenant_id IN (SELECT tenant_id FROM endpoints) RETURNING id, tenant_id, type
     ), sent AS (
         INSERT INTO deliveries (id, tenant_id, event_id, endpoint_id, state)
         SELECT 'dlv_' || substr(t.id, 5, 12) || left(md5(t.id || w.id), 20), t.tenant_id, t.id, w.id, 'pending'
-        FROM told t JOIN webhook_endpoints w ON w.tenant_id = t.tenant_id
+        FROM told t JOIN endpoints w ON w.tenant_id = t.tenant_id
         WHERE w.enabled AND (t.type = ANY (w.events) OR '*' = ANY (w.events)) RETURNING id
     )
     SELECT count(*) FROM sent

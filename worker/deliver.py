@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -35,13 +35,19 @@ log = structlog.get_logger(__name__)
 PER_ENDPOINT = 4
 SENDER = {"Content-Type": "application/json", "User-Agent": "Thoraq-Webhooks/1"}
 
+# Tenants take turns, and each tenant's endpoints: whoever has many endpoints, or slow ones, keeps nobody else waiting.
 DUE = sa.text("""
-    SELECT id, endpoint_id FROM (
-        SELECT id, endpoint_id, next_attempt_at,
-            row_number() OVER (PARTITION BY endpoint_id ORDER BY next_attempt_at) AS turn
-        FROM deliveries WHERE state = 'pending' AND next_attempt_at <= now() AND endpoint_id <> ALL (:full)
-    ) due WHERE turn <= :per_endpoint ORDER BY next_attempt_at LIMIT :many
-""").columns(id=sa.Text, endpoint_id=sa.Text)
+    SELECT id, endpoint_id, tenant_id FROM (
+        SELECT id, endpoint_id, tenant_id, next_attempt_at,
+            row_number() OVER (PARTITION BY tenant_id ORDER BY turn_of_endpoint, next_attempt_at) AS turn_of_tenant
+        FROM (
+            SELECT id, endpoint_id, tenant_id, next_attempt_at,
+                row_number() OVER (PARTITION BY endpoint_id ORDER BY next_attempt_at) AS turn_of_endpoint
+            FROM deliveries WHERE state = 'pending' AND next_attempt_at <= now()
+                AND endpoint_id <> ALL (:full) AND tenant_id <> ALL (:sated)
+        ) due WHERE turn_of_endpoint <= :per_endpoint
+    ) turns ORDER BY turn_of_tenant, next_attempt_at LIMIT :many
+""").columns(id=sa.Text, endpoint_id=sa.Text, tenant_id=sa.Text)
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class Parcel:
     delivery_id: str
     token: str
     endpoint_id: str
+    tenant_id: str
     url: str
     secrets: tuple[str, ...]
     message_id: str
@@ -88,14 +95,20 @@ class Deliver:
         self._settings, self._database = settings, database
         self._threads = ThreadPoolExecutor(settings.webhook_threads, "deliver")
         self._egress = Egress(settings)
+        self._flying: dict[Future[None], Parcel] = {}
+
+    @property
+    def under_way(self) -> int:
+        """How many requests to receivers are under way."""
+        return len(self._flying)
 
     def drain(self, stopping: threading.Event) -> None:
         """Send until nothing is due, or `stopping` is set; a thread that is free takes the next delivery at once."""
-        flying: dict[Future[None], str] = {}
+        flying = self._flying
         while True:
             free = 0 if stopping.is_set() else self._settings.webhook_threads - len(flying)
-            for parcel in self.take(free, Counter(flying.values())):
-                flying[self._threads.submit(self._deliver, parcel)] = parcel.endpoint_id
+            for parcel in self.take(free, list(flying.values())):
+                flying[self._threads.submit(self._deliver, parcel)] = parcel
             self.progress = time.monotonic()
             if not flying:
                 return
@@ -111,14 +124,14 @@ class Deliver:
         self._threads.shutdown()
         self._egress.close()
 
-    def take(self, free: int, flying: Counter[str]) -> list[Parcel]:
-        """Claim what is due: at most `free`, and with those that are `flying` at most a few per endpoint."""
+    def take(self, free: int, flying: Sequence[Parcel]) -> list[Parcel]:
+        """Claim what is due: at most `free`, and with those that are `flying` a few per endpoint, half per tenant."""
         if free <= 0:
             return []
         # Longer than a request may last, so that nobody else sends it meanwhile; shorter than a person's patience.
         lease = timedelta(seconds=4 * self._settings.webhook_timeout_seconds)
         with self._database.transaction() as session:
-            due = self._due(session, free, Counter(flying))
+            due = self._due(session, free, flying)
             open_ = sa.and_(Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= sa.func.now())
             rows = sa.select(Delivery.id).where(Delivery.id.in_(due), open_).with_for_update(skip_locked=True)
             ids = session.scalars(rows).all()
@@ -130,13 +143,22 @@ class Deliver:
             )
             return list(self._parcels(session, ids))
 
-    def _due(self, session: Session, free: int, taken: Counter[str]) -> list[str]:
-        full = [endpoint_id for endpoint_id, count in taken.items() if count >= PER_ENDPOINT]
-        asked = {"full": full, "per_endpoint": PER_ENDPOINT, "many": free}
-        due = []
-        for delivery_id, endpoint_id in session.execute(DUE, asked):
-            if taken[endpoint_id] < PER_ENDPOINT:
-                taken[endpoint_id] += 1
+    def _due(self, session: Session, free: int, flying: Sequence[Parcel]) -> list[str]:
+        of_endpoint = Counter(parcel.endpoint_id for parcel in flying)
+        of_tenant = Counter(parcel.tenant_id for parcel in flying)
+        # Slow receivers of one tenant hold half of the threads at most.
+        per_tenant = max(self._settings.webhook_threads // 2, 1)
+        asked = {
+            "full": [endpoint for endpoint, count in of_endpoint.items() if count >= PER_ENDPOINT],
+            "sated": [tenant for tenant, count in of_tenant.items() if count >= per_tenant],
+            "per_endpoint": PER_ENDPOINT,
+            "many": 2 * self._settings.webhook_threads,
+        }
+        due: list[str] = []
+        for delivery_id, endpoint_id, tenant_id in session.execute(DUE, asked):
+            if len(due) < free and of_endpoint[endpoint_id] < PER_ENDPOINT and of_tenant[tenant_id] < per_tenant:
+                of_endpoint[endpoint_id] += 1
+                of_tenant[tenant_id] += 1
                 due.append(delivery_id)
         return due
 
@@ -153,6 +175,7 @@ class Deliver:
                 delivery_id=delivery.id,
                 token=delivery.lease_token or "",
                 endpoint_id=delivery.endpoint_id,
+                tenant_id=delivery.tenant_id,
                 url=delivery.endpoint.url,
                 secrets=tuple(_secrets(delivery.endpoint)),
                 message_id=delivery.event_id,

@@ -8,12 +8,13 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 from shared import jobs, metrics
 from shared.claims import Claim, Outcome, RetryPolicy
 from shared.config import Settings
 from shared.db import Database
-from shared.errors import Unavailable
+from shared.errors import ThoraqError, Unavailable
 from shared.queue import DELIVER, ring
 from shared.webhooks import deliveries_scheduled
 from worker.leases import Leases
@@ -62,12 +63,36 @@ class Writer:
         until = time.monotonic() + self._settings.lease_seconds
         while True:
             try:
-                with self._database.transaction() as session:
-                    return jobs.finish(session, outcomes, self._policy), deliveries_scheduled(session)
+                return self._commit(outcomes)
+            except DBAPIError as error:
+                if len(outcomes) == 1:
+                    raise
+                log.warning("jobs.finished_apart", jobs=len(outcomes), error=type(error.orig).__name__)
+                return self._write_apart(outcomes)
             except Unavailable:
                 if time.monotonic() > until:
                     raise
                 time.sleep(self._settings.poll_seconds / 2)
+
+    def _commit(self, outcomes: Sequence[Outcome]) -> tuple[list[str], bool]:
+        with self._database.transaction() as session:
+            return jobs.finish(session, outcomes, self._policy), deliveries_scheduled(session)
+
+    def _write_apart(self, outcomes: Sequence[Outcome]) -> tuple[list[str], bool]:
+        """Commit each outcome by itself: what cannot be written of one job is no fault of the others, or their tenants.
+
+        A job whose outcome the database refuses is given an attempt less instead, as after any fault of ours.
+        """
+        lost, told = list[str](), False
+        for outcome in outcomes:
+            try:
+                gone, scheduled = self._write([outcome])
+            except DBAPIError as error:
+                log.exception("job.outcome_refused", job_id=outcome.claim.job_id, error=type(error.orig).__name__)
+                gone, scheduled = self._write([Outcome(outcome.claim, error=ThoraqError())])
+            lost += gone
+            told |= scheduled
+        return lost, told
 
 
 def _report(outcomes: Sequence[Outcome], lost: Collection[str]) -> None:

@@ -72,6 +72,18 @@ def test_endpoints_are_listed_by_page_and_by_tenant(north: Caller, south: Caller
     assert second["next_cursor"] is None
 
 
+def test_a_tenant_has_so_many_endpoints_and_no_more(make_app: MakeApp, clean_database: Database) -> None:
+    client = make_app(max_webhook_endpoints=2).test_client()
+    north, south = (Caller(client, new_key(clean_database, tenant=name)) for name in ("north", "south"))
+    first = create(north)
+    create(north)
+    problem = problem_of(north.post(ENDPOINTS, json={"url": URL, "events": ["*"]}), 409, "too-many-endpoints")
+    assert problem["detail"] == "a tenant has 2 webhook endpoints at most"
+    create(south)
+    assert north.call("DELETE", f"{ENDPOINTS}/{first['id']}").status_code == 204
+    create(north)
+
+
 def test_an_endpoint_is_changed_field_by_field(north: Caller) -> None:
     endpoint = create(north)
     path = f"{ENDPOINTS}/{endpoint['id']}"

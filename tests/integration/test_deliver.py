@@ -168,7 +168,7 @@ def test_a_deliverer_that_died_in_between_sends_again_with_the_same_id(
 ) -> None:
     delivery_id = scheduled(clean_database, receiver.url)
     dead = Deliver(settings, clean_database)
-    (parcel,) = dead.take(16, Counter())  # claimed and sent, and never recorded
+    (parcel,) = dead.take(16, [])  # claimed and sent, and never recorded
     dead.send(parcel)
     dead.close()
     deliver.drain(threading.Event())
@@ -185,7 +185,7 @@ def test_a_slow_claim_cannot_record_over_the_one_that_took_over(
     deliver: Deliver, receiver: Receiver, clean_database: Database
 ) -> None:
     delivery_id = scheduled(clean_database, receiver.url)
-    (slow,) = deliver.take(16, Counter())
+    (slow,) = deliver.take(16, [])
     with clean_database.transaction() as session:
         session.execute(sa.update(Delivery).values(next_attempt_at=sa.func.now()))
     deliver.drain(threading.Event())
@@ -221,3 +221,43 @@ def test_a_receiver_that_hangs_holds_up_nobody_else(
     thread.join()
     hanging.close()
     assert len(met) <= 8  # the good one's forty went out in the time of one or two that hang
+
+
+def test_a_tenant_of_many_slow_receivers_keeps_no_other_tenant_waiting(
+    deliver: Deliver, receiver: Receiver, clean_database: Database
+) -> None:
+    hanging = socket.create_server(("127.0.0.1", 0), backlog=200)  # takes connections, and never answers
+    slow = f"http://127.0.0.1:{hanging.getsockname()[1]}/hook"
+    with clean_database.transaction() as session:
+        attacker, hospital = add_tenant(session, "attacker"), add_tenant(session, "hospital")
+        event = record_event(session, attacker.id, EventType.TEST, {})
+        for _ in range(100):
+            schedule(session, event, add_endpoint(session, attacker, slow))
+    stopping = threading.Event()
+    thread = threading.Thread(target=deliver.drain, args=(stopping,))
+    thread.start()
+    while deliver.under_way == 0:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    assert deliver.under_way <= 8  # half of the threads
+    with clean_database.transaction() as session:
+        event = record_event(session, hospital.id, EventType.TEST, {})
+        delivery = schedule(session, event, add_endpoint(session, hospital, receiver.url)).id
+    while not receiver.requests:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    stopping.set()
+    hanging.close()
+    thread.join()
+    assert outcome(clean_database, delivery)[0] is DeliveryState.DELIVERED
+
+
+def test_deliveries_that_are_due_are_taken_by_tenants_in_turn(deliver: Deliver, clean_database: Database) -> None:
+    with clean_database.transaction() as session:
+        for name, endpoints in (("many", 60), ("few", 2)):
+            tenant = add_tenant(session, name)
+            event = record_event(session, tenant.id, EventType.TEST, {})
+            for _ in range(endpoints):
+                schedule(session, event, add_endpoint(session, tenant, "http://127.0.0.1:9/hook"))
+    taken = Counter(parcel.tenant_id for parcel in deliver.take(4, []))
+    assert sorted(taken.values()) == [2, 2]
