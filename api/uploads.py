@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 #: Parts of a form that are no files.
 FIELDS = 20
 NAME_CHARACTERS = 1_000
+#: What `thoraq submit` sends where a name would stand: there the names of files stay on the sender's machine.
+NO_NAME = re.compile(r"image-\d+")
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,8 @@ def receive(services: Services, who: Principal, stream: BinaryIO) -> Received:
 def _receive_named(services: Services, who: Principal, file: FileStorage) -> Received:
     found = receive(services, who, cast(BinaryIO, file.stream))
     # Browsers and curl write a quotation mark so, and leave a percent sign as it is (HTML, "Multipart form data").
-    return replace(found, name=shown_name((file.filename or "").replace("%22", '"')) or None)
+    name = shown_name((file.filename or "").replace("%22", '"'))
+    return replace(found, name=None if NO_NAME.fullmatch(name) else name or None)
 
 
 def _look(services: Services, who: Principal, stream: BinaryIO) -> tuple[BinaryIO, ImageInfo] | Received:

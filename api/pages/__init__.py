@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from api import csrf
 from api.auth import SESSION_KEY, authenticate
-from api.pages import documents, studies, words
+from api.pages import batches, documents, recent, studies, words
 from api.pages.signing import WANTED, sign_in, sign_out
 from api.problems import BY_STATUS
 from shared.errors import ThoraqError, Unauthenticated
@@ -31,8 +31,11 @@ POLICY = (
 
 for name, word in words.FILTERS.items():
     blueprint.add_app_template_filter(word, name)
+for name, test in words.TESTS.items():
+    blueprint.add_app_template_test(test, name)
 
 blueprint.get("/jobs/<string:job_id>")(studies.show_job)
+blueprint.get("/batches/<string:batch_id>")(batches.show_batch)
 blueprint.get("/models/<string:sha256>")(documents.show_model)
 blueprint.get("/problems")(documents.list_problems)
 blueprint.get("/docs")(documents.show_docs)
@@ -48,8 +51,8 @@ def home() -> str | Response:
         authenticate()
     except Unauthenticated:
         # The session outlives its key when that is revoked or expires.
-        return render_template("sign_in.html", ended=SESSION_KEY in session)
-    return studies.show_recent()
+        return render_template("sign_in.html", ended=SESSION_KEY in session, wanted=session.get(WANTED))
+    return recent.show_recent()
 
 
 @blueprint.context_processor

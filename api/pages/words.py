@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup, escape
 
-from shared.envelope import JobEnvelope, Rejection, ReviewReason
-from shared.models import Classifier, JobState, Modality
+from shared.envelope import BatchStatus, JobEnvelope, Rejection
+from shared.models import Classifier, JobState, Modality, ResultOutcome
 
 #: Classes of the classifiers, and labels of the data that a card speaks of.
 CLASSES = {
@@ -19,6 +19,8 @@ CLASSES = {
     "normal": "Normal",
     "pneumonia": "Pneumonia",
 }
+#: Classes that say that nothing was found. Any other, of a bundle that is new here too, is a finding.
+WITHOUT_FINDING = frozenset({"not_covid19", "non_covid19", "normal"})
 MODALITIES = {Modality.XRAY: "Chest X-ray", Modality.CT: "Chest CT"}
 CLASSIFIERS = {Classifier.BINARY: "binary", Classifier.ENSEMBLE: "ensemble"}
 TERMINAL_WORDS = {
@@ -31,12 +33,20 @@ REJECTIONS = {
     Rejection.ENSEMBLE_NEEDS_XRAY: "A CT slice, and the ensemble classifies X-rays only",
     Rejection.OTHER_MODALITY: "Of another modality than most of the study's images",
 }
-REVIEW_REASONS = {
-    ReviewReason.THIN_MARGIN: "The two likeliest answers are about equally probable.",
-    ReviewReason.CLASSIFIERS_DISAGREE: "The two classifiers disagree about COVID-19.",
-    ReviewReason.IMAGES_DISAGREE: "An image clearly shows something else than the study as a whole.",
-    ReviewReason.IMAGES_LEFT_OUT: "Some images have no part in the answer; they are named below.",
-    ReviewReason.NOT_LUNG_WINDOW: "A CT slice has no Hounsfield units, and was not shown in a lung window.",
+STATUSES = {
+    JobState.QUEUED: "Queued",
+    JobState.RUNNING: "Running",
+    JobState.FAILED: "Failed",
+    JobState.CANCELLED: "Cancelled",
+    JobState.QUARANTINED: "Quarantined",
+}
+BATCH_STATUSES = {
+    BatchStatus.RECEIVING: "Arriving",
+    BatchStatus.RUNNING: "Running",
+    BatchStatus.COMPLETED: "Completed",
+    BatchStatus.COMPLETED_WITH_ERRORS: "Completed with errors",
+    BatchStatus.CANCELLED: "Cancelled",
+    BatchStatus.EXPIRED: "Expired",
 }
 SCORES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "auc": "ROC AUC", "ece": "Calibration error"}
 
@@ -96,14 +106,19 @@ def what(job: JobEnvelope) -> str:
     return f"{MODALITIES[modality]}, {CLASSIFIERS[job.classifier]}"
 
 
-def review_reason(reason: ReviewReason, job: JobEnvelope) -> str:
-    """Why somebody should look twice at a job's answer, as a sentence."""
-    if reason is ReviewReason.MODALITY_CORRECTED:
-        assumed = MODALITIES[job.result.modality if job.result else job.modality]
-        return f"Sent as {MODALITIES[job.modality]}, but it looks like {assumed}, and was classified as that."
-    return REVIEW_REASONS[reason]
+def is_finding(label: str) -> bool:
+    """Whether a class says that something was found."""
+    return label not in WITHOUT_FINDING
 
 
+def status_word(job: JobEnvelope) -> str:
+    """Where a job is; one that succeeded is 'Classified' only when it has an answer."""
+    if job.result is None:
+        return STATUSES.get(job.status, "Classified")
+    return "Classified" if job.result.outcome is ResultOutcome.ANSWERED else "Not classified"
+
+
+TESTS: dict[str, Callable[[str], bool]] = {"finding": is_finding}
 FILTERS: dict[str, Callable[..., str]] = {
     "class_name": class_name,
     "percent": percent,
@@ -116,5 +131,6 @@ FILTERS: dict[str, Callable[..., str]] = {
     "what": what,
     "modality_name": MODALITIES.__getitem__,
     "rejection": REJECTIONS.__getitem__,
-    "review_reason": review_reason,
+    "status_word": status_word,
+    "batch_status_word": BATCH_STATUSES.__getitem__,
 }

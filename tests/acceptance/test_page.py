@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from zipfile import ZipFile
 
 import httpx
 import pytest
@@ -34,7 +35,7 @@ CHROMIUM = [
 ]  # fmt: skip
 NOTICE = "not a medical device"
 #: Refusals that a test asks for; the browser reports every answer from 400 on as an error of the console.
-ASKED_FOR = ("401 (", "409 (", "422 (")
+ASKED_FOR = ("401 (", "403 (", "409 (", "422 (")
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +180,10 @@ def test_a_study_goes_from_the_drop_zone_to_its_result_without_reloading(signed_
     page.get_by_role("radio", name="Ensemble").check()
     page.get_by_role("button", name="Classify").click()
     job = sent_job(page)
-    expect(page.locator("#live tbody tr", has=page.locator(f'a[href="{job}"]'))).to_contain_text("Succeeded")
+    expect(page.locator("#live tbody tr", has=page.locator(f'a[href="{job}"]'))).to_contain_text("Classified")
     assert page.evaluate("window.stillHere")
     page.screenshot(path=pictures / "studies.png")
-    open_when(page, job, "Succeeded")
+    open_when(page, job, "Classified")
 
     expect(page.get_by_role("heading", name="Most probable:")).to_be_visible()
     expect(page.get_by_role("main").get_by_text(NOTICE)).to_be_visible()
@@ -230,7 +231,7 @@ def test_one_bad_image_of_a_study_is_named_beside_the_answers_of_the_others(sign
     broken = tmp_path / "broken.png"
     broken.write_bytes(XRAY.read_bytes()[:5000])
     send(signed_in, [*VIEWS, broken], "X-ray", "Ensemble")
-    open_when(signed_in, sent_job(signed_in), "Succeeded")
+    open_when(signed_in, sent_job(signed_in), "Classified")
     rows = signed_in.get_by_role("region", name="Images").get_by_role("row")
     expect(rows).to_have_count(4)
     expect(rows.nth(3)).to_contain_text("Image truncated or damaged")
@@ -258,8 +259,103 @@ def test_files_that_are_a_study_each_become_jobs_and_the_refused_ones_are_named(
     outcome = signed_in.locator("#outcome")
     expect(outcome).to_contain_text("2 of 3 files")
     expect(outcome).to_contain_text("words.png: Not a PNG, JPEG, TIFF or DICOM file")
+    for view in VIEWS:
+        link = outcome.get_by_role("link", name=view.name)
+        expect(link).to_have_attribute("href", re.compile("^/jobs/job_"))
+    outcome.get_by_role("link", name="See this batch").click()
+    expect(signed_in.get_by_role("region", name="Refused files")).to_contain_text("words.png: Not a PNG")
+    signed_in.get_by_role("link", name="All studies").click()
+    signed_in.wait_for_load_state()
     send(signed_in, [words], "X-ray")
-    expect(signed_in.locator("#files-problem")).to_contain_text("Not a PNG, JPEG, TIFF or DICOM file")
+    expect(signed_in.locator("#files-problem")).to_contain_text("words.png: Not a PNG, JPEG, TIFF or DICOM file")
+
+
+def test_a_reference_of_the_readers_own_is_sent_along_and_not_kept_for_the_next_study(signed_in: Page) -> None:
+    reference = signed_in.get_by_label("Your reference")
+    reference.fill("A\ufffd")
+    send(signed_in, [XRAY], "X-ray")
+    expect(signed_in.locator("#external_id-problem")).not_to_be_empty()
+    expect(reference).to_be_focused()
+    reference.fill("ACC-4711")
+    signed_in.get_by_role("button", name="Classify").click()
+    job = sent_job(signed_in)
+    expect(signed_in.locator("#outcome")).to_contain_text(XRAY.name)
+    expect(reference).to_have_value("")
+    row = signed_in.locator("#live tbody tr", has=signed_in.locator(f'a[href="{job}"]'))
+    expect(row).to_contain_text("ACC-4711")
+    expect(row.get_by_role("link")).to_contain_text(XRAY.name)
+
+
+def test_many_pictures_are_a_study_each_unless_told_otherwise(signed_in: Page) -> None:
+    content = XRAY.read_bytes()
+    many: list[FilePayload] = [
+        {"name": f"{number:03}.png", "mimeType": "image/png", "buffer": content} for number in range(200)
+    ]
+    signed_in.get_by_label("Choose files").set_input_files(many)
+    expect(signed_in.get_by_role("group", name="These 200 files are")).to_be_visible()
+    expect(signed_in.get_by_role("radio", name=re.compile("^a study each"))).to_be_checked()
+    expect(signed_in.get_by_text("200 files become 200 studies with an answer each.")).to_be_visible()
+    signed_in.get_by_role("radio", name=re.compile("^one study")).check()
+    expect(signed_in.get_by_text("200 files become one study with one answer.")).to_be_visible()
+    signed_in.get_by_label("Choose files").set_input_files(VIEWS)
+    expect(signed_in.get_by_role("radio", name=re.compile("^one study"))).to_be_checked()
+
+
+def test_a_zip_is_a_batch(signed_in: Page, tmp_path: Path) -> None:
+    archive = tmp_path / "ward.zip"
+    with ZipFile(archive, "w") as file:
+        for view in VIEWS:
+            file.write(view, f"patient/{view.name}")
+    send(signed_in, [archive], "X-ray", "a study for each folder")
+    outcome = signed_in.locator("#outcome")
+    expect(outcome).to_contain_text("Sent: 1 of 1 studies were taken in.")
+    outcome.get_by_role("link", name="patient").click()
+    expect(signed_in.get_by_role("heading", name="Chest X-ray, binary")).to_be_visible()
+    expect(signed_in.locator(".names").first).to_have_text(f"patient/{VIEWS[0].name} and 1 more")
+
+
+def test_a_folder_is_a_batch_and_what_is_no_picture_of_it_is_named(signed_in: Page, tmp_path: Path) -> None:
+    ward = tmp_path / "ward"
+    for patient, view in zip(("one", "two"), VIEWS, strict=True):
+        (ward / patient).mkdir(parents=True)
+        (ward / patient / "a.jpg").write_bytes(view.read_bytes())
+        (ward / patient / "b.jpg").write_bytes(XRAY.read_bytes())
+    (ward / ".DS_Store").write_bytes(b"no picture")
+    signed_in.get_by_label("Choose a folder").set_input_files(ward)
+    expect(signed_in.get_by_text("Left out, as they are no pictures: ward/.DS_Store")).to_be_visible()
+    expect(signed_in.get_by_text("4 files become 4 studies")).to_be_visible()
+    signed_in.get_by_role("radio", name=re.compile("^a study for each folder")).check()
+    expect(signed_in.get_by_text("4 files become 2 studies, one for each folder.")).to_be_visible()
+    signed_in.get_by_role("radio", name="X-ray", exact=True).check()
+    signed_in.get_by_role("button", name="Classify").click()
+    outcome = signed_in.locator("#outcome")
+    expect(outcome).to_contain_text("Sent: 2 of 2 studies were taken in.")
+    expect(outcome.get_by_role("link", name="ward/one")).to_be_visible()
+
+
+def test_an_ended_session_offers_to_sign_in_and_keeps_what_was_chosen(
+    page: Page, stack: Stack, database: Database
+) -> None:
+    with database.transaction() as session:
+        tenant = session.scalars(sa.select(Tenant).limit(1)).one()
+        made = keys.create(session, tenant, "page", [keys.Scope.JOBS_READ, keys.Scope.JOBS_WRITE], None, "test")
+    page.goto("/")
+    sign_in(page, made.key)
+    expect(page.get_by_role("heading", name="Classify a study")).to_be_visible()
+    page.wait_for_load_state()
+    page.get_by_label("Choose files").set_input_files(XRAY)
+    page.get_by_role("radio", name="X-ray", exact=True).check()
+    with database.transaction() as session:
+        assert keys.revoke(session, made.id, "test")
+    expect(page.locator("#ended")).to_be_visible()
+    page.get_by_role("button", name="Classify").click()
+    expect(page.locator("#files-problem")).to_contain_text("You are signed out")
+    with page.expect_popup() as opened:
+        page.locator("#files-problem").get_by_role("link", name="Sign in").click()
+    sign_in(opened.value, stack.key)
+    expect(opened.value.get_by_role("heading", name="Recent jobs")).to_be_visible()
+    page.get_by_role("button", name="Classify").click()
+    assert sent_job(page)
 
 
 def test_a_waiting_job_is_cancelled_on_its_page_and_the_page_shows_it(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +21,13 @@ from werkzeug.serving import make_server
 from shared.claims import Claim, Outcome
 from shared.db import Database
 from shared.envelope import Rejection, ReviewReason
+from shared.errors import CorruptImage
 from shared.imaging.decode import Limits, decode_one
 from shared.models import Modality
-from tests.api_support import CT_DICOM, PNG, SAMPLES, Caller, claim_all, finish
+from tests.api_support import CT_DICOM, PNG, SAMPLES, TEXT, Caller, claim_all, finish, json_of, multipart, part
+from tests.axe_support import violations
+from tests.batch_support import packed, post_zip
+from tests.queue_support import BUNDLE
 from tests.result_support import answered, rejected, spot
 from tests.waiting import EVENT_SECONDS
 
@@ -95,6 +100,14 @@ def answer(north: Caller, clean_database: Database) -> Callable[..., str]:
     return made
 
 
+def answer_batch(caller: Caller, database: Database, count: int = 2) -> str:
+    """A batch of so many X-rays with answers, and a file that was refused; the path of its page."""
+    members = [(f"ward/{number:02}.png", PNG + bytes([number])) for number in range(count)]
+    batch = json_of(post_zip(caller, packed(*members, ("ward/notes.txt", TEXT)), classifier="ensemble"), 202)
+    finish(database, *map(answered, claim_all(database)))
+    return f"/batches/{batch['id']}"
+
+
 def with_heatmap(claim: Claim) -> Outcome:
     return answered(claim, spot())
 
@@ -125,6 +138,30 @@ def one_of_each(claim: Claim) -> Outcome:
     left_out["rejected"] = Rejection.OTHER_MODALITY
     outcome.answer.review_reasons.append(ReviewReason.IMAGES_LEFT_OUT)
     return outcome
+
+
+def disagreeing(claim: Claim) -> Outcome:
+    """The last image of a study shows clearly something else than the study as a whole."""
+    outcome = answered(claim, spot())
+    assert outcome.answer
+    outcome.answer.images[-1] |= {
+        "prediction": "normal",
+        "probabilities": {"normal": 0.97, "pneumonia": 0.02, "covid19": 0.01},
+    }
+    outcome.answer.review_reasons.append(ReviewReason.IMAGES_DISAGREE)
+    return outcome
+
+
+def failed(claim: Claim) -> Outcome:
+    return Outcome(claim, error=CorruptImage("the picture ends too early"))
+
+
+def send_named(caller: Caller, *names: str, **fields: str) -> str:
+    """A job of X-rays with these names, still waiting; the path of its page."""
+    files = [(f'Content-Disposition: form-data; name="files"; filename="{name}"', PNG) for name in names]
+    given = {"classifier": "ensemble", "modality": "xray"} | fields
+    body = multipart(*files, *(part(name, value.encode()) for name, value in given.items()))
+    return f"/jobs/{json_of(caller.post('/v1/jobs', **body), 202)['id']}"
 
 
 def over_and_under(page: Page) -> tuple[Locator, Locator]:
@@ -216,8 +253,12 @@ def test_an_answer_that_needs_review_says_why_before_its_numbers(page: Page, ans
 def test_a_rejected_input_has_a_reason_and_no_number(page: Page, answer: Callable[..., str]) -> None:
     path = answer(no_chest, classifier="ensemble")
     page.goto("/")
-    expect(page.locator("#live tbody tr")).to_contain_text("Not classified")
+    row = page.locator("#live tbody tr")
+    expect(row).to_contain_text("Not classified")
+    expect(row).to_contain_text("Neither a chest X-ray nor a chest CT slice")
+    expect(row.locator(".succeeded")).to_have_count(0)
     page.goto(path)
+    expect(page.locator(".succeeded")).to_have_count(0)
     expect(page.get_by_role("heading", name="Not classified")).to_be_visible()
     expect(page.get_by_role("main")).to_contain_text(NOT_CHEST)
     expect(page.get_by_role("meter")).to_have_count(0)
@@ -245,26 +286,174 @@ def test_an_image_that_is_left_out_is_named_and_an_answered_one_is_shown_first(
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")])
-def test_every_kind_of_result_fits_the_screen(
-    width: int, scheme: str, browser: Browser, address: str, north: Caller, answer: Callable[..., str], tmp_path: Path
+def test_every_page_fits_the_screen_and_axe_finds_nothing(
+    width: int,
+    scheme: str,
+    browser: Browser,
+    address: str,
+    north: Caller,
+    answer: Callable[..., str],
+    clean_database: Database,
+    tmp_path: Path,
 ) -> None:
     folder = Path(os.environ.get("PAGE_PICTURES", tmp_path))
+    pending = send_named(north, "waits.png", external_id="ACC-4711")
     paths = {
+        "batch": answer_batch(north, clean_database),
         "answered": answer(with_heatmap, WIDE_PICTURE, classifier="ensemble"),
         "review": answer(to_review, WIDE_PICTURE, classifier="ensemble"),
         "rejected": answer(no_chest, classifier="ensemble"),
         "corrected": answer(corrected, CT_PICTURE),
         "images": answer(one_of_each, PNG, WIDE_PICTURE),
+        "disagreeing": answer(disagreeing, PNG, WIDE_PICTURE, classifier="ensemble"),
+        "failed": answer(failed),
+        "waiting": pending,
         "list": "/",
+        "earlier": f"/?cursor={pending.rpartition('/')[2]}",
+        "problems": "/problems",
+        "unknown": "/jobs/job_0",
+        "model": f"/models/{BUNDLE}",
     }
     options = {"base_url": address, "viewport": {"width": width, "height": 800}, "color_scheme": scheme}
     with browser.new_context(**options) as context:  # type: ignore[arg-type]
         page = context.new_page()
+        page.goto("/")
+        assert violations(page) == []
         sign_in(page, north.key)
         for name, path in paths.items():
-            page.goto(path, wait_until="networkidle")
+            page.goto(path, wait_until="load")
             page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True)
+            assert violations(page) == [], name
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
             if name == "answered":
                 page.get_by_role("checkbox").uncheck()
                 page.screenshot(path=folder / f"hidden-{width}-{scheme}.png", full_page=True)
+
+
+def test_a_study_whose_images_disagree_opens_on_the_one_that_does(page: Page, answer: Callable[..., str]) -> None:
+    page.goto(answer(disagreeing, PNG, WIDE_PICTURE, classifier="ensemble"))
+    expect(page.get_by_role("img", name="image 2 of 2")).to_be_visible()
+    expect(page.get_by_text("Differs from the study as a whole")).to_be_visible()
+    why = page.get_by_role("group", name="Needs review")
+    expect(why).to_contain_text("The study as a whole shows COVID-19, but image 2")
+    expect(why).not_to_contain_text("equally probable")
+    rows = page.get_by_role("region", name="Images").get_by_role("row")
+    expect(rows.nth(2)).to_contain_text("Differs")
+    expect(rows.nth(1)).not_to_contain_text("Differs")
+    rows.nth(1).get_by_role("link").click()
+    expect(page.get_by_role("img", name="image 1 of 2")).to_be_visible()
+    expect(page.get_by_text("Differs from the study as a whole")).to_have_count(0)
+
+
+def test_names_of_files_are_shown_as_they_are_whatever_they_hold(
+    page: Page, north: Caller, clean_database: Database
+) -> None:
+    names = ["<b>a</b> & 'b'.png", "\u05e6\u05d9\u05dc\u05d5\u05dd (2).png"]
+    path = send_named(north, *names, external_id="<i>4711</i>")
+    page.goto("/")
+    row = page.locator("#live tbody tr")
+    expect(row.get_by_role("link")).to_contain_text(f"{names[0]} and 1 more")
+    expect(row).to_contain_text("<i>4711</i>")
+    finish(clean_database, *map(with_heatmap, claim_all(clean_database)))
+    page.goto(path)
+    assert page.title().startswith(f"COVID-19 · {names[0]}")
+    rows = page.get_by_role("region", name="Images").get_by_role("row")
+    for number, name in enumerate(names, 1):
+        expect(rows.nth(number)).to_contain_text(name)
+        # Each name keeps to itself: its direction turns nothing beside it.
+        assert rows.nth(number).locator("bdi").inner_text() == name
+
+
+def test_a_failed_job_names_its_file(page: Page, north: Caller, clean_database: Database) -> None:
+    path = send_named(north, "broken.png")
+    finish(clean_database, *map(failed, claim_all(clean_database)))
+    page.goto(path)
+    expect(page.locator(".alert", has_text="ends too early")).to_contain_text("broken.png")
+
+
+def test_the_switch_stays_as_it_was_set(page: Page, answer: Callable[..., str]) -> None:
+    two, other = answer(with_heatmap, PNG, WIDE_PICTURE), answer(with_heatmap, WIDE_PICTURE)
+    page.goto(two)
+    switch = page.get_by_role("checkbox", name="Heatmap")
+    switch.uncheck()
+    page.get_by_role("region", name="Images").get_by_role("link", name="Image 2").click()
+    expect(page.get_by_role("img", name="image 2 of 2")).to_be_visible()
+    expect(switch).not_to_be_checked()
+    page.goto(other)
+    expect(switch).not_to_be_checked()
+    expect(page.get_by_role("img", name="Where the network looked")).to_be_hidden()
+    switch.check()
+    page.go_back()
+    expect(switch).to_be_checked()
+
+
+def test_print_leaves_what_is_pressed_out_and_the_legend_in(page: Page, answer: Callable[..., str]) -> None:
+    page.goto(answer(with_heatmap, WIDE_PICTURE, classifier="ensemble"))
+    page.emulate_media(media="print", color_scheme="dark")
+    for gone in (page.get_by_role("navigation"), page.get_by_role("button"), page.get_by_role("checkbox")):
+        expect(gone).to_have_count(0)
+    expect(page.locator(".scale")).to_be_visible()
+    expect(page.locator(".scale")).to_contain_text("less")
+    gradient = page.locator(".scale span").first
+    assert gradient.evaluate("one => getComputedStyle(one, '::after').printColorAdjust") == "exact"
+    expect(page.get_by_role("img", name="Where the network looked")).to_be_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert len(page.pdf(format="A4")) > 10_000
+
+
+def test_a_phone_keeps_every_images_probability(page: Page, answer: Callable[..., str]) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    path = answer(disagreeing, PNG, WIDE_PICTURE, classifier="ensemble")
+    page.goto("/")
+    listed = page.locator("#live tbody tr").get_by_text("85.9")
+    listed.scroll_into_view_if_needed()
+    expect(listed).to_be_in_viewport(ratio=1)
+    page.goto(path)
+    last = page.get_by_role("region", name="Images").get_by_role("row").nth(2)
+    last.scroll_into_view_if_needed()
+    for label, probability in (("Normal", "97.0"), ("Pneumonia", "2.0"), ("COVID-19", "1.0")):
+        cell = last.locator(f'td[data-label="{label}"]')
+        expect(cell).to_contain_text(probability)
+        expect(cell).to_be_in_viewport(ratio=1)
+
+
+def test_a_finding_is_told_by_more_than_its_colour(page: Page, answer: Callable[..., str]) -> None:
+    answer(with_heatmap, WIDE_PICTURE, classifier="ensemble")
+    answer(answered)
+    page.goto("/")
+    nothing, found = page.locator("#live tbody tr").all()
+    expect(found.locator("strong.finding svg")).to_be_visible()
+    assert found.locator(".finding").evaluate("one => getComputedStyle(one).borderTopWidth") == "1px"
+    expect(nothing.locator(".finding")).to_have_count(0)
+    expect(nothing).to_contain_text("Not COVID-19")
+
+
+def test_a_batch_is_one_row_and_a_page_of_its_own(page: Page, north: Caller, clean_database: Database) -> None:
+    before = send_named(north, "before.png")
+    path = answer_batch(north, clean_database, count=60)
+    after = send_named(north, "after.png")
+    page.goto("/")
+    links = page.locator("#live tbody tr").get_by_role("link")
+    assert [link.get_attribute("href") for link in links.all()] == [after, path, before]
+    expect(page.locator("#live tbody tr").nth(1)).to_contain_text("60 of 61 done, 1 refused")
+    links.nth(1).click()
+    expect(page.get_by_role("heading", name="Batch of 61 studies, ensemble")).to_be_visible()
+    expect(page.get_by_role("region", name="Refused files")).to_contain_text("ward/notes.txt: Not a PNG")
+    expect(page.get_by_role("region", name="61 of 61 ended").get_by_role("definition").first).to_have_text("60")
+    studies = page.get_by_role("region", name="Studies").get_by_role("row")
+    expect(studies).to_have_count(51)
+    page.get_by_role("link", name="Further studies").click()
+    expect(studies).to_have_count(11)
+    page.get_by_role("link", name="ward/55.png").click()
+    expect(page.locator(".names", has_text="ward/55.png").first).to_be_visible()
+    page.get_by_role("link", name="Its batch").click()
+    expect(page).to_have_url(re.compile(path))
+
+
+@pytest.mark.parametrize("path", ["/?cursor=%00", "/?cursor=x", "/?cursor=job_1", "/batches/{batch}?after=%00"])
+def test_a_place_in_a_list_that_is_none_is_said_to_be(path: str, page: Page, north: Caller) -> None:
+    batch = json_of(post_zip(north, packed(("a.png", PNG))), 202)["id"]
+    # The browser's console reports the status, which is what this test asks for.
+    answer = page.request.get(path.format(batch=batch))
+    assert answer.status == 422
+    assert "Invalid request" in answer.text()

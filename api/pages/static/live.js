@@ -51,8 +51,7 @@ async function look() {
 function take(response, text) {
   const fresh = new DOMParser().parseFromString(text, "text/html").querySelector("#live");
   if (fresh === null) {
-    // The session has ended; the server knows where to send us.
-    location.reload();
+    endSession();
     return;
   }
   etag = response.headers.get("ETag");
@@ -60,6 +59,18 @@ function take(response, text) {
   const spoken = news(fresh);
   swap(document.adoptNode(fresh));
   if (spoken.length) announcer.textContent = spoken.join(". ");
+}
+
+/** The session is over. What is shown goes with it; files that were chosen but not sent yet stay. */
+function endSession() {
+  region.dataset.live = "done";
+  if (document.querySelector("#chosen:not([hidden])") === null) {
+    // The server knows where to send us, and where we wanted to be.
+    location.reload();
+    return;
+  }
+  region.replaceChildren();
+  document.querySelector("#ended").hidden = false;
 }
 
 function keyed(root) {

@@ -1,112 +1,135 @@
+// The form that sends files: what was chosen, what it becomes, and what the server made of it.
+import { groupings, ofDrop, ofInput, picturesIn, plan, sorted } from "./choose.js";
 import { lookNow } from "./live.js";
-import { problemOf, token } from "./problem.js";
+import { describe, described, element, refusals } from "./outcome.js";
+import { ofSession, problemOf, signedIn, signInAgain, told } from "./problem.js";
+import { forget, post, stop } from "./upload.js";
 
 const $ = (selector) => document.querySelector(selector);
 const form = $("#send");
 const input = $("#files");
+const folder = $("#folder");
 const drop = $("#drop");
 const LISTED = 8;
-const PICTURES = /^image\/(png|jpeg)$/;
-let files = [];
-let attempt = null;
-let upload = null;
+const THUMBNAIL = /^image\/(png|jpeg)$/;
+const NOTHING = { archives: [], files: [], leftOut: [], folders: 0, inFolders: false, dicom: 0 };
+let chosen = NOTHING;
+let choosing = Promise.resolve();
 
 form.hidden = false;
+$("#folder-choice").hidden = !("webkitdirectory" in folder);
 
 function size(bytes) {
   return bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.max(bytes / 1e3, 0.1).toFixed(1)} kB`;
 }
 
-function element(name, text, attributes = {}) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
+/** Take over what was chosen; of two choices that overlap the later one holds. */
+function choose(all) {
+  choosing = Promise.all([all.length ? sorted(all) : NOTHING, choosing]).then(([found]) => show(found));
+  return choosing;
 }
 
-function choose(list) {
-  files = [...list];
-  attempt = null;
-  for (const picture of document.querySelectorAll("#chosen-list img")) URL.revokeObjectURL(picture.src);
-  $("#chosen").hidden = files.length === 0;
-  $("#grouping").hidden = files.length < 2;
-  const total = size(files.reduce((sum, file) => sum + file.size, 0));
-  $("#chosen-count").textContent = files.length === 1 ? `1 file, ${total}` : `${files.length} files, ${total}`;
-  const lines = files.slice(0, LISTED).map(line);
-  if (files.length > LISTED) lines.push(element("li", `and ${files.length - LISTED} more`));
-  $("#chosen-list").replaceChildren(...lines);
+function show(found) {
+  chosen = found;
+  forget();
+  showChosen([...chosen.archives, ...chosen.files]);
+  showGroupings();
   clearProblems();
 }
 
-function line(file) {
+function showChosen(list) {
+  for (const picture of document.querySelectorAll("#chosen-list img")) URL.revokeObjectURL(picture.src);
+  $("#chosen").hidden = list.length + chosen.leftOut.length === 0;
+  const total = size(list.reduce((sum, { file }) => sum + file.size, 0));
+  $("#chosen-count").textContent = list.length === 1 ? `1 file, ${total}` : `${list.length} files, ${total}`;
+  const lines = list.slice(0, LISTED).map(line);
+  if (list.length > LISTED) lines.push(element("li", `and ${list.length - LISTED} more`));
+  $("#chosen-list").replaceChildren(...lines);
+  $("#left-out").hidden = chosen.leftOut.length === 0;
+  const names = chosen.leftOut.slice(0, LISTED).map(({ path }) => path);
+  const more = chosen.leftOut.length > LISTED ? ` and ${chosen.leftOut.length - LISTED} more` : "";
+  $("#left-out").textContent = `Left out, as they are no pictures: ${names.join(", ")}${more}`;
+}
+
+function line({ file, path }) {
   const made = element("li", "");
-  if (PICTURES.test(file.type)) {
+  if (THUMBNAIL.test(file.type)) {
     made.append(element("img", "", { src: URL.createObjectURL(file), alt: "", width: 40, height: 40 }));
   }
-  made.append(element("span", file.name), element("small", size(file.size)));
+  made.append(element("bdi", path), element("small", size(file.size)));
   return made;
+}
+
+function showGroupings() {
+  const possible = groupings(chosen);
+  $("#grouping").hidden = possible.length === 0;
+  $("#grouping-title").textContent = chosen.archives.length ? "The files in it are" : `These ${chosen.files.length} files are`;
+  for (const label of document.querySelectorAll("[data-group]")) {
+    label.hidden = !possible.includes(label.dataset.group);
+    label.querySelector("input").checked = label.dataset.group === possible[0];
+  }
+  showPlan();
+}
+
+function grouping() {
+  return new FormData(form).get("grouping");
+}
+
+function showPlan() {
+  $("#plan").textContent = plan(chosen, grouping());
 }
 
 function clearProblems() {
   for (const place of document.querySelectorAll(".field-problem")) place.textContent = "";
-  input.removeAttribute("aria-invalid");
+  for (const field of form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
   $("#outcome").replaceChildren();
 }
 
+/** Says what is wrong beside the field, and goes there; `message` is a text, or texts and links. */
 function complain(field, message) {
-  const place = $(`#${field}-problem`) ?? $("#files-problem");
-  place.textContent = message;
-  if (place.id === "files-problem") input.setAttribute("aria-invalid", "true");
-  (form.querySelector(`[name="${field}"]:checked`) ?? input).focus();
+  const place = $(`#${CSS.escape(field)}-problem`) ?? $("#files-problem");
+  place.replaceChildren(...[message].flat());
+  const there = form.querySelector(`[name="${CSS.escape(field)}"]:checked, [type="text"][name="${CSS.escape(field)}"]`);
+  const wrong = there ?? input;
+  if (wrong.type !== "radio") wrong.setAttribute("aria-invalid", "true");
+  wrong.focus();
 }
 
 /** What the server would refuse after a long upload, refused before it. */
-function wrongHere(chosen) {
-  if (!files.length) return ["files", "Choose at least one file first."];
-  const pictures = files.filter((file) => file.type.startsWith("image/"));
-  const each = chosen.get("grouping") === "each" && files.length > 1;
-  if (!chosen.get("modality") && (each ? pictures.length : pictures.length === files.length)) {
+function wrongHere(fields) {
+  if (!chosen.files.length && !chosen.archives.length) return ["files", "Choose at least one file first."];
+  const pictures = picturesIn(chosen);
+  const apart = fields.get("grouping") && fields.get("grouping") !== "one";
+  if (!fields.get("modality") && pictures && (apart || pictures === chosen.files.length)) {
     return ["modality", "Say whether this is an X-ray or a CT: only DICOM files say so themselves."];
   }
-  if (chosen.get("classifier") === "ensemble" && chosen.get("modality") === "ct") {
+  if (fields.get("classifier") === "ensemble" && fields.get("modality") === "ct") {
     return ["classifier", "The ensemble classifies X-rays only. Choose the binary classifier for CT."];
   }
   return null;
 }
 
-function request() {
-  const chosen = new FormData(form);
-  const body = new FormData();
-  for (const field of ["classifier", "modality", "priority"]) {
-    if (chosen.get(field)) body.append(field, chosen.get(field));
-  }
-  for (const file of files) body.append("files", file, file.name);
-  const each = chosen.get("grouping") === "each" && files.length > 1;
-  return { url: each ? "/v1/batches" : "/v1/jobs", body };
-}
+const GROUP_BY = { each: "file", folder: "folder", study: "study" };
 
-/** The same key for the same choice: sent again after a broken connection, it does not make a second job. */
-function idempotencyKey(choice) {
-  if (attempt?.choice !== choice) {
-    const random = crypto.getRandomValues(new Uint8Array(16));
-    attempt = { choice, key: [...random].map((byte) => byte.toString(16).padStart(2, "0")).join("") };
-  }
-  return attempt.key;
-}
-
-// XMLHttpRequest, because fetch does not tell how much of a body has gone out.
-function post(url, body, key) {
-  return new Promise((resolve, reject) => {
-    upload = new XMLHttpRequest();
-    upload.open("POST", url);
-    upload.setRequestHeader("X-CSRF-Token", token());
-    upload.setRequestHeader("Idempotency-Key", key);
-    upload.upload.addEventListener("progress", (event) => showProgress(event.loaded, event.total));
-    upload.addEventListener("load", () => resolve(upload));
-    upload.addEventListener("error", () => reject(new Error("The connection broke. Try again: nothing is done twice.")));
-    upload.addEventListener("abort", () => reject(new Error("Stopped. Nothing was sent.")));
-    upload.send(body);
+/** The requests that send what was chosen: one for each archive, and one for all other files. */
+function requests() {
+  const fields = new FormData(form);
+  const asked = ["classifier", "modality", "priority", "external_id"]
+    .map((name) => [name, fields.get(name).trim()])
+    .filter(([, value]) => value);
+  const group = GROUP_BY[fields.get("grouping")];
+  const made = chosen.archives.map(({ file, path }) => {
+    const query = new URLSearchParams([...asked, ["group_by", group ?? "file"]]);
+    return { url: `/v1/batches?${query}`, body: file, type: "application/zip", choice: `${path} ${query}`, names: null };
   });
+  if (!chosen.files.length) return made;
+  const batch = $("#grouping").hidden || fields.get("grouping") === "one" ? null : group;
+  const all = batch ? [...asked, ["group_by", batch]] : asked;
+  const body = new FormData();
+  for (const [name, value] of all) body.append(name, value);
+  for (const { file, path } of chosen.files) body.append("files", file, path);
+  const names = chosen.files.map(({ path }) => path);
+  return [...made, { url: batch ? "/v1/batches" : "/v1/jobs", body, type: null, choice: JSON.stringify(all), names }];
 }
 
 function showProgress(loaded, total) {
@@ -124,20 +147,25 @@ function busy(on) {
 
 async function send(event) {
   event.preventDefault();
+  await choosing;
   clearProblems();
   const wrong = wrongHere(new FormData(form));
   if (wrong) {
     complain(...wrong);
     return;
   }
-  const { url, body } = request();
-  const choice = JSON.stringify([url, ...["classifier", "modality", "priority"].map((field) => body.get(field))]);
-  const names = files.map((file) => file.name);
   busy(true);
   try {
-    const answer = await post(url, body, idempotencyKey(choice));
-    if (answer.status >= 300) refuse(problemOf(answer.status, answer.responseText), names);
-    else await accept(JSON.parse(answer.responseText), names);
+    const made = [];
+    for (const request of requests()) {
+      const answer = await postSignedIn(request);
+      if (answer.status >= 300) {
+        refuse(answer, request.names, made);
+        return;
+      }
+      made.push(...(await describe(JSON.parse(answer.text), request.names)));
+    }
+    await finish(made);
   } catch (error) {
     complain("files", error.message);
   } finally {
@@ -145,53 +173,42 @@ async function send(event) {
   }
 }
 
-async function accept(answer, names) {
-  input.value = "";
-  choose([]);
-  const text = element("p", "");
-  let refused = [];
-  if (answer.object === "batch") {
-    const { total, rejected } = answer.counts;
-    text.textContent = `Sent: ${total - rejected} of ${total} files are now jobs of their own.`;
-    if (rejected) refused = await rejections(answer);
-  } else {
-    text.append("Sent. ", element("a", "See this job", { href: `/jobs/${answer.id}` }));
-  }
-  $("#outcome").replaceChildren(text, ...refusals(refused, names));
+/** As `post`; once more when the reader has signed in again in another tab. */
+async function postSignedIn(request) {
+  const answer = await post(request, showProgress);
+  return ofSession(answer.status, answer.text) && (await signedIn()) ? post(request, showProgress) : answer;
+}
+
+async function finish(made) {
+  input.value = folder.value = "";
+  $("#external-id").value = ""; // the next study is another patient's
+  await choose([]);
+  $("#outcome").replaceChildren(...made);
   lookNow();
 }
 
-/** The files of a batch that became no job, as a refused request names them. */
-async function rejections(batch) {
-  const answer = await fetch(`${batch.errors_url}?format=ndjson`);
-  const lines = answer.ok ? (await answer.text()).trim().split("\n").map(JSON.parse) : [];
-  return lines.filter((line) => line.status === "rejected").map(({ item, problem }) => ({ file: item, problem }));
-}
-
-function refuse(problem, names) {
+/** Why a request was refused, below what was sent before it. */
+function refuse({ status, text }, names, made) {
+  if (ofSession(status, text)) {
+    complain("files", signInAgain("You are signed out, and nothing was sent. ", " again, then press Classify: the files stay chosen."));
+    return;
+  }
+  const problem = problemOf(status, text);
   const [first] = problem.errors;
-  complain(first?.field ?? "files", first?.message ?? `${problem.title}. ${problem.detail}`);
-  $("#outcome").replaceChildren(...refusals(problem.files, names));
+  const named = names?.length === 1 && !first ? [described(names[0]), ": "] : [];
+  complain(first?.field ?? "files", [...named, first?.message ?? told(problem)]);
+  $("#outcome").replaceChildren(...made, ...refusals(problem.files, names));
 }
 
-function refusals(list, names) {
-  if (!list.length) return [];
-  const lines = list.map((item) => {
-    const { title, detail } = item.problem ?? item;
-    return element("li", `${names[item.file]}: ${title}. ${detail}`);
-  });
-  const made = element("ul", "", { class: "refused" });
-  made.append(...lines);
-  return [made];
-}
-
-input.addEventListener("change", () => choose(input.files));
+input.addEventListener("change", () => choose(ofInput(input)));
+folder.addEventListener("change", () => choose(ofInput(folder)));
 $("#clear").addEventListener("click", () => {
-  input.value = "";
+  input.value = folder.value = "";
   choose([]);
   input.focus();
 });
-$("#stop").addEventListener("click", () => upload?.abort());
+$("#stop").addEventListener("click", stop);
+$("#grouping").addEventListener("change", showPlan);
 form.addEventListener("submit", send);
 for (const kind of ["dragenter", "dragover"]) {
   drop.addEventListener(kind, (event) => {
@@ -200,13 +217,17 @@ for (const kind of ["dragenter", "dragover"]) {
   });
 }
 drop.addEventListener("dragleave", () => drop.classList.remove("over"));
-drop.addEventListener("drop", (event) => {
+drop.addEventListener("drop", async (event) => {
   event.preventDefault();
   drop.classList.remove("over");
-  input.value = "";
-  choose(event.dataTransfer.files);
+  input.value = folder.value = "";
+  try {
+    await choose(await ofDrop(event.dataTransfer));
+  } catch {
+    complain("files", "The folder could not be read. Choose its files instead.");
+  }
 });
 // A file dropped beside the zone would replace the page in the browser.
 for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
 // A browser may bring back the files of before a reload, without an event.
-choose(input.files);
+choose(ofInput(input));
