@@ -36,3 +36,11 @@ def raw_element(data: bytes, keyword: str, value: bytes) -> bytes:
     at = data.index(struct.pack("<HH", tag.group, tag.element)) + 6
     (length,) = struct.unpack_from("<H", data, at)
     return data[:at] + struct.pack("<H", len(value)) + value + data[at + 2 + length :]
+
+
+def says(syntax: str, data: bytes) -> bytes:
+    """The file with another transfer syntax in its file meta, and the same dataset."""
+    at = data.index(b"\x02\x00\x10\x00UI") + 8
+    length = int.from_bytes(data[at - 2 : at], "little")
+    value = syntax.encode() + b"\0" * (len(syntax) % 2)
+    return data[: at - 2] + len(value).to_bytes(2, "little") + value + data[at + length :]

@@ -27,7 +27,7 @@ from shared.errors import ImageError, InvalidDicom
 from shared.imaging.decode import Limits, MediaType, decode_one, probe
 from shared.imaging.deidentify import deidentified
 from tests.factories_imaging import make_dicom
-from tests.imaging_support import edited, raw_element, with_elements
+from tests.imaging_support import edited, raw_element, says, with_elements
 
 LIMITS = Limits()
 SMALL = cv2.resize(np.random.default_rng(5).random((7, 9)).astype(np.float32), (48, 40))
@@ -92,14 +92,6 @@ def stray_item() -> bytes:
     at = data.index(b"\x20\x00\x0d\x00UI")
     creator = b"\x19\x00\x10\x00LO\x04\x00TEST"
     return data[:at] + creator + b"\x19\x00\x00\x10SQ\0\0\0\0\0\0" + b"\xfe\xff\x00\xe0\0\0\0\0" + data[at:]
-
-
-def says(syntax: str, data: bytes) -> bytes:
-    """The file with another transfer syntax in its file meta, and the same dataset."""
-    at = data.index(b"\x02\x00\x10\x00UI") + 8
-    length = int.from_bytes(data[at - 2 : at], "little")
-    value = syntax.encode() + b"\0" * (len(syntax) % 2)
-    return data[: at - 2] + len(value).to_bytes(2, "little") + value + data[at + length :]
 
 
 def without_preamble(data: bytes) -> bytes:
