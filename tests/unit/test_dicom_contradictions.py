@@ -55,7 +55,8 @@ HIGH_THROUGHPUT = (HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)
 
 
 def plain(**options: Any) -> bytes:
-    return make_dicom(STORED, **({"bits_stored": 12, "window": WINDOW, "slope": None} | options))
+    known: dict[str, Any] = {"bits_stored": 12, "window": WINDOW, "slope": None}
+    return make_dicom(STORED, **known | options)
 
 
 def both_ways(data: bytes) -> list[NDArray[np.uint8]]:
