@@ -15,7 +15,6 @@ from pydicom import Dataset, FileMetaDataset, dcmwrite
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
-from shared.errors import ImageTooLarge
 from shared.imaging import profile
 from shared.imaging.dicom_file import PREAMBLE_BYTES, SIGNATURE, Header, read_header
 from shared.imaging.pixel_data import PixelData, locate
@@ -24,8 +23,6 @@ from shared.imaging.vendor import vendor_errors
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-#: More than this before the pixels is an attempt on our memory; functional groups of 2,000 frames are a tenth of it.
-MAX_HEADER_BYTES = 64 << 20
 METHOD = f"PS3.15 {profile.EDITION} Basic Profile"
 
 
@@ -82,31 +79,15 @@ def deidentified(file: BinaryIO, secret: str) -> tuple[BinaryIO, dict[str, list[
     """The file without what leads to the patient, and the account of it; for a file that `probe` has accepted.
 
     The same file and secret give the same bytes. Raises CorruptImage when the pixels are not all there, ImageTooLarge
-    when there is more before them than any header has.
+    or TooCostly when there is more before them than any header has.
     """
     key = secret.encode()
     with vendor_errors():
-        header = read_header(cast(BinaryIO, _Bounded(file)), None)
+        header = read_header(file, None)
         pixels = locate(file, header)
         account = profile.apply(header.dataset, key)
         head = _written(header.dataset, header.syntax, key) + _pixel_element(header, pixels)
     return cast(BinaryIO, Spliced(head, file, pixels.start, pixels.end - pixels.start)), account.told()
-
-
-class _Bounded:
-    """A file of which only so many bytes may be read; seeking costs nothing."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._left = file, MAX_HEADER_BYTES
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int = -1, /) -> bytes:
-        """The next bytes; ImageTooLarge when they are too many."""
-        data = self._file.read(self._left + 1 if size < 0 else min(size, self._left + 1))
-        self._left -= len(data)
-        if self._left < 0:
-            raise ImageTooLarge(f"More than {MAX_HEADER_BYTES} bytes before the pixels.")
-        return data
 
 
 def _written(dataset: Dataset, syntax: UID, key: bytes) -> bytes:

@@ -11,7 +11,7 @@ import logging
 import struct
 from dataclasses import dataclass
 from io import SEEK_CUR, SEEK_END
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from pydicom import Dataset
 from pydicom.filereader import read_dataset, read_sequence_item
@@ -26,7 +26,8 @@ from pydicom.uid import (
 from pydicom.valuerep import VR
 
 from shared.errors import CorruptImage, NoPixelData, ProgramInPreamble, UnsupportedDicom
-from shared.imaging.elements import invalid, texts
+from shared.imaging.bounded import BoundedReader, Budget
+from shared.imaging.elements import count, invalid, texts
 from shared.imaging.transfer_syntaxes import check_supported
 
 SIGNATURE = b"DICM"
@@ -49,6 +50,7 @@ _NATIVE = {
 _PIXEL_TAGS = frozenset({0x7FE00010, 0x7FE00009, 0x7FE00008})  # the others are of floating point
 _ITEM = 0xFFFEE000
 _STRAY_TAGS = frozenset({_ITEM, 0xFFFEE0DD})  # and the end of a sequence
+_GROUPS_TAGS = frozenset({0x52009229, 0x52009230})  # shared and per frame: their size goes with the frames
 _UNDEFINED_LENGTH = b"\xff\xff\xff\xff"
 _DEFER_BYTES = 16 << 20  # an element beyond this is no header; it is skipped instead of read
 #: Items that stand where no sequence is; each starts pydicom's reader anew.
@@ -126,15 +128,18 @@ def read_header(file: BinaryIO, tags: tuple[BaseTag, ...] | None) -> Header:
 
     Values that are too large for a header are skipped.
 
-    Raises NoPixelData, UnsupportedDicom for a transfer syntax that is not read, and CorruptImage or InvalidDicom.
+    Raises NoPixelData, UnsupportedDicom for a transfer syntax that is not read, CorruptImage or InvalidDicom, and
+    ImageTooLarge or TooCostly when there is more before the pixels than any header has.
     """
-    size = file.seek(0, SEEK_END)
-    file.seek(0)
-    file.seek(dataset_start(file.read(START_BYTES)) or 0)
-    named = _read_meta(file)
-    head = _peek(file, 8)
-    syntax = _actual_syntax(head, named)
-    dataset = _read_elements(file, _encoding(head), tags, size)
+    budget, size = Budget(), file.seek(0, SEEK_END)
+    reader = cast(BinaryIO, BoundedReader(file, budget))
+    with budget.refusing():
+        reader.seek(0)
+        reader.seek(dataset_start(reader.read(START_BYTES)) or 0)
+        named = _read_meta(reader)
+        head = _peek(reader, 8)
+        syntax = _actual_syntax(head, named)
+        dataset = _read_elements(reader, _encoding(head), tags, size, budget)
     return Header(dataset, syntax, named is not None)
 
 
@@ -175,26 +180,35 @@ def _actual_syntax(head: bytes, named: UID | None) -> UID:
     return named
 
 
-def _read_elements(file: BinaryIO, encoding: tuple[bool, bool], tags: tuple[BaseTag, ...] | None, size: int) -> Dataset:
+def _read_elements(
+    file: BinaryIO, encoding: tuple[bool, bool], tags: tuple[BaseTag, ...] | None, size: int, budget: Budget
+) -> Dataset:
     """Read to the pixel data, over items that stand where no sequence is: writers leave them behind an empty one."""
-    found: Dataset | None = None
+    found, stop = Dataset(), _at_groups_pixels_or_item
+    found.set_original_encoding(*encoding)
     for _ in range(_MOST_STRAY_ITEMS):
         part = read_dataset(
-            file, *encoding, stop_when=_at_pixels_or_item, defer_size=_DEFER_BYTES,
+            file, *encoding, stop_when=stop, defer_size=_DEFER_BYTES,
             specific_tags=None if tags is None else list(tags),
         )  # fmt: skip
-        if found is None:
-            found = part
-        else:
-            found.update(part)
+        found.update(part)
+        found.set_original_encoding(*encoding, part.original_character_set)
         if file.tell() > size:  # the last element was skipped over, beyond the end
             raise CorruptImage("The DICOM object is truncated.")
         if file.tell() == size:
             raise NoPixelData
-        if _tag(_peek(file, 4), encoding) in _PIXEL_TAGS:
+        tag = _tag(_peek(file, 4), encoding)
+        if tag in _PIXEL_TAGS:
             return found
+        if tag in _GROUPS_TAGS and stop is _at_groups_pixels_or_item:
+            budget.allow_frames(count(found, "NumberOfFrames") or 1)
+            stop = _at_pixels_or_item
         _skip_stray(file, encoding)
     raise CorruptImage("The DICOM object has items where no sequence is.")
+
+
+def _at_groups_pixels_or_item(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return tag in _GROUPS_TAGS or tag in _PIXEL_TAGS or tag in _STRAY_TAGS
 
 
 def _at_pixels_or_item(tag: BaseTag, _vr: str | None, _length: int) -> bool:

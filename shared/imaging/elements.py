@@ -18,10 +18,14 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from shared.errors import InvalidDicom
+from shared.errors import ImageError, InvalidDicom
+from shared.imaging.bounded import Budget, read_items
 
 # A decimal comma, as systems in most of Europe write it into a DS against PS3.5 6.2. No digit groups: 1,024.5 is none.
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
+
+#: Of an element of text or numbers; a window for each of a thousand looks would be less.
+_MOST_TEXT_BYTES = 1 << 15
 
 
 def element_name(keyword: str) -> str:
@@ -46,6 +50,8 @@ def texts(dataset: Dataset, keyword: str) -> list[str]:
     if value is None:
         return []
     if isinstance(value, bytes):
+        if len(value) > _MOST_TEXT_BYTES:
+            raise invalid(keyword, "is longer than any value that is read")
         return [part.strip(" \0\t\r\n") for part in value.decode("latin-1").split("\\")]
     several = value if isinstance(value, MultiValue | list | tuple) else [value]
     return ["" if one is None else str(one).strip() for one in several]
@@ -103,15 +109,22 @@ def words(dataset: Dataset, keyword: str) -> NDArray[np.uint16] | None:
     return (numbers & 0xFFFF).astype(np.uint16)
 
 
-def items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """The items of a sequence; none when it is missing, InvalidDicom when it cannot be read."""
+def items(dataset: Dataset, keyword: str) -> Sequence:
+    """The items of a sequence; none when it is missing, InvalidDicom when it cannot be read.
+
+    Raises TooCostly for more elements than any device writes.
+    """
     if Tag(keyword) not in dataset:
-        return []
+        return Sequence()
+    budget = Budget()
+    if keyword == "PerFrameFunctionalGroupsSequence":
+        budget.allow_frames(count(dataset, "NumberOfFrames") or 1)
     try:
-        value = dataset[Tag(keyword)].value
+        return read_items(dataset, Tag(keyword), budget) or Sequence()
+    except ImageError:
+        raise
     except Exception as error:  # which one, depends on the byte that is wrong
         raise invalid(keyword, "is no sequence that can be read") from error
-    return list(value) if isinstance(value, Sequence) else []
 
 
 def representation(dataset: Dataset, keyword: str) -> str | None:

@@ -23,6 +23,9 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
+from shared.imaging.bounded import Budget, read_items
+from shared.imaging.elements import count
+
 EDITION = "2026c"
 #: UIDs that the standard itself gives out: they say what a thing is, not whose.
 STANDARD_UIDS = "1.2.840.10008."
@@ -106,27 +109,28 @@ def _act_on(tag: BaseTag) -> Act | None:
 
 
 def apply(dataset: Dataset, secret: bytes) -> Account:
-    """De-identify a dataset in place, with everything nested in it."""
-    account = Account()
-    for holder, tag in list(_elements(dataset)):
+    """De-identify a dataset in place, with everything nested in it; TooCostly for more than any device writes."""
+    account, budget = Account(), Budget()
+    budget.allow_frames(count(dataset, "NumberOfFrames") or 1)
+    for holder, tag in list(_elements(dataset, budget)):
         if tag in holder:
             _apply(holder, tag, secret, account)
     return account
 
 
-def _elements(dataset: Dataset) -> Iterator[tuple[Dataset, BaseTag]]:
+def _elements(dataset: Dataset, budget: Budget) -> Iterator[tuple[Dataset, BaseTag]]:
     """Every element, those of sequences after their sequence."""
     for tag in list(dataset.keys()):
         yield dataset, tag
         if _act_on(tag) is None and _representation(dataset, tag) == "SQ" and not _is_skipped(dataset, tag):
-            for item in _items(dataset, tag):
-                yield from _elements(item)
+            for item in _items(dataset, tag, budget):
+                yield from _elements(item, budget)
 
 
-def _items(dataset: Dataset, tag: BaseTag) -> Sequence:
+def _items(dataset: Dataset, tag: BaseTag, budget: Budget) -> Sequence:
     """A sequence's items; one that was passed on as bytes, and cannot be looked into, does not stay."""
-    value = dataset[tag].value
-    if isinstance(value, Sequence):
+    value = read_items(dataset, tag, budget)
+    if value is not None:
         return value
     dataset[tag] = DataElement(tag, "SQ", [])
     return Sequence()

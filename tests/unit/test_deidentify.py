@@ -13,7 +13,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
 from shared.errors import CorruptImage, ImageError, ImageTooLarge
-from shared.imaging import deidentify
+from shared.imaging import bounded, deidentify
 from shared.imaging.decode import Limits, frames, probe
 from shared.imaging.deidentify import deidentified, has_preamble, without_preamble
 from tests.factories_imaging import LOSSLESS, NATIVE, dicom_bytes, make_dicom, real_dicom
@@ -127,7 +127,7 @@ def test_a_value_that_breaks_its_own_rules_breaks_nothing() -> None:
 
 
 def test_too_much_before_the_pixels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deidentify, "MAX_HEADER_BYTES", 10_000)
+    monkeypatch.setattr(bounded, "MAX_HEADER_BYTES", 10_000)
     elements = Dataset()
     elements.VOILUTSequence = Sequence([Dataset() for _ in range(2_000)])
     with pytest.raises(ImageTooLarge):
