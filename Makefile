@@ -57,11 +57,12 @@ test-compose: TOOLS := /usr/sbin/dockerd:docker.io /usr/bin/docker-compose:docke
 test-compose: $(READY) tools ## docker-compose.yml in a real container engine, as root [ARGS=] [ALLOW_NO_ENGINE=1]
 	$(BIN)/python -m pytest -m compose --timeout 1500 tests/compose $(ARGS)
 
-lint: $(READY) ## style, format, types, import directions, versions with known holes
+lint: $(READY) ## style, format, types, import directions, compose specification, versions with known holes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(CODE)
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/python -m tests.advisories
 
 bench: TOOLS := /usr/bin/wrk:wrk

@@ -25,6 +25,7 @@ ENGINES = {"postgres", "redis", "minio"}
 CLASSIFIERS = {"worker-gpu", "worker-cpu"}
 OURS = {"migrate", "api", "deliver", "beat"} | CLASSIFIERS
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+CONTAINERS = (ROOT / "docs" / "containers.md").read_text(encoding="utf-8")
 DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
 
 
@@ -167,6 +168,22 @@ def test_long_running_service_restarts_and_has_a_health_check(service: str) -> N
     one_shot = service == "migrate"
     assert SERVICES[service]["restart"] == ("no" if one_shot else "unless-stopped")
     assert ("healthcheck" in SERVICES[service]) is not one_shot
+
+
+@pytest.mark.parametrize("service", sorted(set(SERVICES) - {"worker-gpu"}))
+def test_memory_is_limited_and_reserved(service: str) -> None:
+    """As measured (docs/containers.md); worker-gpu's needs were not measured yet, and a limit would be a guess."""
+    limit, reserved = (megabytes(SERVICES[service][name]) for name in ("mem_limit", "mem_reservation"))
+    assert 0 < reserved < limit
+    row = next(line for line in CONTAINERS.splitlines() if line.startswith(f"| {service} |"))
+    measured, shown_reserved, shown_limit = (int(cell.split()[0]) for cell in row.strip("|").split("|")[1:4])
+    assert (shown_reserved, shown_limit) == (reserved, limit)
+    assert measured * 1.2 < limit
+
+
+def megabytes(size: str) -> int:
+    """As docker reads it."""
+    return int(size[:-1]) * {"m": 1, "g": 1024}[size[-1]]
 
 
 @pytest.mark.parametrize("service", sorted(OURS))
