@@ -169,7 +169,7 @@ def _around_requests(app: Flask, service: Services) -> None:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=g.request_id)
         if "\0" in request.path:
-            raise NotFound  # PostgreSQL's text cannot hold it, so no id has it
+            raise NotFound("there is nothing at this path")  # PostgreSQL's text cannot hold it, so no id has it
         if request.path.startswith("/v1/"):
             authenticate()
             limits.admit(service.limits, g.principal.key_id, g.principal.tenant_id)

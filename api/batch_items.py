@@ -57,7 +57,8 @@ def of_files(order: Order, sent: Sent, files: Sequence[Received]) -> Accepted | 
         return refuse(sent, errors[0])
     line = sent.line
     try:
-        modality = settle_modality(files, line.modality or order.form.modality)
+        # The batch's modality is that of files which do not say it: a CT among X-rays is a study of its own.
+        modality = settle_modality(files, line.modality, otherwise=order.form.modality)
         check_supported(line.classifier or order.form.classifier, modality)
     except ThoraqError as error:
         return refuse(sent, error)

@@ -18,7 +18,9 @@ class BatchForm(Strict):
     """How a batch is run: the fields beside `files` in multipart, and query parameters with the other bodies."""
 
     classifier: Classifier
-    modality: Modality | None = Field(None, description="What only DICOM files say themselves")
+    modality: Modality | None = Field(
+        None, description="Of files that do not say it; DICOM files do, and go by what they say, study by study"
+    )
     priority: Priority = Priority.BULK
     group_by: Grouping = Field(Grouping.FILE, description="What makes a study of files: see `Grouping`")
     external_id: ExternalId | None = None

@@ -13,9 +13,16 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Json
 PLAIN = r"^[^\x00-\x1f\x7f" + "\ufffd]*$"
 ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PLAIN)]
 Description = Annotated[str, StringConstraints(max_length=200, pattern=PLAIN)]
-Id = Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z]+_[0-9a-f]+$")]
-
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ID, SHA256, VISIBLE = r"^[a-z]+_[0-9a-f]+$", r"^[0-9a-f]{64}$", r"^[!-~]+$"
+Id = Annotated[str, StringConstraints(max_length=64, pattern=ID)]
+Sha256 = Annotated[str, StringConstraints(pattern=SHA256)]
+#: What a text that does not match is told to be.
+PATTERNS = {
+    PLAIN: "must be UTF-8 text without control characters",
+    ID: "must be an id, as it was answered",
+    SHA256: "must be a SHA-256: 64 hexadecimal digits in lower case",
+    VISIBLE: "must be an URL of visible ASCII characters",
+}
 ExpiresIn = Annotated[
     int, Field(gt=0, le=31_536_000, description="Seconds after which it is not run any more; it fails as `expired`")
 ]
@@ -77,4 +84,4 @@ def _url(value: str) -> str:
     return value
 
 
-Url = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[!-~]+$"), AfterValidator(_url)]
+Url = Annotated[str, StringConstraints(max_length=2000, pattern=VISIBLE), AfterValidator(_url)]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator
-from inspect import cleandoc
+from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
 
 import structlog
 from flask import Flask, Response, g, jsonify, request
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
+from api.validation import field_errors, pointer
 from shared.errors import (
     BadRequest,
     CompressedBody,
@@ -34,6 +33,14 @@ BY_STATUS: dict[int, type[ThoraqError]] = {
     413: PayloadTooLarge,
     415: UnsupportedMediaType,
 }
+#: What is said where the HTTP library refuses a request, and does not say why in words for clients.
+DETAILS: dict[type[ThoraqError], str] = {
+    BadRequest: "the request, or the JSON in it, is not well-formed",
+    NotFound: "there is nothing at this path",
+    MethodNotAllowed: "the path does not take {method}",
+    PayloadTooLarge: "the body, or a part of it, is larger than is taken here",
+    UnsupportedMediaType: "the Content-Type is not one that is taken here",
+}
 
 
 def problem_types() -> Iterator[type[ThoraqError]]:
@@ -46,11 +53,6 @@ def problem_types() -> Iterator[type[ThoraqError]]:
             seen.add(kind.type)
             yield kind
         waiting.extend(kind.__subclasses__())
-
-
-def meaning_of(kind: type[ThoraqError]) -> str:
-    """What a type of problem means, in one sentence: the first of its class's docstring."""
-    return cleandoc(kind.__doc__ or kind.title).splitlines()[0]
 
 
 def body(error: ThoraqError) -> dict[str, Any]:
@@ -70,14 +72,8 @@ def _pointed(error: ThoraqError) -> dict[str, Any]:
     """Wrong fields that have no pointer yet, with one."""
     errors = error.extensions.get("errors")
     return (
-        {"errors": [{"pointer": _pointer([one["field"]]), **one} for one in errors]} if isinstance(errors, list) else {}
+        {"errors": [{"pointer": pointer([one["field"]]), **one} for one in errors]} if isinstance(errors, list) else {}
     )
-
-
-def _pointer(location: Iterable[object]) -> str:
-    """A place in a JSON document, as a URI fragment (RFC 6901, section 6)."""
-    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
-    return "#" + "".join(f"/{quote(part[:100])}" for part in parts)
 
 
 def respond(error: ThoraqError) -> Response:
@@ -96,23 +92,15 @@ def respond(error: ThoraqError) -> Response:
 
 def invalid(error: ValidationError) -> InvalidRequest:
     """Which fields are wrong and why; never what they held."""
-    errors = [
-        # Cut: an unknown field's name is the client's own, and may be as long as a body.
-        {
-            "field": ".".join(str(part) for part in item["loc"])[:100],
-            "pointer": _pointer(item["loc"]),
-            "message": item["msg"],
-        }
-        for item in error.errors(include_input=False, include_url=False, include_context=False)
-    ]
-    return InvalidRequest("some fields are not valid", errors=errors)
+    return InvalidRequest("some fields are not valid", errors=field_errors(error))
 
 
 def _from_http(error: HTTPException) -> Response:
     kind = BY_STATUS.get(error.code or 500)
     if kind is None and error.code is not None and error.code < 400:
         return Response(error.get_response().get_data(), error.code, list(error.get_headers()))
-    response = respond((kind or (BadRequest if (error.code or 500) < 500 else ThoraqError))())
+    known = kind or (BadRequest if (error.code or 500) < 500 else ThoraqError)
+    response = respond(known(DETAILS.get(known, "").format(method=request.method)))
     for name, value in error.get_headers():
         if name.lower() == "allow":
             response.headers[name] = value

@@ -184,7 +184,10 @@ class ModelList(BaseModel):
     data: list[ModelView]
 
 
-Subscription = EventType | Literal["*"]
+#: The types of events, or all of them; one set of words, not two, so that an error speaks of the field alone.
+Subscription = Literal[
+    "*", "job.succeeded", "job.failed", "job.cancelled", "job.quarantined", "batch.completed", "test"
+]
 
 
 class EndpointRequest(Strict):

@@ -182,20 +182,31 @@ def refuse_if_all_bad(taken: Sequence[Received]) -> None:
     raise errors[0]
 
 
-def settle_modality(taken: Sequence[Received], asked: Modality | None) -> Modality:
-    """DICOM says its modality; for other formats the client must. Contradictions are refused."""
-    said = {Modality(one.info.modality) for one in taken if one.info is not None and one.info.modality}
-    if asked is not None:
-        said.add(asked)
-    if len(said) > 1:
-        raise _modality_error("the files, or the files and the form, are of different modalities")
-    if not said:
+def settle_modality(
+    taken: Sequence[Received], asked: Modality | None, *, otherwise: Modality | None = None
+) -> Modality:
+    """DICOM says its modality; for other formats the client must. Contradictions are refused, with the file's name.
+
+    `otherwise`: of files that do not say it, where nobody else does; it contradicts nothing.
+    """
+    said = [(n, one, Modality(one.info.modality)) for n, one in enumerate(taken) if one.info and one.info.modality]
+    modality = asked or (said[0][2] if said else otherwise)
+    if modality is None:
         raise _modality_error("say whether this is `xray` or `ct`: only DICOM files say so themselves")
-    return said.pop()
+    for number, one, other in said:
+        if other is not modality:
+            source = "the request says" if asked else f"file {said[0][0]} is"
+            where = f"file {number}" if one.name is None else f"{one.name} (file {number})"
+            raise _modality_error(
+                f"file {number} is `{other.value}` by its DICOM header, and {source} `{modality.value}`",
+                f"{where} is `{other.value}` by its DICOM header, and {source} `{modality.value}`",
+            )
+    return modality
 
 
-def _modality_error(message: str) -> InvalidRequest:
-    return InvalidRequest(message, errors=[{"field": "modality", "message": message}])
+def _modality_error(message: str, named: str | None = None) -> InvalidRequest:
+    """`named`: the same with the name of the file, which no detail may hold."""
+    return InvalidRequest(message, errors=[{"field": "modality", "message": named or message}])
 
 
 def check_supported(classifier: Classifier, modality: Modality) -> None:

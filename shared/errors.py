@@ -10,11 +10,17 @@ permanent ones into failed images or jobs and gives the others another attempt.
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from typing import Any, ClassVar
 
 
+def meaning_of(kind: type[ThoraqError]) -> str:
+    """What a type of problem means, in one sentence: the first of its class's docstring."""
+    return cleandoc(kind.__doc__ or kind.title).splitlines()[0]
+
+
 class ThoraqError(Exception):
-    """Root of the tree; raised itself only for faults that have no better name."""
+    """The service failed in a way that has no better name."""
 
     type: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
@@ -25,8 +31,9 @@ class ThoraqError(Exception):
     retry_after: ClassVar[int | None] = None
 
     def __init__(self, detail: str = "", **extensions: object) -> None:
-        super().__init__(detail or self.title)
-        self.detail = detail or self.title
+        # Not the title: clients show both.
+        self.detail = detail or meaning_of(type(self))
+        super().__init__(self.detail)
         self.extensions = extensions
         #: set where an error stands for one that was stored before
         self.problem: dict[str, Any] | None = None
@@ -145,7 +152,7 @@ class UnreadableArchive(ThoraqError):
 
 
 class ArchiveRefused(ThoraqError):
-    """A ZIP that is refused as a whole, wherever in it the reason lies; raised as one of the two below."""
+    """A ZIP that is refused as a whole, wherever in it the reason lies."""
 
     type, title, status, permanent = "archive-refused", "Archive refused", 422, True
     remedy = "What had not run of it is withdrawn, and what was answered is kept. Send another archive, as a new batch."
@@ -253,10 +260,10 @@ class ImageError(ThoraqError):
 
 
 class EmptyFile(ImageError):
-    """Zero bytes."""
+    """The file holds no bytes."""
 
     type, title = "empty-file", "Empty file"
-    remedy = "Check the export: the file holds no bytes."
+    remedy = "Check the export, and send the file again."
 
 
 class UnsupportedImage(ImageError):
@@ -350,7 +357,7 @@ class ModelError(ThoraqError):
 
 
 class EngineError(ThoraqError):
-    """Inference failed for a reason that another attempt may not meet."""
+    """The engine failed for a reason that another attempt may not meet."""
 
     type, title = "engine", "Inference failed"
 

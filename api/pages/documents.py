@@ -10,8 +10,8 @@ from flask import Response, make_response, render_template, send_from_directory
 from api.auth import authenticate
 from api.context import principal, services
 from api.pages.words import SCORES
-from api.problems import meaning_of, problem_types
-from shared.errors import NotFound
+from api.problems import problem_types
+from shared.errors import NotFound, meaning_of
 from shared.keys import Scope
 from shared.models import ModelBundle
 

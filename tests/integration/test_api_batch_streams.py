@@ -31,7 +31,13 @@ from tests.batch_support import counts, errors, output, packed, post_lines, post
 from tests.factories_imaging import make_dicom
 from tests.factories_storage import largest_file
 
-MEMBERS = [("a.png", PNG), ("notes.txt", TEXT), ("deep/er/b.dcm", XRAY_DICOM), ("empty.png", b""), ("c.dcm", CT_DICOM)]
+MEMBERS = [
+    ("a.png", PNG),
+    ("notes.txt", TEXT),
+    ("deep/er/b.dcm", XRAY_DICOM),
+    ("empty.png", b""),
+    ("c.dcm", CT_DICOM[:400]),
+]
 
 
 def images(database: Database) -> list[tuple[str | None, int, int]]:
@@ -59,7 +65,7 @@ def test_a_zip_ends_with_right_counts_results_and_errors(
     assert errors(north, batch["id"]) == [
         (1, "notes.txt", "rejected", "unsupported-image"),
         (3, "empty.png", "rejected", "empty-file"),
-        (4, "c.dcm", "rejected", "invalid-request"),
+        (4, "c.dcm", "rejected", "corrupt-image"),
     ]
     assert len(objects(north.client)) == 2
     work(clean_database)
@@ -177,6 +183,27 @@ def test_a_bad_file_does_not_spoil_its_group(north: Caller, clean_database: Data
     assert images(clean_database) == [("a", 2, 1)]
 
 
+def test_a_ct_in_a_batch_of_x_rays_goes_its_own_way(north: Caller) -> None:
+    members = [("a.png", PNG), ("ct.dcm", CT_DICOM), ("dx.dcm", XRAY_DICOM)]
+    for asked, modalities in (("xray", ["xray", "ct", "xray"]), ("ct", ["ct", "ct", "xray"])):
+        batch = json_of(post_zip(north, packed(*members), modality=asked), 202)
+        assert batch["counts"] == counts(total=3, queued=3)
+        jobs = [line["job"] for line in output(north, batch["id"], "results")]
+        assert [job["modality"] for job in jobs] == modalities
+    with_ct = json_of(post_zip(north, packed(*members), classifier="ensemble"), 202)
+    assert errors(north, with_ct["id"]) == [(1, "ct.dcm", "rejected", "invalid-request")]
+
+
+def test_a_study_of_two_modalities_names_the_file(north: Caller) -> None:
+    members = [("c/1.dcm", CT_DICOM), ("c/2.dcm", XRAY_DICOM)]
+    batch = json_of(post_zip(north, packed(*members), group_by="folder"), 202)
+    ((line,)) = output(north, batch["id"], "errors")
+    problem = line["problem"]
+    assert problem["detail"] == "file 1 is `xray` by its DICOM header, and file 0 is `ct`"
+    (error,) = problem["errors"]
+    assert (error["field"], error["message"].partition(" is ")[0]) == ("modality", "c/2.dcm (file 1)")
+
+
 def unreadable() -> bytes:
     """Where the second member should be, and after it, there is nothing of an archive."""
     archive = packed(("a.png", PNG), ("b.png", PNG))
@@ -265,7 +292,7 @@ def test_lines_end_with_right_counts_results_and_errors(north: Caller, clean_dat
             {"custom_id": "two", "upload_ids": [second]},
             {"custom_id": "three", "study_id": study},
             {"custom_id": "four", "upload_id": first},
-            {"custom_id": "five", "upload_id": third},
+            {"custom_id": "five", "upload_id": third, "modality": "xray"},
             {"custom_id": "six", "study_id": study, "classifier": "ensemble"},
             "{no json",
             {"custom_id": "eight", "upload_id": "upl_0", "colour": "red"},
@@ -281,7 +308,7 @@ def test_lines_end_with_right_counts_results_and_errors(north: Caller, clean_dat
     lines = output(north, batch["id"], "errors")
     assert [(line["item"], line["custom_id"], line["problem"]["type"]) for line in lines] == [
         (3, "four", "conflict"),
-        (4, "five", "invalid-request"),  # a CT in a batch of X-rays
+        (4, "five", "invalid-request"),  # a CT that is said to be an X-ray
         (5, "six", "invalid-request"),
         (6, None, "invalid-request"),
         (7, "eight", "invalid-request"),
