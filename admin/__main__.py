@@ -106,7 +106,7 @@ def create_key(
     try:
         asked = [Scope(scope.strip()) for scope in scopes.split(",")]
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--scopes") from error
+        raise typer.BadParameter(f"{error}; there are {', '.join(Scope)}", param_hint="--scopes") from error
     with open_database() as database, database.transaction() as session:
         made = keys.create(session, keys.tenant_named(session, tenant), name, asked, expires_at, ACTOR)
     if as_json:

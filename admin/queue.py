@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import sqlalchemy as sa
 import typer
 from sqlalchemy.orm import Session
 
 from admin.console import AsJson, field, open_database, show
+from client.terminal import Column, duration
 from shared.models import QUEUE, Worker
 
 #: Workers that were seen within this time are shown; the sweeper forgets those of an hour ago.
 SEEN = timedelta(hours=1)
 JOBS = ["state", "priority", "jobs", "oldest_seconds"]
 WORKERS = ["worker", "queue", "takes_work", "seen_seconds_ago", "bundle", "problem"]
-JOB_COLUMNS = [field("state"), field("priority"), field("jobs", right=True), field("oldest_seconds", right=True)]
+
+
+def _ago(name: str, heading: str, **how: Any) -> Column[dict[str, Any]]:
+    return Column(heading, lambda row: "" if row[name] is None else duration(row[name]), right=True, **how)
+
+
+JOB_COLUMNS = [field("state"), field("priority"), field("jobs", right=True), _ago("oldest_seconds", "Oldest")]
 WORKER_COLUMNS = [
     field("worker"),
-    field("queue", leaves=2),
-    field("takes_work"),
-    field("seen_seconds_ago", right=True, leaves=1),
-    field("bundle", leaves=3),
+    field("queue", leaves=3),
+    Column("Takes work", lambda row: "yes" if row["takes_work"] else "no"),
+    _ago("seen_seconds_ago", "Seen ago", leaves=2),
+    field("bundle", leaves=1),
     field("problem", wraps=28, always=True),
 ]
 

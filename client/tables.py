@@ -122,15 +122,17 @@ def _result(show: Callable[[JobResult], str]) -> Callable[[Outcome], str]:
     return _of(lambda job: show(job.result) if job.result else "")
 
 
-def _outcome(outcome: Outcome) -> str:
-    """What came of it; of a job without a result, where it is."""
-    if outcome.job is None or outcome.job.result is None:
-        return _status(outcome)
-    return "rejected" if outcome.job.result.rejected else outcome.job.result.outcome
+def outcome_text(job: Job) -> str:
+    """What came of a job; without a result, where it is."""
+    if job.result is None:
+        return job.status
+    return "rejected" if job.result.rejected else job.result.outcome
 
 
-def _review(result: JobResult) -> str:
-    if result.rejected and not result.needs_review:
+def review_text(job: Job) -> str:
+    """Whether a person is to look at a job's answer, and why; empty without an answer."""
+    result = job.result
+    if result is None or (result.rejected and not result.needs_review):
         return ""
     if not result.needs_review:
         return "no"
@@ -170,10 +172,10 @@ JOB_COLUMNS: list[Column[Outcome]] = [
 ]
 RESULT_COLUMNS: list[Column[Outcome]] = [
     Column("Job", _job_id),
-    Column("Outcome", _outcome, always=True),
+    Column("Outcome", lambda outcome: outcome_text(outcome.job) if outcome.job else "error", always=True),
     Column("Prediction", _result(lambda result: result.prediction or "")),
     Column("Probabilities", _result(lambda result: _probabilities(result.probabilities)), wraps=WORDS),
-    Column("Review", _result(_review), wraps=WORDS, always=True),
+    Column("Review", _of(review_text), wraps=WORDS, always=True),
     Column("Second opinion", _result(_second_opinion), wraps=WORDS, leaves=2),
     Column("Corrected to", _result(lambda result: result.modality or "" if result.modality_corrected else "")),
     Column("Images", _result(_images), leaves=1),

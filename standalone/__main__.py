@@ -13,29 +13,38 @@ from typing import Annotated, NoReturn
 import typer
 
 from client import Client, ClientError
-from shared.errors import ThoraqError
+from client.command import Command
+from shared.errors import ConfigError, ThoraqError
 from standalone.demo import show_samples, show_webhooks
 from standalone.stack import Stack
 
 LOOK_SECONDS = 0.2
+LARGEST_PORT = 65535
+ADMIN_KEY = ".venv/bin/thoraq-admin keys create --tenant local --name admin --scopes admin"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-Port = Annotated[int | None, typer.Option(help="Port of the API [default: 8080, or a free one when it is taken]")]
+Port = Annotated[
+    str | None, typer.Option(help="Port of the API; 0: a free one [default: 8080, or a free one when it is taken]")
+]
 Data = Annotated[Path, typer.Option(help="Folder for everything that survives a restart.")]
 Demo = Annotated[bool, typer.Option("--demo", help="Receive and verify the samples' webhooks too, then end.")]
 
 
+app = Command("thoraq", "Run the whole of Thoraq on this machine.")
+
+
+@app.command()
 def main(port: Port = None, data: Data = Path(".thoraq"), demo: Demo = False) -> None:
     """Start Thoraq on this machine, classify the samples, and serve until Ctrl-C."""
     for number in STOP_SIGNALS:
         signal.signal(number, _interrupt)
     began = time.monotonic()
-    stack = Stack(data, port=port, say=lambda text: say(f"{time.monotonic() - began:6.1f} s  {text}"))
     try:
-        run(stack, demo)
+        wanted = port_of(port)
+        run(Stack(data, port=wanted, say=lambda text: say(f"{time.monotonic() - began:6.1f} s  {text}")), demo)
     except KeyboardInterrupt:
         say("stopped")
-    except (ThoraqError, ClientError) as error:
+    except (ThoraqError, ClientError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
 
@@ -56,12 +65,20 @@ def run(stack: Stack, demo: bool) -> None:
         stack.down()
 
 
+def port_of(text: str | None) -> int | None:
+    """A port as it was given; ConfigError when it is none."""
+    if text is None or (text.isascii() and text.isdecimal() and int(text) <= LARGEST_PORT):
+        return None if text is None else int(text)
+    raise ConfigError(f"{text!r} is no port: give a number from 1 to {LARGEST_PORT}, or 0 for a free one")
+
+
 def serve(stack: Stack) -> NoReturn:
     """Shows the samples, then watches over the children until a signal comes."""
     try:
         supervise_during(stack, show_samples)
     except (ThoraqError, ClientError) as error:
         say(f"the samples could not be shown: {error}")
+    say(f"an admin key, for more keys: ({stack.operator_environment}; {ADMIN_KEY})")
     say("serving; Ctrl-C stops")
     while True:
         stack.supervise()
@@ -98,4 +115,4 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -7,12 +7,10 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
-
 from client import Client, Job
 from standalone.process import ROOT, ServiceFailed
 from standalone.receiver import Receiver
-from standalone.samples import Answered, classify, read_samples, table
+from standalone.samples import Answered, classify, print_table, read_samples
 
 EVENTS = ["job.succeeded", "job.failed", "job.quarantined"]
 WEBHOOK_SECONDS = 60.0
@@ -23,10 +21,7 @@ Events = queue.Queue[dict[str, Any]]
 def show_samples(client: Client) -> list[Answered]:
     """Classifies the samples over HTTP and prints their table; ServiceFailed when one has no answer."""
     answers = classify(client, read_samples(ROOT / "samples"))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 140  # into a file or a pipe rich would wrap at 80 columns
-    console.print(table(answers))
+    print_table(answers)
     failed = [answer.job.id for answer in answers if answer.job.status != "succeeded"]
     if failed:
         raise ServiceFailed(f"{len(failed)} of {len(answers)} samples have no answer: {', '.join(failed)}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from rich.table import Table
+from rich.console import Console
 
 from client import Client
 from client.models import RESEARCH_USE, Classifier, Job, Modality
+from client.tables import outcome_text, review_text
+from client.terminal import WORDS, Column, print_rows, stdout
 from shared.errors import ConfigError
 
 
@@ -50,30 +52,44 @@ def classify(client: Client, samples: Iterable[Sample], timeout: float = 180) ->
     return [Answered(sample=sample, job=client.wait(job, timeout)) for sample, job in sent]
 
 
-def table(answers: Iterable[Answered]) -> Table:
-    """One row per job; a job without an answer shows why."""
-    shown = Table(title="The samples, classified", caption=RESEARCH_USE)
-    for column in ("file", "modality", "classifier", "prediction"):
-        shown.add_column(column)
-    for column in ("probability", "time"):
-        shown.add_column(column, justify="right", no_wrap=True)
-    for answer in answers:
-        shown.add_row(*_row(answer))
-    return shown
+def print_table(answers: Sequence[Answered], console: Console | None = None) -> None:
+    """Print one row per job; a job without an answer shows why."""
+    print_rows(answers, COLUMNS, title="The samples, classified", console=console)
+    (console or stdout()).print(RESEARCH_USE)
 
 
-def _row(answer: Answered) -> tuple[str, ...]:
-    job, files = answer.job, answer.sample.files
-    more = f" + {len(files) - 1} more" if len(files) > 1 else ""
-    prediction, probability = _verdict(job)
-    seconds = f"{(job.finished_at - job.created_at).total_seconds():.2f} s" if job.finished_at else ""
-    return (files[0].name + more, job.modality, job.classifier, prediction, probability, seconds)
+def _file(answer: Answered) -> str:
+    files = answer.sample.files
+    return files[0].name + (f" + {len(files) - 1} more" if len(files) > 1 else "")
 
 
-def _verdict(job: Job) -> tuple[str, str]:
+def _probability(answer: Answered) -> str:
+    result = answer.job.result
+    if result is None or result.prediction is None or result.probabilities is None:
+        return ""
+    return f"{result.probabilities[result.prediction]:.3f}"
+
+
+def _problem(answer: Answered) -> str:
+    job = answer.job
     if job.result is None:
-        return f"{job.status}: {job.error.detail if job.error else 'no reason given'}", ""
-    prediction, probabilities = job.result.prediction, job.result.probabilities
-    if prediction is None or probabilities is None:
-        return f"rejected: {job.result.detail}", ""
-    return prediction, f"{probabilities[prediction]:.3f}"
+        return job.error.detail if job.error else "no reason given"
+    return (job.result.detail or job.result.reason or "") if job.result.rejected else ""
+
+
+def _seconds(answer: Answered) -> str:
+    job = answer.job
+    return f"{(job.finished_at - job.created_at).total_seconds():.2f} s" if job.finished_at else ""
+
+
+COLUMNS: list[Column[Answered]] = [
+    Column("File", _file, wraps=16),
+    Column("Modality", lambda answer: answer.job.modality, leaves=1),
+    Column("Classifier", lambda answer: answer.job.classifier),
+    Column("Outcome", lambda answer: outcome_text(answer.job), always=True),
+    Column("Prediction", lambda answer: answer.job.result.prediction or "" if answer.job.result else ""),
+    Column("Probability", _probability, right=True),
+    Column("Review", lambda answer: review_text(answer.job), wraps=12, always=True),
+    Column("Time", _seconds, leaves=2, right=True),
+    Column("Problem", _problem, wraps=WORDS),
+]

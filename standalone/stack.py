@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -39,9 +40,10 @@ def _silent(_text: str) -> None:
 class Stack:
     """Everything on one machine. `with Stack(folder) as stack:` starts it and stops it.
 
-    `port` is the API's; None takes 8080, or a free one when that is taken. THORAQ_* in `environ` win over what
-    standalone would choose; with a database or Redis given there, ours is not started. `say` gets one short line
-    per step. A crashed child stays down unless somebody calls supervise() now and then, in the thread that started it.
+    `port` is the API's; None takes 8080, or a free one when that is taken, and 0 a free one. THORAQ_* in `environ` win
+    over what standalone would choose; with a database or Redis given there, ours is not started. `say` gets one short
+    line per step. A crashed child stays down unless somebody calls supervise() now and then, in the thread that
+    started it.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Stack:
         self._port = 0
         self._say = say
         self._crashes: dict[str, Crashes] = {}
+        self._environment_file: Path | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -89,6 +92,11 @@ class Stack:
     def settings(self) -> Settings:
         """What the children are set to."""
         return parse(self.environ)
+
+    @property
+    def operator_environment(self) -> str:
+        """What a shell runs before an operator's command, so that it works on this system."""
+        return f". {shlex.quote(os.path.relpath(self._environment_file or self.folder.path / 'env'))}"
 
     @property
     def postgres(self) -> Postgres:
@@ -122,9 +130,15 @@ class Stack:
 
     def down(self) -> None:
         """Stops everything, workers first and engines last; what does not listen is killed."""
+        killed: list[str] = []
         for names, seconds in STOP_ORDER:
-            self._stop_together([self.children[name] for name in names if name in self.children], seconds)
+            killed += self._stop_together([self.children[name] for name in names if name in self.children], seconds)
+        if self._environment_file is not None:
+            self._environment_file.unlink(missing_ok=True)  # its addresses are nobody's now
         self.folder.release()
+        # Last: whoever cannot print any more has everything stopped nevertheless.
+        for name in killed:
+            self._say(f"{name} did not stop in time and was killed")
 
     def start(self, name: str) -> None:
         """Starts a child again: postgres, redis, api, classify, deliver or beat."""
@@ -172,11 +186,14 @@ class Stack:
         return child
 
     def _choose_port(self) -> int:
+        if self._asked_port == 0:
+            return free_port()
         wanted = self._asked_port or DEFAULT_PORT
-        if _is_free(wanted):
+        reason = _why_not(wanted)
+        if reason is None:
             return wanted
         if self._asked_port:
-            raise ConfigError(f"port {wanted} is in use: stop what listens there, or give another port with --port")
+            raise ConfigError(f"port {wanted} {reason}, or give another port with --port")
         port = free_port()
         self._say(f"port {wanted} is in use, taking {port}")
         return port
@@ -203,6 +220,8 @@ class Stack:
             self.children["redis"] = redis
             chosen["THORAQ_REDIS_URL"] = redis.url
         self.environ = self._given | {name: value for name, value in chosen.items() if not self._is_given(name)}
+        ours = {name: value for name, value in self.environ.items() if name.startswith("THORAQ_")}
+        self._environment_file = self.folder.write_environment(ours)
 
     def _is_given(self, name: str) -> bool:
         return name in self._given or f"{name}_FILE" in self._given
@@ -253,14 +272,13 @@ class Stack:
         except httpx.TransportError:
             return None
 
-    def _stop_together(self, children: Iterable[Service], seconds: float) -> None:
+    def _stop_together(self, children: Iterable[Service], seconds: float) -> list[str]:
+        """Stop them; the names of those that had to be killed."""
         deadline = time.monotonic() + seconds
         children = list(children)
         for child in children:
             child.ask_to_stop()
-        for child in children:
-            if not child.wait_stopped(max(0.0, deadline - time.monotonic())):
-                self._say(f"{child.name} did not stop in time and was killed")
+        return [child.name for child in children if not child.wait_stopped(max(0.0, deadline - time.monotonic()))]
 
 
 class Crashes:
@@ -288,12 +306,15 @@ class Crashes:
         return self.pause is not None and time.monotonic() >= self._last + self.pause
 
 
-def _is_free(port: int) -> bool:
+def _why_not(port: int) -> str | None:
+    """Why nobody could listen on this port, and what helps; None when one can."""
     with socket.socket() as probe:
         # Connections of an earlier server that linger must not count as a server.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
+        except PermissionError:
+            return "is for root alone: take one from 1024 on"
         except OSError:
-            return False
-        return True
+            return "is in use: stop what listens there"
+        return None

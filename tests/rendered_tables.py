@@ -20,6 +20,7 @@ from rich.text import Text
 from admin.__main__ import DOCTOR_COLUMNS, KEY_COLUMNS
 from admin.console import show
 from admin.models import LIST_COLUMNS, VERIFY_COLUMNS
+from admin.queue import JOB_COLUMNS, WORKER_COLUMNS
 from admin.tenants import COLUMNS as TENANT_COLUMNS
 from client.batch_models import Batch, BatchError, BatchResult
 from client.batch_tables import batch_errors_table, batches_table, tally_table
@@ -201,6 +202,17 @@ def admin_doctor() -> None:
     show(DOCTOR_COLUMNS, rows, as_json=False)
 
 
+def admin_queue() -> None:
+    show(JOB_COLUMNS, [{"state": "queued", "priority": "bulk", "jobs": 12345, "oldest_seconds": 130}], as_json=False)
+
+
+def admin_workers() -> None:
+    row = {"worker": "classify@ward-7.example", "queue": "classify", "takes_work": False, "seen_seconds_ago": 2}
+    show(
+        WORKER_COLUMNS, [row | {"bundle": DIGEST, "problem": "it needs 9 GB of memory, and may have 4"}], as_json=False
+    )
+
+
 TABLES: tuple[Callable[[], None], ...] = (
     jobs,
     jobs_with_files_and_a_refusal,
@@ -217,6 +229,8 @@ TABLES: tuple[Callable[[], None], ...] = (
     admin_models,
     admin_verify,
     admin_doctor,
+    admin_queue,
+    admin_workers,
 )
 
 

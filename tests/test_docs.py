@@ -47,6 +47,18 @@ def test_every_file_that_the_readme_links_to_exists() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_every_source_file_that_the_readme_names_exists() -> None:
+    named = re.findall(r"`((?:api|worker|shared|client|admin|standalone|migrations|training)/[\w./]*)`", README)
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_functions_on_a_jobs_way_are_where_the_readme_says() -> None:
+    named = re.findall(r"`([\w/]+\.py)` \(`(\w+)`\)", README)
+    assert named
+    assert [name for path, name in named if f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8")] == []
+
+
 def test_the_state_diagram_shows_every_state() -> None:
     diagram = README.split("stateDiagram-v2")[1].split("```")[0]
     assert set(re.findall(r"\b[a-z]+\b(?=:| -->)|(?<=--> )[a-z]+", diagram)) == {state.value for state in JobState}

@@ -25,6 +25,7 @@ from client import Client
 from standalone.process import ROOT, wait_gone
 from standalone.receiver import Receiver
 from standalone.services import free_port
+from tests.command_support import into
 from tests.waiting import EVENT_SECONDS
 
 STARTING = ".* api, workers and beat are started; the models load"
@@ -110,6 +111,8 @@ def test_the_demo_classifies_every_sample_and_verifies_every_webhook(demo: Stand
     assert len(set(verified)) == len(verified) == jobs
     for sample in samples:
         assert Path(sample["files"][0]).name in demo.text
+    assert re.search(r"File +Modality +Classifier +Outcome +Prediction +Probability +Review +Time", demo.text)
+    assert re.search(r"xray-normal\.dcm +xray +ensemble +answered +\w+ +0\.\d+ +yes: thin margin", demo.text)
 
 
 def test_a_restart_keeps_the_key_the_jobs_and_nothing_of_the_demo(demo: Standalone, serving: Standalone) -> None:
@@ -127,7 +130,19 @@ def test_a_second_one_on_the_same_folder_is_refused(serving: Standalone, plain_e
     assert f"another Thoraq (process {serving.process.pid}) runs on {serving.data}" in text
 
 
+def test_an_admin_key_is_made_with_the_line_that_is_printed(serving: Standalone, plain_environ: dict[str, str]) -> None:
+    line = serving.line(r"an admin key, for more keys: \((.*)\)")[1]
+    environ = plain_environ | {"PATH": f"{Path(sys.executable).parent}:{plain_environ['PATH']}"}
+    line = line.replace(".venv/bin/", "")
+    made = subprocess.run(["sh", "-c", line], cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    with Client(ready(serving)[0], made.stdout.strip()) as client:
+        viewer = client.create_key("viewer", ["jobs:read"])
+        kept = list(client.keys())
+    assert viewer.id in {key.id for key in kept}
+
+
 def test_the_secrets_are_for_the_owner_alone(serving: Standalone) -> None:
+    assert (serving.data / "env").stat().st_mode & 0o777 == 0o600
     assert (serving.data / "secrets.json").stat().st_mode & 0o777 == 0o600
     assert serving.data.stat().st_mode & 0o777 == 0o700
 
@@ -167,6 +182,36 @@ def test_a_port_in_use_is_refused_when_it_was_asked_for(data: Path, plain_enviro
         port = taken.getsockname()[1]
         text = refusal(data, plain_environ, "--port", str(port))
     assert f"port {port} is in use" in text
+
+
+@pytest.mark.parametrize("port", ["80000", "abc", "-1", "8080.5", "\u0661"])
+def test_what_is_no_port_is_told_in_a_line(data: Path, plain_environ: dict[str, str], port: str) -> None:
+    text = refusal(data, plain_environ, f"--port={port}")
+    assert text == f"error: {port!r} is no port: give a number from 1 to 65535, or 0 for a free one\n"
+    assert not data.exists()
+
+
+@pytest.mark.parametrize("inside", ["", "folder"])
+def test_a_file_is_no_data_folder(tmp_path: Path, plain_environ: dict[str, str], inside: str) -> None:
+    (tmp_path / "file").touch()
+    text = refusal(tmp_path / "file" / inside, plain_environ, "--port=0")
+    assert len(text.splitlines()) == 1
+    assert f"{tmp_path / 'file'}" in text
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_a_line(plain_environ: dict[str, str], tmp_path: Path) -> None:
+    standalone = Standalone(tmp_path / "d", plain_environ, "--data", "/proc/thoraq", "--port=0")
+    assert standalone.process.wait(timeout=EVENT_SECONDS) == 1
+    assert re.fullmatch(r"error: /proc/thoraq cannot be used: .*; give another folder with --data\n", standalone.text)
+
+
+def test_output_that_cannot_be_written_ends_it_with_a_line(data: Path, plain_environ: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "standalone", "--data", str(data), "--port=0"]
+    assert into(None, command, plain_environ).stderr == "thoraq: standard output: it is closed\n"
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device, no file of ours
+        done = into(full.fileno(), command, plain_environ)
+    assert (done.returncode, done.stderr) == (2, "thoraq: standard output: No space left on device\n")
+    assert not [one for one in psutil.process_iter(["cmdline"]) if str(data) in " ".join(one.info["cmdline"] or [])]
 
 
 def test_a_setting_that_does_not_exist_is_refused(data: Path, plain_environ: dict[str, str]) -> None:
