@@ -20,12 +20,21 @@ JOBS = ["state", "priority", "jobs", "oldest_seconds"]
 WORKERS = ["worker", "queue", "takes_work", "seen_seconds_ago", "bundle", "problem"]
 
 
-def _ago(name: str, heading: str, **how: Any) -> Column[dict[str, Any]]:
-    return Column(heading, lambda row: "" if row[name] is None else duration(row[name]), right=True, **how)
+def _ago(name: str, heading: str, **how: Any) -> Column[dict[str, object]]:
+    return Column(heading, lambda row: _duration(row[name]), right=True, **how)
 
 
-JOB_COLUMNS = [field("state"), field("priority"), field("jobs", right=True), _ago("oldest_seconds", "Oldest")]
-WORKER_COLUMNS = [
+def _duration(seconds: object) -> str:
+    return duration(seconds) if isinstance(seconds, int) else ""
+
+
+JOB_COLUMNS: list[Column[dict[str, object]]] = [
+    field("state"),
+    field("priority"),
+    field("jobs", right=True),
+    _ago("oldest_seconds", "Oldest"),
+]
+WORKER_COLUMNS: list[Column[dict[str, object]]] = [
     field("worker"),
     field("queue", leaves=3),
     Column("Takes work", lambda row: "yes" if row["takes_work"] else "no"),

@@ -15,7 +15,7 @@ import typer
 from client.archive import Archive, archive_of
 from client.batch_calls import BatchOptions, Format
 from client.batch_models import Batch, BatchError, BatchResult
-from client.batch_tables import batch_errors_table, batches_table, tally_table
+from client.batch_tables import batch_errors_table, batches_table, ignored_text, tally_table
 from client.client import Client
 from client.command import Command
 from client.errors import ApiError, Unreachable
@@ -258,6 +258,8 @@ def _report(batch: Batch, report: Report, as_json: bool) -> None:
     if report.lines:
         stdout().print()
         tally_table(report.lines)
+    if ignored := ignored_text(batch):
+        stdout().print(f"\n{ignored}")
     if report.problems:
         stdout().print()
         batch_errors_table(report.problems, f"The first of {batch.counts.unanswered:,} without an answer")

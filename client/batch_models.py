@@ -30,6 +30,13 @@ class BatchCounts(Answer):
         return self.done - self.succeeded
 
 
+class IgnoredFiles(Answer):
+    """Files that lay beside the images and became no item; `names` are the first of them."""
+
+    count: int = 0
+    names: tuple[str, ...] = ()
+
+
 class Batch(Answer):
     """Many jobs that were sent together.
 
@@ -50,6 +57,7 @@ class Batch(Answer):
     expires_at: datetime | None = None
     completed_at: datetime | None = None
     problem: Problem | None = None
+    ignored: IgnoredFiles = IgnoredFiles()
 
     @property
     def done(self) -> bool:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 
 from client.batch_models import Batch, BatchError
 from client.tally import Line
-from client.terminal import WORDS, Column, duration, moment, print_rows
+from client.terminal import WORDS, Column, duration, moment, print_rows, printable
+
+SHOWN_IGNORED = 10
 
 
 def batches_table(batches: Sequence[Batch]) -> None:
@@ -22,6 +24,17 @@ def batch_errors_table(errors: Sequence[BatchError], title: str) -> None:
 def tally_table(lines: Sequence[Line]) -> None:
     """How many items have which answer, and how many of these need review."""
     print_rows(lines, TALLY_COLUMNS)
+
+
+def ignored_text(batch: Batch) -> str:
+    """How many files became no item, and the names of the first; empty when there are none."""
+    ignored = batch.ignored
+    if not ignored.count:
+        return ""
+    names = [printable(name) for name in ignored.names[:SHOWN_IGNORED]]
+    more = [f"{ignored.count - len(names):,} more"] if ignored.count > len(names) else []
+    files = "1 file was" if ignored.count == 1 else f"{ignored.count:,} files were"
+    return f"{files} ignored, as no images: {', '.join([*names, *more])}"
 
 
 def _reasons(line: Line) -> str:
@@ -50,6 +63,7 @@ BATCH_COLUMNS: list[Column[Batch]] = [
     Column("Cancelled", _count("cancelled"), right=True),
     Column("Quarantined", _count("quarantined"), right=True),
     Column("Rejected", _count("rejected"), right=True),
+    Column("Ignored", lambda batch: f"{batch.ignored.count:,}" if batch.ignored.count else "", leaves=6, right=True),
     Column("Created", lambda batch: moment(batch.created_at), leaves=1),
     Column("Took", _took, leaves=2, right=True),
     Column("Problem", lambda batch: batch.problem.detail if batch.problem else "", wraps=WORDS),

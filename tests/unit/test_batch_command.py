@@ -116,7 +116,9 @@ def test_items_without_an_answer_are_exit_code_1_and_are_shown(server: Server, i
 
 
 def test_a_batch_ends_with_its_answers_by_class_and_by_review(server: Server, images: Path) -> None:
-    server.on(EVENTS, events(batch("completed_with_errors", total=FILES, succeeded=4, failed=FILES - 4)))
+    ignored = {"ignored": {"count": 12, "names": [f"export/{number}/Thumbs.db" for number in range(12)]}}
+    ended = batch("completed_with_errors", total=FILES, succeeded=4, failed=FILES - 4) | ignored
+    server.on(EVENTS, events(ended))
     doubtful = {"needs_review": True, "review_reasons": ["thin-margin"]}
     rejected = {"outcome": "rejected_input", "reason": "not-a-chest-image", "prediction": None}
     results = [{}, doubtful, {"prediction": "negative"}, rejected]
@@ -132,6 +134,8 @@ def test_a_batch_ends_with_its_answers_by_class_and_by_review(server: Server, im
         ["no answer: failed", "16", "0"],
     ):
         assert row in rows, printed
+    assert "12 files were ignored, as no images: export/0/Thumbs.db," in printed
+    assert "export/9/Thumbs.db, 2 more" in printed
 
 
 def test_a_silent_server_is_waited_for_and_the_person_is_told(
