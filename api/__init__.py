@@ -41,6 +41,7 @@ from api.limits import Limits
 from api.openapi import completed
 from api.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request, Sessions, check_encoding
 from api.submissions import Submissions
+from api.wait_slots import WaitSlots
 from shared import log as logs
 from shared import metrics
 from shared.config import Settings, settings
@@ -99,6 +100,7 @@ def create_app(given: Settings | None = None) -> Flask:
         Submissions(database),
         Limits(config),
         Admission(config, database),
+        WaitSlots(config.max_waits, config.max_waits_per_tenant),
     )
     app.extensions[EXTENSION] = service
     _configure(app, config)

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from flask import Response, request
 
-from api.context import Principal, Services
+from api.context import Principal, Services, principal
 from api.prefer import wait_of
 from shared import job_rows
 from shared.envelope import BatchEnvelope, JobEnvelope, job_envelope
@@ -89,10 +89,15 @@ def wait_seconds(service: Services) -> float:
 
 
 def wait_for(service: Services, awaited: str, look_at: Callable[[], Answer], seconds: float) -> Answer:
-    """What there is to see of this job or batch, once it is terminal or the time is over."""
+    """What there is to see of this job or batch, once it is terminal or the time is over; at once without a slot."""
     found = look_at()
     if found.terminal or not seconds:
         return found
+    with service.waits.slot(principal().tenant_id) as granted:
+        return _when_terminal(service, awaited, look_at, seconds) if granted else found
+
+
+def _when_terminal(service: Services, awaited: str, look_at: Callable[[], Answer], seconds: float) -> Answer:
     until = time.monotonic() + seconds
     with service.listener.expecting(awaited) as ended:
         while not (found := look_at()).terminal and (left := until - time.monotonic()) > 0:

@@ -24,13 +24,16 @@ blueprint = APIBlueprint(
 EVERY_SECONDS = 0.5
 #: Proxies close a connection on which nothing is said; a comment is something.
 SILENCE_SECONDS = 10.0
+#: When a client that found no room to wait connects again.
+RETRY_MILLISECONDS = 2_000
 
 
 @blueprint.get("/batches/<string:batch_id>/events", responses={"200": EVENT_STREAM})
 def batch_events(path: BatchPath) -> Response:
     """`progress` with the batch when its counts have changed, twice a second at most; `end` as soon as it is complete.
 
-    The stream lasts as long as a `Prefer: wait` may; then connect again.
+    The stream lasts as long as a `Prefer: wait` may, and ends after its first event while too many others wait; then
+    connect again.
     """
     who = principal(Scope.JOBS_READ)
     service = services()
@@ -44,7 +47,12 @@ def batch_events(path: BatchPath) -> Response:
 
 def _events(service: Services, who: Principal, view: BatchEnvelope) -> Iterator[str]:
     if not view.ended:
-        view = yield from _progress(service, who, view)
+        with service.waits.slot(who.tenant_id) as granted:
+            if granted:
+                view = yield from _progress(service, who, view)
+            else:
+                yield f"retry: {RETRY_MILLISECONDS}\n\n"
+                yield _event("progress", view)
     if view.ended:
         yield _event("end", view)
 

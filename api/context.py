@@ -21,6 +21,7 @@ from shared.storage import Storage
 if TYPE_CHECKING:
     from api.answers import Answer
     from api.submissions import Submissions
+from api.wait_slots import WaitSlots
 
 EXTENSION = "thoraq"
 #: Bytes of terminal jobs' answers that a process keeps ready.
@@ -56,6 +57,7 @@ class Services:
     submissions: Submissions
     limits: Limits
     admission: Admission
+    waits: WaitSlots
     #: by the key's digest, or by its id for a session: keys in force; refusals are not remembered
     principals: Memory[Principal] = field(default_factory=lambda: Memory(10_000))
     #: by tenant: how it has it with its patients' identities

@@ -122,6 +122,10 @@ class Settings(BaseModel):
     max_frames: int = Field(2_000, gt=0, description="Most frames in one DICOM or TIFF file")
     max_file_pixels: int = Field(2_000_000_000, gt=0, description="Most pixels in all frames of one file together")
     max_wait_seconds: float = Field(60, ge=0, description="Upper bound of `Prefer: wait=N`")
+    max_waits: int = Field(
+        48, ge=0, description="Requests that may wait in one API process at once; fewer than its threads (64)"
+    )
+    max_waits_per_tenant: int = Field(32, ge=0, description="The same of one tenant; more are answered at once")
     upload_url_seconds: float = Field(
         3600, ge=1, le=604_800, description="How long the address of a direct upload takes the file"
     )

@@ -20,3 +20,4 @@ INFER_SECONDS = Histogram("thoraq_batch_infer_seconds", "Running a batch through
 DELIVERIES = Counter("thoraq_webhook_attempts_total", "Webhook attempts, by what came of them", ("outcome",))
 DELIVERY_SECONDS = Histogram("thoraq_webhook_attempt_seconds", "Webhook requests", buckets=SECONDS)
 LOG_LINES_LOST = Counter("thoraq_log_lines_lost_total", "Log lines that could not be written: a full disk")
+WAITS_DECLINED = Counter("thoraq_waits_declined_total", "Waits answered at once, since too many others waited")

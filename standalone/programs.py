@@ -64,7 +64,7 @@ def programs(environment: Mapping[str, str], *, port: int, data: Path, logs: Pat
     beat = ["beat", "--schedule", str(data / "beat-schedule"), "--loglevel", "WARNING"]
     serve = ["granian", "--interface", "wsgi", "--host", HOST, "--port", str(port)]
     # Requests that wait (`Prefer: wait`) hold a thread each, and would hold the end of the server up to a minute.
-    size = ["--workers", "2", "--blocking-threads", "16", "--workers-kill-timeout", "2"]
+    size = ["--workers", "2", "--blocking-threads", "64", "--workers-kill-timeout", "2"]
     return [
         Program("classify", [*WORKER, *classify], environment, log("classify")),
         Api("api", [*serve, *size, "--factory", "api:create_app"], environment, log("api"), data / "metrics"),

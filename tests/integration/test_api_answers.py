@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from flask import Flask
@@ -18,8 +23,11 @@ from shared.config import Settings
 from shared.db import Database
 from shared.errors import CorruptImage
 from shared.finished import CHANNEL, Listener, announce
-from tests.api_support import Caller, MakeApp, claim_all, finish, json_of, new_key, problem_of, work
-from tests.queue_support import answer
+from shared.keys import Scope
+from shared.models import Job
+from tests.api_support import PNG, Caller, MakeApp, claim_all, finish, json_of, new_key, problem_of, work
+from tests.queue_support import add_job, add_tenant, answer
+from tests.server_support import Server
 from tests.waiting import EVENT_SECONDS
 
 
@@ -167,6 +175,42 @@ def test_one_who_waits_looks_by_himself(
         assert json_of(north.get(path, headers={"Prefer": "wait=60"}))["status"] == "succeeded"
     finally:
         timer.join()
+
+
+def test_one_who_finds_no_slot_to_wait_in_is_answered_at_once(make_app: MakeApp, clean_database: Database) -> None:
+    caller = Caller(make_app(max_waits=0).test_client(), new_key(clean_database))
+    sent = caller.send(PNG, modality="xray", headers={"Prefer": "wait=60"})
+    path = f"/v1/jobs/{json_of(sent, 202)['id']}"
+    polled = caller.get(path, headers={"Prefer": "wait=60"})
+    assert json_of(polled)["status"] == "queued"
+    assert polled.headers["Retry-After"] == "1"
+
+
+def test_eighty_who_wait_leave_threads_for_others(
+    clean_database: Database, settings_env: dict[str, str], tmp_path: Path
+) -> None:
+    environment = os.environ | settings_env | {"THORAQ_STORAGE_DIR": str(tmp_path / "objects")}
+    server = Server(environment | {"THORAQ_MAX_WAITS": "3", "THORAQ_MAX_WAITS_PER_TENANT": "2"}, tmp_path / "api.log")
+    with clean_database.transaction() as session:
+        job_id = add_job(session, add_tenant(session, "north")).id
+    headers = {"Authorization": f"Bearer {new_key(clean_database, Scope.JOBS_READ, tenant='north')}"}
+    server.start()
+    try:
+        server.wait_ready()
+        with httpx.Client(base_url=server.url, headers=headers, timeout=EVENT_SECONDS) as client:
+            with ThreadPoolExecutor(80) as threads:
+                waits = [
+                    threads.submit(client.get, f"/v1/jobs/{job_id}", headers={"Prefer": "wait=60"}) for _ in range(80)
+                ]
+                declined = [wait.result() for wait in islice(as_completed(waits), 78)]
+                assert {response.json()["status"] for response in declined} == {"queued"}
+                assert client.get("/healthz").is_success
+                with clean_database.transaction() as session:
+                    jobs.cancel(session, session.get_one(Job, job_id).tenant_id, job_id)
+                woken = [wait.result().json()["status"] for wait in waits if wait.result() not in declined]
+            assert woken == ["cancelled", "cancelled"]
+    finally:
+        server.stop()
 
 
 def test_a_study_that_is_deleted_while_its_job_is_read_is_not_there(

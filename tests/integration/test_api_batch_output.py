@@ -235,6 +235,13 @@ def test_events_end_after_a_while(make_app: MakeApp, clean_database: Database) -
     assert [name for name, _ in events(caller.get(f"/v1/batches/{batch_id}/events").text)] == ["progress"]
 
 
+def test_events_end_at_once_while_too_many_wait(make_app: MakeApp, clean_database: Database) -> None:
+    caller = Caller(make_app(max_waits_per_tenant=0).test_client(), new_key(clean_database))
+    text = caller.get(f"/v1/batches/{begin(caller, 'a.png')}/events").text
+    assert text.startswith("retry: 2000\n\n")
+    assert [name for name, _ in events(text)] == ["progress"]
+
+
 def test_a_cancel_while_items_come_in_leaves_exact_counts(north: Caller, clean_database: Database) -> None:
     members = [(f"{n}.png", PNG + str(n).encode()) for n in range(300)]
     archive = packed(*members)
