@@ -1,4 +1,4 @@
-# Thoraq's commands. Python 3.11 or 3.12 and make are all they need; everything else comes from locks/all.lock.
+# Thoraq's commands. Python 3.11, 3.12 or 3.13 and make are all they need; everything else comes from locks/all.lock.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test test-big test-compose lint bench chaos fuzz train evaluate lock tools secrets compose-check data-given
@@ -11,9 +11,10 @@ BUNDLE := models/thoraq-3
 # Every folder at the root that holds Python.
 CODE = $(sort $(patsubst %/,%,$(dir $(wildcard */*.py))))
 
-# The first Python that starts and has the right version: a name on PATH may be a shim with nothing behind it.
-PYTHON ?= $(shell for name in python3.12 python3.11 python3; do \
-	"$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo "$$name" && break; done)
+# The first Python that starts and has the right version: a name on PATH may be a shim with nothing behind it. Without
+# one, python3 is asked, which says what it lacks.
+PYTHON ?= $(shell for name in python3.12 python3.13 python3.11 python3; do \
+	"$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$name" && exit; done; echo python3)
 
 # $(call option,NAME,VALUE): `--name 'value'` when the variable was given, nothing otherwise.
 option = $(if $(2),--$(1) '$(2)')
@@ -31,7 +32,8 @@ help: ## this list
 setup: $(READY) ## everything that the other commands need, into .venv; costs nothing the second time
 
 $(READY): locks/all.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Thoraq needs Python 3.11 or 3.12, and found neither on PATH (or set PYTHON=/path/to/python3.12)." >&2; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || { echo "Thoraq needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is not there (set PYTHON=/path/to/python3.13)." >&2; exit 1; }
+	@"$(PYTHON)" standalone/supported.py
 	@# Debian's python3 comes without ensurepip; as root, in a container for instance, its package is one step away.
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { [ "$$(id -u)" = 0 ] && $(APT) python3-venv; } || { \
 		echo "$(PYTHON) cannot make virtual environments: on Debian, apt-get install python3-venv (as root)." >&2; exit 1; }

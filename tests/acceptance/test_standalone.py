@@ -24,6 +24,7 @@ from standardwebhooks.webhooks import Webhook
 from client import Client
 from standalone.process import ROOT, wait_gone
 from standalone.receiver import Receiver
+from standalone.redis_program import redis_program
 from standalone.services import free_port
 from tests.command_support import into
 from tests.waiting import EVENT_SECONDS
@@ -163,7 +164,7 @@ def test_a_signal_stops_every_process(
     standalone = Standalone(data, plain_environ, "--port", str(free_port()))
     standalone.line(when)
     family = standalone.family()
-    assert {"postgres", "redis-server"} <= {process.name() for process in family}
+    assert {"postgres", redis_program().name} <= {process.name() for process in family}
     assert standalone.end(number) == 0
     assert not wait_gone(family, timeout=EVENT_SECONDS)
 
