@@ -174,6 +174,12 @@ class Settings(BaseModel):
     retry_base_seconds: float = Field(2, gt=0, description="First delay after a transient error; doubles each time")
     engine_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: all cores")
     decode_threads: int = Field(2, gt=0, description="Threads that load and decode while the engine works")
+    decode_cpu_seconds: float = Field(
+        5, gt=0, description="CPU seconds that decoding a file may take, and all files of a job together"
+    )
+    decode_cpu_seconds_per_mb: float = Field(
+        1, ge=0, description="Further CPU seconds for each megabyte of the file, and of the job's files"
+    )
     decode_seconds: float = Field(60, gt=0, description="How long a decoder of DICOM and TIFF may take for one frame")
     decode_memory_bytes: int = Field(
         8_000_000_000, gt=0, description="Address space that such a decoder, a process of its own, may have"

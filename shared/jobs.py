@@ -131,14 +131,15 @@ def claim(
     ageing: timedelta,
     stat_only: bool = False,
     lone: bool = True,
+    without: Collection[str] = (),
 ) -> list[Claim]:
     """Take the next jobs, at least one if there is one, and otherwise up to `max_images` images' worth.
 
     A job that runs alone (its last batch died) comes alone; when its turn has come and it may not be claimed (`lone`),
     nothing is, so that it is not overtaken for ever. Stat jobs come without others, which would make them slower. A
-    bulk job that waited for `ageing` counts as routine.
+    bulk job that waited for `ageing` counts as routine. Tenants `without` a turn are passed over.
     """
-    candidates = lock_next(session, max_images, ageing, stat_only=stat_only)
+    candidates = lock_next(session, max_images, ageing, stat_only=stat_only, without=without)
     if candidates and candidates[0].alone and not lone:
         return []
     chosen = _fill(candidates, max_images)
@@ -173,6 +174,11 @@ def heartbeat(session: Session, claims: Collection[Claim], lease: timedelta) -> 
     leases must not wait for it.
     """
     _update(session, _lock(session, _held(claims), wait=False), lease_until=sa.func.now() + lease)
+    return held(session, claims)
+
+
+def held(session: Session, claims: Collection[Claim]) -> set[str]:
+    """The ids of those jobs that are still held: not cancelled, and nobody else's."""
     return set(session.scalars(sa.select(Job.id).where(_held(claims))))
 
 
@@ -195,8 +201,8 @@ def finish(session: Session, outcomes: Sequence[Outcome], policy: RetryPolicy) -
     ended = {row.id for row in rows if row.state != JobState.QUEUED}
     results.keep(session, [(o.claim, o.answer) for o in outcomes if o.answer is not None and o.claim.job_id in ended])
     _settle(session, [row for row in rows if row.id in ended])
-    held = {row.id for row in rows}
-    return [outcome.claim.job_id for outcome in outcomes if outcome.claim.job_id not in held]
+    written = {row.id for row in rows}
+    return [outcome.claim.job_id for outcome in outcomes if outcome.claim.job_id not in written]
 
 
 def _end_of(outcome: Outcome) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -25,10 +25,11 @@ NEXT = sa.text("""
             SELECT id, tenant_id, rank, queued_at, expires_at FROM jobs
             WHERE state = 'queued' AND not_before IS NULL AND tenant_id = t.id AND rank = ranks.rank
             ORDER BY queued_at, id LIMIT :heads
-        ) j
+        ) j WHERE t.id <> ALL (:without)
         UNION ALL (
             SELECT id, tenant_id, rank, queued_at, expires_at FROM jobs
-            WHERE state = 'queued' AND not_before <= now() AND rank <= :last ORDER BY not_before LIMIT :heads
+            WHERE state = 'queued' AND not_before <= now() AND rank <= :last AND tenant_id <> ALL (:without)
+            ORDER BY not_before LIMIT :heads
         )
     ), classes AS (
         SELECT id, tenant_id, queued_at,
@@ -47,6 +48,7 @@ NEXT = sa.text("""
     sa.bindparam("heads", type_=sa.Integer, literal_execute=True),
     sa.bindparam("many", type_=sa.Integer, literal_execute=True),
     sa.bindparam("last", type_=sa.Integer, literal_execute=True),
+    sa.bindparam("without", type_=sa.ARRAY(sa.Text)),
 )
 
 
@@ -59,14 +61,18 @@ class Candidate(NamedTuple):
     image_count: int
 
 
-def lock_next(session: Session, many: int, ageing: timedelta, *, stat_only: bool = False) -> Sequence[Candidate]:
+def lock_next(
+    session: Session, many: int, ageing: timedelta, *, stat_only: bool = False, without: Collection[str] = ()
+) -> Sequence[Candidate]:
     """Up to so many jobs that may be claimed, best first, locked for the caller's transaction.
 
-    A bulk job that has waited for longer than `ageing` is served as a routine one, so that nothing starves.
+    A bulk job that has waited for longer than `ageing` is served as a routine one, so that nothing starves. Tenants
+    `without` a turn are passed over.
     """
     # More heads than are wanted, so that workers that look together find something behind each other's locks.
     last = (Priority.STAT if stat_only else Priority.BULK).rank
-    found = session.execute(NEXT, {"many": many, "heads": 4 * many, "ageing": ageing, "last": last})
+    asked = {"many": many, "heads": 4 * many, "ageing": ageing, "last": last, "without": list(without)}
+    found = session.execute(NEXT, asked)
     return [Candidate(*row) for row in found.all()]
 
 

@@ -3,6 +3,9 @@
 As long as the engine is busy there is no hurry: a batch that is not full takes in what comes meanwhile, and a stat
 study that comes is made ready to go before it. So a stat study waits for the batch that runs, and for no other.
 
+A batch waits for its files for a moment. Jobs that are not ready then go on loading beside the others (worker/late.py),
+and are handed over when they are.
+
 A job that runs alone (its last worker died) is alone in this worker: nothing else is claimed until the engine is done
 with it, and the engine gets it when all else is written. Else the jobs beside it would pay for its crashes, or it for
 theirs.
@@ -22,8 +25,9 @@ from shared.claims import Answer, Claim, Outcome
 from shared.config import Settings
 from shared.db import Database
 from shared.reuse import earlier_answers
+from worker.late import LOOK_SECONDS, Late
 from worker.leases import Leases
-from worker.load import Loader, Study, unseen
+from worker.load import Loader, Loading, Study, unseen
 from worker.look import Asked, split
 from worker.model import Reader
 
@@ -37,6 +41,10 @@ URGENT_SECONDS = 0.05
 #: Where several jobs came at once, more are on their way for so many seconds: a batch that is not full yet waits a step
 #: for them, as long as the last one brought some. A study that comes by itself waits for nobody.
 BURST_SECONDS, MOST_STEPS = 0.1, 3
+#: How long a batch waits for its files; and when it has waited for so long, for what came later.
+PATIENCE_SECONDS, LEAST_PATIENCE_SECONDS = 1.0, 0.2
+#: Between two looks for work when all that is left is late.
+LATE_SECONDS = 0.1
 #: What is claimed at once: as many batches as the engine does in this time, and no more than so many. A transaction for
 #: each single batch would keep a fast engine waiting.
 LOT_SECONDS, MOST_BATCHES = 0.1, 8
@@ -92,18 +100,36 @@ class Ahead:
         self._loader, self._leases = loader, leases
         self._lease = timedelta(seconds=settings.lease_seconds)
         self._ageing = timedelta(seconds=settings.ageing_seconds)
-        self._burst_until = 0.0
+        self._burst_until = self._patient_until = 0.0
+        self._late = Late(leases)
+
+    @property
+    def late(self) -> bool:
+        """Whether jobs are held that are not ready yet."""
+        return bool(self._late)
+
+    def give_up(self) -> None:
+        """Give back the jobs that are not ready yet: the worker stops."""
+        self._late.give_up()
 
     def take(self, reader: Reader) -> list[Batch]:
-        """The next batch, ready for the engine, with stat studies before it that came while it waited; or nothing."""
+        """The next batch, ready for the engine, with stat studies before it that came while it waited; or nothing.
+
+        What was late, and has become ready, comes first.
+        """
+        if found := self._late.ready():
+            return [self._made(reader, entries) for reader, entries in found]
         held: list[Claimed] = []
+        self._patient_until = time.monotonic() + PATIENCE_SECONDS
         try:
             batch = self._batch(reader, self._gather(reader, held))
             urgent = [] if not held or _goes_alone(held[0]) else list(self._urgent(reader, held))
         except BaseException:
             self._leases.forget([claim for claim, _ in held])
             raise
-        return [*urgent, batch] if held else []
+        if not held and self._late:
+            self._late.wait(LATE_SECONDS)
+        return [one for one in (*urgent, batch) if one.entries]
 
     def _gather(self, reader: Reader, held: list[Claimed]) -> Iterator[list[Claimed]]:
         """The next jobs, as they come: until the batch is full, or the engine waits for it."""
@@ -153,6 +179,7 @@ class Ahead:
                 ageing=self._ageing,
                 stat_only=stat_only,
                 lone=lone,
+                without=self._late.tenants(),
             )
             earlier = earlier_answers(session, claims, reader.bundle.sha256)
         self._leases.add(claims)
@@ -164,13 +191,32 @@ class Ahead:
         for some in found:
             entries += [Outcome(claim, answer=earlier) for claim, earlier in some if earlier is not None]
             entries += self._load([claim for claim, earlier in some if earlier is None], reader)
+        return self._made(reader, entries)
+
+    def _made(self, reader: Reader, entries: list[Study | Outcome]) -> Batch:
         return Batch(reader, entries, split(studies_of(entries), self._settings.batch_size, reader))
 
     def _load(self, claims: Sequence[Claim], reader: Reader) -> list[Study | Outcome]:
         if not reader.needs_pixels:
             return unseen(claims)
+        if not claims:
+            return []
         with metrics.LOAD_SECONDS.time():
-            return self._loader.load(claims, reader.bundle.input)
+            loading = self._loader.load(claims, reader.bundle.input)
+            if loading.alone:
+                return self._wait_for(loading)
+            ready = loading.results(max(self._patient_until - time.monotonic(), LEAST_PATIENCE_SECONDS))
+        if loading.pending:
+            self._late.add(loading, reader)
+        return ready
+
+    def _wait_for(self, loading: Loading) -> list[Study | Outcome]:
+        """All of it, however long it takes: beside a job that runs alone nothing else may be on lease."""
+        ready: list[Study | Outcome] = []
+        while loading.pending:
+            ready += loading.results(LOOK_SECONDS)
+            loading.drop(self._leases.lost(loading.pending))
+        return ready
 
 
 def _goes_alone(claimed: Claimed) -> bool:

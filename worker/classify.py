@@ -43,10 +43,10 @@ class Classify:
     def __init__(self, name: str, settings: Settings, database: Database, storage: Storage, reader: Reader) -> None:
         self._settings, self._database = settings, database
         self._got_on()
-        loader = Loader(storage, settings, self._got_on)
+        self._loader = Loader(storage, settings, self._got_on)
         self._leases = Leases(database, timedelta(seconds=settings.lease_seconds))
         self._writer = Writer(settings, database, self._leases)
-        self._ahead = Ahead(name, settings, database, loader, self._leases)
+        self._ahead = Ahead(name, settings, database, self._loader, self._leases)
         self._looker = Looker(heatmaps=settings.heatmaps, keep=MOST_BATCHES, looked=self._looked)
         self._thread = ThreadPoolExecutor(1, "claim-ahead")
         self.swap(reader)
@@ -55,9 +55,11 @@ class Classify:
     def progress(self) -> float:
         """Seconds of time.monotonic() at which the work last got anywhere.
 
-        While the engine has images, what is claimed and loaded beside it is none: a hung call would be hidden by it.
+        While the engine has images, or a picture is decoded in this process, what is claimed and loaded beside it is
+        none: a hung call would be hidden by it.
         """
-        return self._looker.since or self._progress
+        under_way = [since for since in (self._looker.since, self._loader.since) if since is not None]
+        return min(under_way, default=self._progress)
 
     @progress.setter
     def progress(self, at: float) -> None:
@@ -108,9 +110,12 @@ class Classify:
                 self._ahead.wanted.set()
                 ready.extend(taken.result())
                 self._ahead.wanted.clear()
-                if not ready or stopping.is_set():
+                self._got_on()
+                if stopping.is_set() or not (ready or self._ahead.late):
                     return
-                alone, more = ready[0].alone, time.monotonic() < until
+                # While jobs are late, others are claimed all the same, and the late ones come out of the same call.
+                alone = bool(ready) and ready[0].alone
+                more = time.monotonic() < until or self._ahead.late
                 if alone:
                     self._writer.wait()
                 elif more:
@@ -127,6 +132,8 @@ class Classify:
                 ready.extend(coming.result())
             for batch in ready:
                 self._leases.release(batch.claims)
+            if stopping.is_set():
+                self._ahead.give_up()
         # Another worker may be idle; this one goes on when the bell comes round.
         ring(self._settings, CLASSIFY)
 

@@ -1,19 +1,23 @@
 """A process that decodes what it is sent, and may die of it: `python -m worker.decoder SOCKET MEMORY_BYTES`.
 
 A request is two messages, what is asked (JSON) and the bytes of a file; the answer is a message for each frame and one
-that ends or fails it. worker/sandbox.py is at the other end. A message is its length in 8 bytes, and so many bytes.
+that ends or fails it, with the CPU time that it took. A file that takes more than its budget of CPU time ends the
+process (SIGXCPU): no codec looks at a clock. worker/sandbox.py is at the other end. A message is its length in 8 bytes,
+and so many bytes.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import resource
 import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Iterator
 
 from shared.errors import ImageError, ImageTooLarge
@@ -23,6 +27,8 @@ from shared.imaging.preprocess import InputSpec, prepare
 FRAME, ENDED, FAILED = b"F", b".", b"!"
 #: Of a message; of a frame: its height and width, and whether a CT slice is in a lung window.
 LENGTH, FRAME_HEAD = struct.Struct(">Q"), struct.Struct(">II?")
+#: Of the end: CPU seconds.
+USED = struct.Struct(">d")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -60,8 +66,11 @@ def main(handle: int, memory_bytes: int) -> None:
                 asked, data = json.loads(receive(connection)), bytes(receive(connection))
             except EOFError:
                 return
+            began = time.process_time()
+            _allow(asked["cpu_seconds"])
             for message in _answer(data, Limits(**asked["limits"]), InputSpec(**asked["spec"])):
                 send(connection, message)
+            send(connection, USED.pack(time.process_time() - began))
 
 
 def _answer(data: bytes, limits: Limits, spec: InputSpec) -> Iterator[bytes]:
@@ -79,6 +88,12 @@ def _answer(data: bytes, limits: Limits, spec: InputSpec) -> Iterator[bytes]:
 
 def _failed(error: ImageError) -> bytes:
     return FAILED + json.dumps({"type": error.type, "detail": error.detail}).encode()
+
+
+def _allow(cpu_seconds: float) -> None:
+    """From here on: so much more CPU time, to the next whole second, and then death."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + cpu_seconds), hard))
 
 
 def _confine(memory_bytes: int) -> None:

@@ -46,6 +46,16 @@ class Leases:
             kept = jobs.heartbeat(session, claims, self._lease)
         self.forget([claim for claim in claims if claim.job_id not in kept])
 
+    def lost(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Which of these are lost, by the database's word; they are forgotten."""
+        if not claims:
+            return []
+        with self._database.transaction() as session:
+            kept = jobs.held(session, claims)
+        lost = [claim for claim in claims if claim.job_id not in kept]
+        self.forget(lost)
+        return lost
+
     def release(self, claims: Sequence[Claim]) -> None:
         """Give jobs back that were not run."""
         self.forget(claims)

@@ -1,20 +1,24 @@
 """Decoding in processes that may die of it: a crash, a hang or a bomb takes down a decoder, never the worker.
 
 A decoder (worker/decoder.py) is started when it is first needed and then kept. It gets the bytes of a file through a
-socket and gives frames back: no name, no setting, no way to the database or the store. Its memory is limited, and so is
-the time for each frame. What it says is read as plain numbers: bytes that took a decoder over must not get further.
+socket and gives frames back: no name, no setting, no way to the database or the store. Its memory is limited, and so
+are the time for each frame and the CPU time for the file. What it says is read as plain numbers: bytes that took a
+decoder over must not get further.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -24,16 +28,18 @@ from typing import Any
 import numpy as np
 import structlog
 
-from shared.errors import ImageError, Unavailable, UndecodableImage
+from shared.errors import ImageError, TooCostly, Unavailable, UndecodableImage
 from shared.imaging.info import Limits, Picture
 from shared.imaging.preprocess import InputSpec
-from worker.decoder import ENDED, FAILED, FRAME, FRAME_HEAD, receive, send
+from worker.decoder import ENDED, FAILED, FRAME, FRAME_HEAD, USED, receive, send
 
 log = structlog.get_logger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 #: Decoders that one file may kill. The first may have been killed by something else, the kernel for memory's sake.
 MOST_DEATHS = 2
 MOST_WORDS = 4096
+#: Between two looks at whether a file is still wanted.
+LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,17 @@ class Allowance:
     memory_bytes: int
 
 
+class Budget:
+    """CPU seconds that a file may take, and those that it took."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.used = seconds, 0.0
+
+
+class CalledOff(Exception):
+    """Nobody wants the file's frames any more; its decoder was ended."""
+
+
 class Sandbox:
     """As many decoders as threads decode at once; for several threads."""
 
@@ -51,21 +68,30 @@ class Sandbox:
         self._limits, self._allowance = limits, allowance
         self._idle: list[_Decoder] = []
 
-    def prepared(self, data: bytes, spec: InputSpec) -> Iterator[Picture]:
+    def prepared(
+        self, data: bytes, spec: InputSpec, budget: Budget, unwanted: Callable[[], bool] = lambda: False
+    ) -> Iterator[Picture]:
         """Every frame of a file, (size, size) uint8, as `decode.pictures` and `prepare` make it; to be read to its end.
 
-        Raises the errors of `decode.pictures`, and UndecodableImage when decoders die of it, or one takes too long.
+        Raises the errors of `decode.pictures`; TooCostly when it takes more CPU time than its budget; UndecodableImage
+        when decoders die of it, or a frame takes too long; and CalledOff soon after it has become `unwanted`.
         """
         done = deaths = 0
         while True:
             try:
                 with self._borrowed() as decoder:
-                    for frame in islice(decoder.prepared(data, self._limits, spec), done, None):
+                    for frame in islice(decoder.prepared(data, self._limits, spec, budget, unwanted), done, None):
                         done += 1
                         yield frame
             except _DecoderDied as error:
                 deaths += 1
                 log.warning("decoder.died", reason=str(error), frame=done)
+                if error.out_of_time:
+                    budget.used = budget.seconds
+                    raise TooCostly(
+                        f"More than {budget.seconds:.1f} s of CPU time for {len(data) / 1e6:.1f} MB.",
+                        cpu_seconds=budget.seconds,
+                    ) from error
                 if error.hung or deaths == MOST_DEATHS:
                     raise UndecodableImage(f"{error}.") from error
             else:
@@ -87,11 +113,11 @@ class Sandbox:
 
 
 class _DecoderDied(Exception):
-    """A decoder ended, or had to be ended (`hung`), over a file."""
+    """A decoder ended, or had to be ended (`hung`), over a file; or its CPU time was over."""
 
-    def __init__(self, reason: str, *, hung: bool = False) -> None:
+    def __init__(self, reason: str, *, hung: bool = False, out_of_time: bool = False) -> None:
         super().__init__(reason)
-        self.hung = hung
+        self.hung, self.out_of_time = hung, out_of_time
 
 
 class _Decoder:
@@ -111,26 +137,42 @@ class _Decoder:
                 raise Unavailable("no process for a decoder") from error
         self.kill = weakref.finalize(self, _end, self._process, self._socket)
 
-    def prepared(self, data: bytes, limits: Limits, spec: InputSpec) -> Iterator[Picture]:
+    def prepared(
+        self, data: bytes, limits: Limits, spec: InputSpec, budget: Budget, unwanted: Callable[[], bool]
+    ) -> Iterator[Picture]:
         most = 1 + FRAME_HEAD.size + max(spec.size**2, MOST_WORDS)
+        asked = {"limits": asdict(limits), "spec": asdict(spec), "cpu_seconds": budget.seconds}
         try:
-            send(self._socket, json.dumps({"limits": asdict(limits), "spec": asdict(spec)}).encode())
+            send(self._socket, json.dumps(asked).encode())
             send(self._socket, data)
-            while (message := receive(self._socket, most))[:1] == FRAME:
+            while (message := self._next(most, unwanted))[:1] == FRAME:
                 yield _frame(message, spec)
+            (budget.used,) = USED.unpack(self._next(USED.size, unwanted))
         except TimeoutError as error:
             raise _DecoderDied(f"no frame within {self._socket.gettimeout():.0f} s", hung=True) from error
-        except (EOFError, OSError, ValueError) as error:
-            raise _DecoderDied(self._last_words()) from error
+        except (EOFError, OSError, ValueError, struct.error) as error:
+            raise self._died() from error
         if message[:1] == FAILED:
             raise _image_error(json.loads(message[1:]))
         if message[:1] != ENDED:
             raise _DecoderDied("it says what no decoder says")
 
-    def _last_words(self) -> str:
+    def _next(self, most: int, unwanted: Callable[[], bool]) -> bytearray:
+        """The next message; TimeoutError when none begins in time, CalledOff."""
+        until = time.monotonic() + (self._socket.gettimeout() or 0)
+        while not select.select([self._socket], [], [], LOOK_SECONDS)[0]:
+            if unwanted():
+                raise CalledOff
+            if time.monotonic() > until:
+                raise TimeoutError
+        return receive(self._socket, most)
+
+    def _died(self) -> _DecoderDied:
         self.kill()
         code = self._process.returncode
-        return f"the decoder ended by {signal.Signals(-code).name}" if code < 0 else f"the decoder ended with {code}"
+        if code >= 0:
+            return _DecoderDied(f"the decoder ended with {code}")
+        return _DecoderDied(f"the decoder ended by {signal.Signals(-code).name}", out_of_time=-code == signal.SIGXCPU)
 
 
 def _end(process: subprocess.Popen[bytes], connection: socket.socket) -> None:

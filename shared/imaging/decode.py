@@ -30,6 +30,8 @@ __all__ = ["ImageInfo", "Limits", "MediaType", "Picture", "decode_one", "frames"
 # OpenCV would write about damaged files on stderr; they become errors with a name here instead.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
+#: A picture of more pixels takes too long for a process that others wait for.
+MOST_PIXELS_HERE = 25_000_000
 # See `_reduction`.
 _REDUCTIONS = (8, 4, 2)
 _REDUCTION_MARGIN = 8
@@ -55,12 +57,22 @@ def probe(file: BinaryIO, limits: Limits) -> ImageInfo:
     return ImageInfo(media_type, header.width, header.height)
 
 
-def is_risky(data: bytes) -> bool:
-    """Whether codecs get to see it that have crashed on damaged files; raises EmptyFile and UnsupportedImage.
+def wants_sandbox(data: bytes) -> bool:
+    """Whether it is to be decoded in a process of its own; raises EmptyFile and UnsupportedImage.
 
-    PNG and JPEG go to libpng, Rust's png and libjpeg-turbo, which browsers hold out against what the web sends them.
+    DICOM and TIFF go to codecs that have crashed on damaged files. PNG and JPEG go to libpng, Rust's png and
+    libjpeg-turbo, which browsers hold out against what the web sends them; among these, all that takes more than a
+    moment.
     """
-    return _media_type(BytesIO(data)) in (MediaType.DICOM, MediaType.TIFF)
+    file = BytesIO(data)
+    match _media_type(file):
+        case MediaType.PNG:
+            header = png_header(file)
+            return header.width * header.height > MOST_PIXELS_HERE or png.is_interlaced(data)
+        case MediaType.JPEG:
+            header = jpeg_header(file)
+            return header.width * header.height > MOST_PIXELS_HERE or not jpeg.is_sequential(header)
+    return True
 
 
 def pictures(data: bytes, limits: Limits, target: int | None = None, threads: int = 1) -> Iterator[Picture]:

@@ -59,6 +59,11 @@ def check_readable(header: Header) -> None:
         raise UnsupportedEncoding(f"JPEG of {header.samples} components; 1, 3 and 4 are read.")
 
 
+def is_sequential(header: Header) -> bool:
+    """Whether it is of the common kind, decoded row by row; the others go over the picture many times, or slowly."""
+    return header.marker in (0xC0, 0xC1)
+
+
 def walk(data: bytes, pixels: int = 0) -> Walk:
     """Walk the segments and scans of a picture of so many pixels to the end-of-image marker.
 

@@ -59,6 +59,11 @@ def decode(data: bytes, header: Header, threads: int = 1) -> NDArray[np.uint8]:
     return to_display(picture)
 
 
+def is_interlaced(data: bytes) -> bool:
+    """Whether it comes in seven passes over the picture (PNG, third edition, 8.1)."""
+    return data[IHDR_AT + 12 : IHDR_AT + 13] == b"\1"
+
+
 def still(data: bytes) -> bytes:
     """The PNG without its frames of animation, texts and whatever else has no say in the pixels.
 

@@ -225,7 +225,7 @@ def test_no_canary_is_found_where_it_does_not_belong(
     finish(clean_database, *(answer(claim) for claim in claims[1:]))
     loader = Loader(FolderStorage(tmp_path / "objects"), settings, lambda: None)
     for claim in claims:  # as a worker sees them
-        loader.load([claim], InputSpec(size=56))
+        loader.load([claim], InputSpec(size=56)).results()
     finish(clean_database, Outcome(claims[0], error=CorruptImage()))
     deliver = Deliver(settings, clean_database)
     deliver.drain(threading.Event())

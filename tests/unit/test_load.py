@@ -46,7 +46,7 @@ def load(settings: Settings, storage: FolderStorage, *files: bytes) -> Study:
         storage.put(f"objects/{place}", BytesIO(data))
         refs.append(ImageRef(f"img_{place}", place, 0, f"objects/{place}", hashlib.sha256(data).hexdigest(), None))
     claim = Claim("job_1", "token", "tenant_1", Classifier.BINARY, Modality.CT, 0.0, tuple(refs))
-    [study] = Loader(storage, settings, lambda: None).load([claim], InputSpec(size=32))
+    [study] = Loader(storage, settings, lambda: None).load([claim], InputSpec(size=32)).results()
     assert isinstance(study, Study)
     return study
 
