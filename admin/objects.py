@@ -35,7 +35,7 @@ def import_(folder: Folder) -> None:
 
 
 def _copy(source: Storage, target: Storage) -> int:
-    """Objects never change: one that is there with its size is there. Both lists come in the order of their keys."""
+    """Objects never change: one that is there with its size is there."""
     copied = 0
     there = {info.key: info.size for info in target.list("")}
     for info in source.list(""):

@@ -17,7 +17,7 @@ from shared.config import Settings, parse
 from shared.db import Database
 from shared.models import Base
 from standalone.services import Postgres, Redis
-from tests.s3_server import MotoS3
+from tests.s3_server import MotoS3, SeaweedFs
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,18 @@ def s3(moto: MotoS3) -> S3:
     client = Minio(endpoint=moto.endpoint, access_key=moto.access_key, secret_key=moto.secret_key, secure=False)
     client.make_bucket(bucket_name=moto.bucket)
     return S3(moto.endpoint, moto.access_key, moto.secret_key, moto.bucket)
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(services_folder: Path) -> Iterator[S3]:
+    """The other S3 server that compose deployments may run, with an empty bucket."""
+    server = SeaweedFs(services_folder / "seaweedfs", services_folder / "seaweedfs.log")
+    server.start()
+    server.wait_ready()
+    client = Minio(endpoint=server.endpoint, access_key=server.access_key, secret_key=server.secret_key, secure=False)
+    client.make_bucket(bucket_name=server.bucket)
+    yield S3(server.endpoint, server.access_key, server.secret_key, server.bucket)
+    server.stop()
 
 
 @pytest.fixture(scope="session")

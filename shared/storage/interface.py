@@ -78,7 +78,10 @@ class Storage(Protocol):
         """Remove the object; a missing one is fine."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """The objects whose key begins with `prefix` ("" for all), in the order of their keys."""
+        """The objects whose key begins with `prefix` ("" for all), in the order of their keys.
+
+        Some S3 servers (SeaweedFS) list what stands below a slash first: nobody may depend on the order.
+        """
 
     def presigned_get(self, key: str, expires: timedelta) -> str | None:
         """An address that gives the object without credentials (1 s to 7 days), or None when the store has none."""
