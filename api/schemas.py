@@ -196,6 +196,9 @@ class EndpointRequest(Strict):
     url: Url
     events: list[Subscription] = Field(min_length=1, max_length=20)
     description: Description = ""
+    include_labels: JsonBool = Field(
+        False, description="Events carry `external_id`, which you chose; leave it off if that names a patient"
+    )
 
 
 class EndpointUpdate(Strict):
@@ -215,6 +218,7 @@ class EndpointView(BaseModel):
     url: str
     description: str
     events: list[str]
+    include_labels: bool = Field(description="Events carry `external_id`")
     enabled: bool
     disabled_reason: str | None
     failing_since: datetime | None = Field(description="No delivery succeeded since then; null while they do")
@@ -256,7 +260,8 @@ class AttemptView(BaseModel):
 
     number: int
     status_code: int | None
-    error: str | None
+    error: str | None = Field(description="Why it is no delivery, in words; null when the receiver took it")
+    response_body: str | None = Field(description="The first 1,000 characters of the answer's body, if that is text")
     duration_ms: float
     created_at: datetime
 

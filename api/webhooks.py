@@ -33,7 +33,7 @@ from shared.destinations import resolve
 from shared.errors import Conflict, NotFound, TooManyEndpoints
 from shared.ids import new_id
 from shared.keys import Scope
-from shared.models import AuditEntry, Delivery, DeliveryState, EventType, WebhookEndpoint
+from shared.models import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, EventType, WebhookEndpoint
 from shared.queue import DELIVER, ring
 from shared.replays import MOST, replay
 from shared.webhooks import new_secret, record_event, schedule
@@ -49,6 +49,18 @@ def endpoint_view(endpoint: WebhookEndpoint) -> EndpointView:
     return EndpointView.model_validate(endpoint, from_attributes=True)
 
 
+def attempt_view(attempt: DeliveryAttempt) -> AttemptView:
+    """One attempt, and what came back."""
+    return AttemptView(
+        number=attempt.number,
+        status_code=attempt.status_code,
+        error=attempt.error,
+        response_body=attempt.response_head,
+        duration_ms=attempt.duration_ms,
+        created_at=attempt.created_at,
+    )
+
+
 def delivery_view(delivery: Delivery) -> DeliveryView:
     """The delivery with its attempts."""
     return DeliveryView(
@@ -60,7 +72,7 @@ def delivery_view(delivery: Delivery) -> DeliveryView:
         next_attempt_at=delivery.next_attempt_at,
         created_at=delivery.created_at,
         finished_at=delivery.finished_at,
-        attempts=[AttemptView.model_validate(a, from_attributes=True) for a in delivery.attempts],
+        attempts=[attempt_view(attempt) for attempt in delivery.attempts],
     )
 
 
@@ -116,6 +128,7 @@ def _add_endpoint(
         url=body.url,
         events=[str(event) for event in body.events],
         description=body.description,
+        include_labels=body.include_labels,
         secret=new_secret(),
     )
     session.add(endpoint)
@@ -268,7 +281,7 @@ def replay_missed(path: EndpointPath, body: ReplayRequest) -> Response:
 
 @blueprint.post("/deliveries/<string:delivery_id>/redeliver", responses={"202": DeliveryView})
 def redeliver(path: DeliveryPath) -> Response:
-    """Send an event again, with the same id, through the whole schedule of retries."""
+    """Send an event again, with the same id, through the whole schedule of retries; a pending one is sent now."""
     who = principal(Scope.WEBHOOKS_MANAGE)
     service = services()
     with service.database.transaction() as session:
@@ -278,10 +291,9 @@ def redeliver(path: DeliveryPath) -> Response:
         delivery = find_delivery(session, who, path.delivery_id)
         if not find_endpoint(session, who, delivery.endpoint_id).enabled:
             raise Conflict("the endpoint is disabled")
-        if delivery.state is DeliveryState.PENDING:
-            raise Conflict("the delivery is under way")
-        delivery.state, delivery.round_start = DeliveryState.PENDING, delivery.attempt_count
-        delivery.next_attempt_at, delivery.finished_at = sa.func.now(), None
+        if delivery.lease_token is None:  # else it is being sent at this moment
+            delivery.state, delivery.round_start = DeliveryState.PENDING, delivery.attempt_count
+            delivery.next_attempt_at, delivery.finished_at = sa.func.now(), None
         _audit(session, who, "redeliver", delivery.id)
     return _delivery_under_way(service, who, path.delivery_id)
 

@@ -1,6 +1,7 @@
 """The one shape of a job, for polling, lists, batch output and webhooks, and how it is made from rows.
 
-Webhooks carry it without what the client attached (`external_id`, `metadata`): that may name a patient.
+Webhooks carry it without `metadata`, and without `external_id` unless the endpoint was made for it: what the client
+attached may name a patient.
 """
 
 from __future__ import annotations
@@ -119,6 +120,8 @@ class JobEnvelope(BaseModel):
     status: JobState
     study_id: str
     batch_id: str | None
+    item: int | None = Field(None, description="Of a batch: number of the file or line, from 0")
+    custom_id: str | None = Field(None, description="Of a batch of lines: the client's own name for the line")
     classifier: Classifier
     modality: Modality
     priority: Priority
@@ -268,6 +271,8 @@ def job_envelope(job: Job) -> JobEnvelope:
         status=job.state,
         study_id=job.study_id,
         batch_id=job.batch_id,
+        item=job.item,
+        custom_id=job.custom_id,
         classifier=job.classifier,
         modality=job.study.modality,
         priority=job.priority,
@@ -322,16 +327,19 @@ def _batch_status(batch: Batch) -> BatchStatus:
     return BatchStatus.COMPLETED if batch.succeeded == batch.total else BatchStatus.COMPLETED_WITH_ERRORS
 
 
-PRIVATE = {"external_id", "metadata"}
+def _private(*, labels: bool) -> set[str]:
+    """Fields that webhooks do not carry."""
+    return {"metadata"} if labels else {"metadata", "external_id"}
 
 
-def job_event(job: Job) -> dict[str, Any]:
-    """The data of a job's webhook."""
-    return job_envelope(job).model_dump(mode="json", exclude=PRIVATE)
+def job_event(job: Job, *, labels: bool = False) -> dict[str, Any]:
+    """The data of a job's webhook; `labels`: with its external_id."""
+    return job_envelope(job).model_dump(mode="json", exclude=_private(labels=labels))
 
 
-def batch_event(batch: Batch) -> dict[str, Any]:
-    """The data of a batch's webhook."""
+def batch_event(batch: Batch, *, labels: bool = False) -> dict[str, Any]:
+    """The data of a batch's webhook; `labels`: with its external_id."""
     # Names of files, too, may name a patient.
-    hidden: dict[str, Any] = dict.fromkeys(PRIVATE, True) | {"ignored": {"names"}, "problem": {"member"}}
+    hidden: dict[str, Any] = {"ignored": {"names"}, "problem": {"member"}}
+    hidden |= dict.fromkeys(_private(labels=labels), True)
     return batch_envelope(batch).model_dump(mode="json", exclude=hidden)

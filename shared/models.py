@@ -510,6 +510,8 @@ class WebhookEndpoint(Base):
     url: Mapped[str]
     description: Mapped[str] = mapped_column(server_default="")
     events: Mapped[list[str]]
+    #: its events carry `external_id`, which the client chose and which may name a patient
+    include_labels: Mapped[bool] = mapped_column(server_default=sa.false())
     secret: Mapped[str]
     previous_secret: Mapped[str | None]
     previous_secret_until: Mapped[datetime | None]
@@ -576,6 +578,8 @@ class DeliveryAttempt(Base):
     tenant_id: Mapped[str] = _tenant()
     status_code: Mapped[int | None]
     error: Mapped[str | None]
+    #: the beginning of the answer's body, if that is text
+    response_head: Mapped[str | None]
     duration_ms: Mapped[float]
     created_at: Mapped[datetime] = _created()
 

@@ -91,8 +91,8 @@ def record_event(session: Session, tenant_id: str, kind: EventType, data: dict[s
     return event
 
 
-def payloads(session: Session, events: Collection[Event]) -> dict[str, dict[str, Any]]:
-    """The bodies of events by the events' ids.
+def payloads(session: Session, events: Collection[Event], *, labels: bool = False) -> dict[str, dict[str, Any]]:
+    """The bodies of events by the events' ids; `labels`: with the clients' `external_id`.
 
     That of a job or a batch is made when it is sent, not when it happens: what ended never changes, and its body
     would be most of what the end of a job costs.
@@ -101,7 +101,8 @@ def payloads(session: Session, events: Collection[Event]) -> dict[str, dict[str,
     batch_ids = [event.batch_id for event in events if event.batch_id]
     jobs = session.scalars(sa.select(Job).where(Job.id.in_(job_ids)).options(*JOB_PARTS)).all() if job_ids else []
     batches = session.scalars(sa.select(Batch).where(Batch.id.in_(batch_ids))).all() if batch_ids else []
-    data = {job.id: job_event(job) for job in jobs} | {batch.id: batch_event(batch) for batch in batches}
+    data = {job.id: job_event(job, labels=labels) for job in jobs}
+    data |= {batch.id: batch_event(batch, labels=labels) for batch in batches}
     return {event.id: event.payload or _payload(event, data[event.job_id or event.batch_id or ""]) for event in events}
 
 

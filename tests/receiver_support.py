@@ -6,10 +6,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Receiver:
-    """Answers with the scripted status codes, the last one for ever, and keeps what came."""
+    """Answers with the scripted status codes, the last one for ever, with a body if it has one, and keeps what came."""
 
     def __init__(self) -> None:
         self.replies = [204]
+        self.body = ""
+        self.retry_after: str | None = None
         self.requests: list[tuple[dict[str, str], bytes]] = []
         receiver = self
 
@@ -21,8 +23,12 @@ class Receiver:
                 self.send_response(status)
                 if status == 302:
                     self.send_header("Location", receiver.url + "/elsewhere")
-                self.send_header("Content-Length", "0")
+                if receiver.retry_after is not None:
+                    self.send_header("Retry-After", receiver.retry_after)
+                said = receiver.body.encode()
+                self.send_header("Content-Length", str(len(said)))
                 self.end_headers()
+                self.wfile.write(said)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
                 """Quiet."""

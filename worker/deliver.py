@@ -28,6 +28,7 @@ from shared.errors import WebhookDestinationRefused
 from shared.models import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, WebhookEndpoint
 from shared.webhooks import payloads, sign
 from worker.egress import Egress, Failure
+from worker.receiver_answers import reason_of, refusal_of
 
 log = structlog.get_logger(__name__)
 
@@ -70,11 +71,14 @@ class Parcel:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one attempt: a status code, or the reason that there was none."""
+    """What came of one attempt: the receiver's answer, or the reason that there was none."""
 
     status_code: int | None
     error: str | None
     seconds: float
+    head: str | None = None
+    #: seconds after which the receiver wants to be asked again
+    retry_after: float | None = None
 
     @property
     def delivered(self) -> bool:
@@ -169,7 +173,12 @@ class Deliver:
             .options(joinedload(Delivery.event), joinedload(Delivery.endpoint))
         )
         deliveries = session.scalars(rows.execution_options(populate_existing=True)).all()
-        bodies = payloads(session, [delivery.event for delivery in deliveries])
+        bodies = {
+            labels: payloads(
+                session, [one.event for one in deliveries if one.endpoint.include_labels is labels], labels=labels
+            )
+            for labels in (False, True)
+        }
         for delivery in deliveries:
             yield Parcel(
                 delivery_id=delivery.id,
@@ -179,7 +188,7 @@ class Deliver:
                 url=delivery.endpoint.url,
                 secrets=tuple(_secrets(delivery.endpoint)),
                 message_id=delivery.event_id,
-                payload=bodies[delivery.event_id],
+                payload=bodies[delivery.endpoint.include_labels][delivery.event_id],
                 attempt=delivery.attempt_count + 1,
                 attempt_of_round=delivery.attempt_count - delivery.round_start + 1,
                 failing=delivery.endpoint.failing_since is not None,
@@ -204,15 +213,14 @@ class Deliver:
         body = json.dumps(parcel.payload, separators=(",", ":"))
         headers = SENDER | sign(parcel.secrets, parcel.message_id, datetime.now(UTC), body)
         started = time.perf_counter()
-        status_code, error = None, None
         try:
-            status_code = self._egress.post(parcel.url, body.encode(), headers)
+            answer = self._egress.post(parcel.url, body.encode(), headers)
         except WebhookDestinationRefused as refused:
-            error = refused.detail
+            return Reply(None, refused.detail, time.perf_counter() - started)
         except Failure as failed:
-            # The type says what happened; the message may hold the URL, and with it a receiver's secret path.
-            error = type(failed).__name__
-        return Reply(status_code, error, time.perf_counter() - started)
+            return Reply(None, reason_of(failed), time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return Reply(answer.status, refusal_of(answer.status), seconds, answer.head, answer.retry_after)
 
     def record(self, parcel: Parcel, reply: Reply) -> str:
         """Write the attempt and what follows from it; in words."""
@@ -229,6 +237,7 @@ class Deliver:
                     number=parcel.attempt,
                     status_code=reply.status_code,
                     error=reply.error,
+                    response_head=reply.head,
                     duration_ms=round(reply.seconds * 1000, 1),
                 )
             )
@@ -262,12 +271,23 @@ class Deliver:
         elif parcel.attempt_of_round > len(schedule):
             delivery.state = DeliveryState.FAILED
         else:
-            # Jitter, so that a receiver that comes back is not met by everything at once.
-            seconds = schedule[parcel.attempt_of_round - 1] * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
+            seconds = next_delay(schedule, parcel.attempt_of_round, reply.retry_after)
             delivery.next_attempt_at = sa.func.now() + timedelta(seconds=seconds)
             return "retry"
         delivery.finished_at, delivery.next_attempt_at = sa.func.now(), None
         return delivery.state.value
+
+
+def next_delay(schedule: Sequence[float], attempt: int, retry_after: float | None) -> float:
+    """Seconds from a round's failed attempt (from 1) to the next one.
+
+    What the receiver asked for (Retry-After, RFC 9110, 10.2.3), but no longer than the schedule's delay after this one:
+    a receiver that answers nonsense is not lost for days.
+    """
+    if retry_after is not None:
+        return min(retry_after, schedule[min(attempt, len(schedule) - 1)])
+    # Jitter, so that a receiver that comes back is not met by everything at once.
+    return schedule[attempt - 1] * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
 
 
 def _secrets(endpoint: WebhookEndpoint) -> Iterator[str]:

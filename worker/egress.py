@@ -20,9 +20,12 @@ import httpcore
 from shared.config import Networks, Settings
 from shared.destinations import addresses_of, check_url
 from shared.errors import ConfigError
+from worker.receiver_answers import HEAD_CHARACTERS, ReceiverAnswer, read_answer
 
 #: What may come back before it is read to its end, so that the connection can be used again; else it is closed.
 MOST_RESPONSE_BYTES = 16_384
+#: Enough of a longer one for its first characters, whatever their encoding.
+HEAD_BYTES = 4 * HEAD_CHARACTERS
 #: Failures of a delivery, by the names that its record shows.
 Failure = (
     httpcore.TimeoutException,
@@ -58,8 +61,8 @@ class Egress:
             network_backend=_Checked(settings.webhook_allowed_networks, self._deadline),
         )
 
-    def post(self, url: str, body: bytes, headers: dict[str, str]) -> int:
-        """The status that the receiver answers with; WebhookDestinationRefused, or one of `Failure`."""
+    def post(self, url: str, body: bytes, headers: dict[str, str]) -> ReceiverAnswer:
+        """What the receiver answers; WebhookDestinationRefused, or one of `Failure`."""
         parts = check_url(url, allow_http=self._settings.webhook_allow_http)
         seconds = self._settings.webhook_timeout_seconds
         self._deadline.at = time.monotonic() + 2 * seconds  # to connect, and to answer
@@ -77,19 +80,26 @@ class Egress:
             content=body,
             extensions={"timeout": timeouts},
         ) as response:
-            self._finish(response)
-        return response.status
+            return read_answer(response.status, response.headers, self._body(response))
 
-    def _finish(self, response: httpcore.Response) -> None:
-        """Read a short body to its end. The status counts, and it is here: whatever comes of the body is no matter."""
+    def _body(self, response: httpcore.Response) -> bytes:
+        """A short body to its end, or the beginning of one that says what went wrong.
+
+        The status counts, and it is here: whatever comes of the body is no matter.
+        """
         declared = {name.lower(): value for name, value in response.headers}.get(b"content-length", b"")
-        if response.status != 204 and not (declared.isdigit() and int(declared) <= MOST_RESPONSE_BYTES):
-            return
+        short = response.status == 204 or (declared.isdigit() and int(declared) <= MOST_RESPONSE_BYTES)
+        if not short and response.status < 300:
+            return b""
+        body = b""
         try:
-            for _ in response.iter_stream():
-                pass
+            for chunk in response.iter_stream():
+                body += chunk[: MOST_RESPONSE_BYTES - len(body)]
+                if not short and len(body) >= HEAD_BYTES:
+                    break
         except Failure:
-            return
+            return body
+        return body
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -158,7 +159,6 @@ def test_an_event_is_sent_again_with_the_same_id(north: Caller, clean_database: 
     endpoint = create(north)
     delivery = json_of(north.post(f"{ENDPOINTS}/{endpoint['id']}/test"), 202)
     again = f"/v1/deliveries/{delivery['id']}/redeliver"
-    problem_of(north.post(again), 409, "conflict")
     delivered(clean_database)
     redelivered = json_of(north.post(again), 202)
     assert (redelivered["id"], redelivered["event_id"]) == (delivery["id"], delivery["event_id"])
@@ -166,6 +166,28 @@ def test_an_event_is_sent_again_with_the_same_id(north: Caller, clean_database: 
     assert redelivered["next_attempt_at"]
     with clean_database.transaction() as session:
         assert session.get_one(Delivery, delivery["id"]).round_start == 3
+
+
+def test_a_pending_delivery_is_sent_now(north: Caller, clean_database: Database) -> None:
+    endpoint = create(north)
+    delivery = json_of(north.post(f"{ENDPOINTS}/{endpoint['id']}/test"), 202)
+    later = sa.update(Delivery).values(next_attempt_at=sa.func.now() + timedelta(hours=5), attempt_count=4)
+    due = sa.select(Delivery.round_start).where(Delivery.next_attempt_at <= sa.func.now())
+    with clean_database.transaction() as session:
+        session.execute(later)
+    assert json_of(north.post(f"/v1/deliveries/{delivery['id']}/redeliver"), 202)["state"] == "pending"
+    with clean_database.transaction() as session:
+        assert session.scalars(due).all() == [4]
+        session.execute(later.values(lease_token="a worker sends it at this moment"))
+    json_of(north.post(f"/v1/deliveries/{delivery['id']}/redeliver"), 202)
+    with clean_database.transaction() as session:
+        assert session.scalars(due).all() == []
+
+
+def test_an_endpoint_says_whether_its_events_carry_labels(north: Caller) -> None:
+    assert create(north)["include_labels"] is False
+    endpoint = create(north, include_labels=True)
+    assert json_of(north.get(f"{ENDPOINTS}/{endpoint['id']}"))["include_labels"] is True
 
 
 def test_a_disabled_endpoint_is_sent_nothing(north: Caller, clean_database: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -11,16 +12,27 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
+from httpcore import ConnectError
 from standardwebhooks.webhooks import Webhook
 
 from shared import jobs
 from shared.config import Settings
 from shared.db import Database
-from shared.models import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, EventType, WebhookEndpoint
+from shared.models import (
+    AuditEntry,
+    Batch,
+    Delivery,
+    DeliveryAttempt,
+    DeliveryState,
+    EventType,
+    Job,
+    WebhookEndpoint,
+)
 from shared.webhooks import new_secret, record_event, schedule
 from tests.queue_support import POLICY, add_bundle, add_endpoint, add_job, add_tenant, answer, take
 from tests.receiver_support import Receiver
 from worker.deliver import Deliver
+from worker.receiver_answers import reason_of, refusal_of
 
 
 @pytest.fixture
@@ -77,7 +89,7 @@ def test_failures_are_retried_with_the_same_id_until_one_is_accepted(
     deliver.drain(threading.Event())
     assert outcome(clean_database, delivery_id) == (
         DeliveryState.DELIVERED,
-        [(500, None), (503, None), (200, None)],
+        [(500, refusal_of(500)), (503, refusal_of(503)), (200, None)],
     )
     assert len({headers["webhook-id"] for headers, _ in receiver.requests}) == 1
 
@@ -86,14 +98,17 @@ def test_the_schedule_has_an_end(deliver: Deliver, receiver: Receiver, clean_dat
     receiver.replies = [500]
     delivery_id = scheduled(clean_database, receiver.url)
     deliver.drain(threading.Event())
-    assert outcome(clean_database, delivery_id) == (DeliveryState.FAILED, [(500, None)] * 4)
+    assert outcome(clean_database, delivery_id) == (
+        DeliveryState.FAILED,
+        [(500, "the receiver answered 500 Internal Server Error")] * 4,
+    )
 
 
 def test_410_disables_the_endpoint(deliver: Deliver, receiver: Receiver, clean_database: Database) -> None:
     receiver.replies = [410]
     delivery_id = scheduled(clean_database, receiver.url)
     deliver.drain(threading.Event())
-    assert outcome(clean_database, delivery_id) == (DeliveryState.FAILED, [(410, None)])
+    assert outcome(clean_database, delivery_id) == (DeliveryState.FAILED, [(410, "the receiver answered 410 Gone")])
     with clean_database.transaction() as session:
         endpoint = session.scalars(sa.select(WebhookEndpoint)).one()
     assert (endpoint.enabled, endpoint.disabled_reason) == (False, "the receiver answered 410 Gone")
@@ -123,18 +138,80 @@ def test_an_endpoint_that_fails_for_days_is_disabled_and_says_why(
         assert outcome(clean_database, delivery_id)[0] is DeliveryState.FAILED
 
 
+def test_what_the_receiver_says_is_kept(deliver: Deliver, receiver: Receiver, clean_database: Database) -> None:
+    receiver.replies, receiver.body = [500], "no such event: \0\x1b[31m\u00fc " + "x" * 2000
+    delivery_id = scheduled(clean_database, receiver.url)
+    deliver.drain(threading.Event())
+    with clean_database.transaction() as session:
+        heads = set(session.scalars(sa.select(DeliveryAttempt.response_head)))
+    (head,) = heads
+    assert head is not None
+    assert head.startswith("no such event: \ufffd\ufffd[31m\u00fc x")
+    assert len(head) == 1000
+    assert outcome(clean_database, delivery_id)[0] is DeliveryState.FAILED
+
+
+def test_a_receiver_says_when_it_wants_to_be_asked_again(
+    settings: Settings, receiver: Receiver, clean_database: Database
+) -> None:
+    receiver.replies, receiver.retry_after = [503], "120"
+    role = Deliver(settings.model_copy(update={"webhook_retry_seconds": (5, 300, 300)}), clean_database)
+    delivery_id = scheduled(clean_database, receiver.url)
+    role.drain(threading.Event())
+    role.close()
+    with clean_database.transaction() as session:
+        wait = sa.extract("epoch", Delivery.next_attempt_at - sa.func.now())
+        left = session.scalar(sa.select(wait).where(Delivery.id == delivery_id))
+    assert left is not None
+    assert 20 < left <= 120
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_events_name_what_they_are_of(
+    labels: bool,
+    deliver: Deliver,
+    receiver: Receiver,
+    clean_database: Database,
+) -> None:
+    with clean_database.transaction() as session:
+        add_bundle(session)
+        tenant = add_tenant(session)
+        add_endpoint(session, tenant, receiver.url).include_labels = labels
+        job = add_job(session, tenant)
+        batch = Batch(
+            id="bat_1", tenant_id=tenant.id, external_id="night", total=1, queued=1, received_at=sa.func.now()
+        )
+        session.add(batch)
+        session.flush()
+        mine = {"batch_id": "bat_1", "item": 7, "custom_id": "line-7", "external_id": "A-1", "extra": {"a": 1}}
+        session.execute(sa.update(Job).where(Job.id == job.id).values(**mine))
+    with clean_database.transaction() as session:
+        jobs.finish(session, [answer(claim) for claim in take(session)], POLICY)
+    deliver.drain(threading.Event())
+    events = {event["type"]: event["data"] for event in (json.loads(body) for _, body in receiver.requests)}
+    job_data = events["job.succeeded"]
+    assert (job_data["batch_id"], job_data["item"], job_data["custom_id"]) == ("bat_1", 7, "line-7")
+    for data, label in ((job_data, "A-1"), (events["batch.completed"], "night")):
+        assert data.get("external_id") == (label if labels else None)
+        assert ("external_id" in data) is labels
+        assert "metadata" not in data
+
+
 def test_a_redirect_is_not_followed(deliver: Deliver, receiver: Receiver, clean_database: Database) -> None:
     receiver.replies = [302]
     delivery_id = scheduled(clean_database, receiver.url)
     deliver.drain(threading.Event())
-    assert outcome(clean_database, delivery_id)[1][0] == (302, None)
+    assert outcome(clean_database, delivery_id)[1][0] == (
+        302,
+        "the receiver answered 302, and redirects are not followed: change the endpoint's URL",
+    )
     assert len(receiver.requests) == 4
 
 
 def test_a_receiver_that_is_away_is_an_attempt_too(deliver: Deliver, clean_database: Database) -> None:
     delivery_id = scheduled(clean_database, "http://127.0.0.1:9/nobody")
     deliver.drain(threading.Event())
-    assert outcome(clean_database, delivery_id) == (DeliveryState.FAILED, [(None, "ConnectError")] * 4)
+    assert outcome(clean_database, delivery_id) == (DeliveryState.FAILED, [(None, reason_of(ConnectError()))] * 4)
 
 
 def test_the_address_is_checked_again_when_connecting(

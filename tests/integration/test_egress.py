@@ -120,7 +120,7 @@ def strict(settings: Settings, authority: trustme.CA, tmp_path: Path) -> Setting
 
 def sent(settings: Settings, url: str, times: int = 1) -> list[int]:
     with contextlib.closing(Egress(settings)) as egress:
-        return [egress.post(url, b"{}", {"Content-Type": "application/json"}) for _ in range(times)]
+        return [egress.post(url, b"{}", {"Content-Type": "application/json"}).status for _ in range(times)]
 
 
 def test_an_https_receiver_is_reached_by_its_name(strict: Settings, receiver: TlsReceiver, resolver: Resolver) -> None:
@@ -152,7 +152,7 @@ def test_a_connection_to_one_host_is_not_used_for_another_at_the_same_address(
 ) -> None:
     resolver({"hook.hospital.example": ["127.0.0.1"], "other.example": ["127.0.0.1"]})
     with contextlib.closing(Egress(strict)) as egress:
-        assert egress.post(f"https://hook.hospital.example:{receiver.port}/", b"{}", {}) == 200
+        assert egress.post(f"https://hook.hospital.example:{receiver.port}/", b"{}", {}).status == 200
         with pytest.raises(httpcore.ConnectError):  # its own handshake, and its own look at the certificate
             egress.post(f"https://other.example:{receiver.port}/", b"{}", {})
     assert len(receiver.hosts) == 1
