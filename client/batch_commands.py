@@ -140,8 +140,9 @@ def results(
 ) -> None:
     """Fetch what a batch has answered, also while it runs: to files, or as JSON lines on standard output."""
     _check(out, errors)
-    with connected(url, key, PATIENT) as thoraq, Meter() as meter, _leaving(meter):
+    with connected(url, key) as thoraq:
         found = thoraq.batch(batch_id)
+    with connected(url, key, PATIENT) as thoraq, Meter() as meter, _leaving(meter):
         if wait and not found.done:
             found = _follow(thoraq, found, meter)
         report = _save(thoraq, found, meter, out, errors) if out or errors else Report()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ class Transport:
         try:
             yield _checked(response)
         except httpx.TransportError as error:
-            raise Unreachable(f"the answer of {self._http.base_url.host} broke off: {_said(error)}") from None
+            raise Unreachable(f"the answer of {self._server} broke off: {_said(error)}") from None
         finally:
             response.close()
 
@@ -130,7 +131,11 @@ class Transport:
 
     def _unreachable(self, attempts: int, reason: str) -> Unreachable:
         times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-        return Unreachable(f"no answer from {self._http.base_url.host} after {times}: {reason}")
+        return Unreachable(f"no answer from {self._server} after {times}: {reason}")
+
+    @property
+    def _server(self) -> str:
+        return self._http.base_url.netloc.decode()
 
 
 def _checked(response: httpx.Response) -> httpx.Response:
@@ -140,7 +145,7 @@ def _checked(response: httpx.Response) -> httpx.Response:
 
 
 def _said(error: httpx.TransportError) -> str:
-    return str(error) or type(error).__name__
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
 
 
 def retry_after(response: httpx.Response, *, default: float) -> float:

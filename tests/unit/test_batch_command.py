@@ -189,7 +189,7 @@ def test_bars_and_silence_fit_the_terminal(monkeypatch: pytest.MonkeyPatch, imag
 def test_a_server_that_is_not_there_is_not_waited_for_long(server: Server, images: Path) -> None:
     done = thoraq(server, "batch", images, "--url", "http://127.0.0.1:1")
     assert done.returncode == 3
-    assert "no answer from 127.0.0.1 after 5 attempts" in done.stderr
+    assert "no answer from 127.0.0.1:1 after 5 attempts: Connection refused" in done.stderr
 
 
 def test_json_is_the_batch_as_it_ended(server: Server, images: Path) -> None:
