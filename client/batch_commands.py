@@ -59,7 +59,9 @@ def batch(
     key: Key,
     url: Url = LOCAL,
     classifier: Annotated[Classifier, typer.Option(help="COVID-19 or not; or normal, pneumonia, COVID-19.")] = "binary",
-    modality: Annotated[Modality | None, typer.Option(help="Not needed for DICOM.", show_default=False)] = None,
+    modality: Annotated[
+        Modality | None, typer.Option(help="Of files that do not say it themselves; DICOM does.", show_default=False)
+    ] = None,
     priority: Annotated[Priority, typer.Option(help="Who goes first.")] = "bulk",
     group_by: Annotated[Grouping, typer.Option(help="Which files are one study.")] = "file",
     external_id: Annotated[str | None, typer.Option(help="Your own label for the batch.", show_default=False)] = None,

@@ -14,6 +14,8 @@ from typing import TextIO
 
 from shared.errors import ConfigError
 
+ENVIRONMENT = "env"
+
 
 class DataFolder:
     """The folder with everything that survives a restart.
@@ -63,14 +65,13 @@ class DataFolder:
         """A random secret of 64 hexadecimal digits, made at the first use of its name."""
         return self._kept().get(name) or self._keep(name, secrets.token_hex(32))
 
-    def write_environment(self, environ: Mapping[str, str]) -> Path:
+    def write_environment(self, environ: Mapping[str, str]) -> None:
         """Keep settings of the running system for operators' commands, as a file that a shell reads with `.`."""
-        file = self.path / "env"
+        file = self.path / ENVIRONMENT
         file.unlink(missing_ok=True)
         file.touch(mode=0o600)
         lines = [f"export {name}={shlex.quote(value)}\n" for name, value in sorted(environ.items())]
         file.write_text("".join(lines), encoding="utf-8")
-        return file
 
     def _close_to_others(self) -> None:
         """Only the owner may enter: as root the database runs as `nobody`, and others run as that, too.

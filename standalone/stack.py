@@ -19,7 +19,7 @@ import httpx
 from client import ApiError, Client
 from shared.config import Settings, parse
 from shared.errors import ConfigError
-from standalone.folder import DataFolder
+from standalone.folder import ENVIRONMENT, DataFolder
 from standalone.process import ROOT, Service, ServiceFailed
 from standalone.programs import programs
 from standalone.services import HOST, Postgres, Redis, free_port
@@ -62,7 +62,6 @@ class Stack:
         self._port = 0
         self._say = say
         self._crashes: dict[str, Crashes] = {}
-        self._environment_file: Path | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -96,7 +95,8 @@ class Stack:
     @property
     def operator_environment(self) -> str:
         """What a shell runs before an operator's command, so that it works on this system."""
-        return f". {shlex.quote(os.path.relpath(self._environment_file or self.folder.path / 'env'))}"
+        file, here = self.folder.path / ENVIRONMENT, Path.cwd()
+        return f". {shlex.quote(str(file.relative_to(here) if file.is_relative_to(here) else file))}"
 
     @property
     def postgres(self) -> Postgres:
@@ -133,8 +133,8 @@ class Stack:
         killed: list[str] = []
         for names, seconds in STOP_ORDER:
             killed += self._stop_together([self.children[name] for name in names if name in self.children], seconds)
-        if self._environment_file is not None:
-            self._environment_file.unlink(missing_ok=True)  # its addresses are nobody's now
+        if self.children:
+            (self.folder.path / ENVIRONMENT).unlink(missing_ok=True)  # its addresses are nobody's now
         self.folder.release()
         # Last: whoever cannot print any more has everything stopped nevertheless.
         for name in killed:
@@ -221,7 +221,7 @@ class Stack:
             chosen["THORAQ_REDIS_URL"] = redis.url
         self.environ = self._given | {name: value for name, value in chosen.items() if not self._is_given(name)}
         ours = {name: value for name, value in self.environ.items() if name.startswith("THORAQ_")}
-        self._environment_file = self.folder.write_environment(ours)
+        self.folder.write_environment(ours)
 
     def _is_given(self, name: str) -> bool:
         return name in self._given or f"{name}_FILE" in self._given

@@ -178,3 +178,18 @@ def test_a_zip_with_a_bad_member_ends_with_the_answers_and_the_error(
     assert "export/two.png" in done.stdout
     listed = thoraq(environment, "batches", "list", "--limit", "1", "--json")
     assert json.loads(listed.stdout)["external_id"] == "a ward"
+
+
+def test_a_ct_among_xrays_goes_its_own_way(whole_stack: Stack, tmp_path: Path) -> None:
+    """DICOM says its modality itself; --modality is for the files that do not."""
+    out = tmp_path / "results.ndjson"
+    files = [SAMPLES / "xray-normal.png", SAMPLES / "ct-slice.dcm"]
+    command = [COMMAND, "batch", *files, "--modality", "xray", "--out", out, "--json"]
+    given = os.environ | {"THORAQCTL_URL": whole_stack.url, "THORAQCTL_KEY": whole_stack.key}
+    done = subprocess.run(list(map(str, command)), env=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert {line["member"]: line["job"]["modality"] for line in lines} == {
+        "xray-normal.png": "xray",
+        "ct-slice.dcm": "ct",
+    }

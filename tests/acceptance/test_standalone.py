@@ -195,7 +195,7 @@ def test_what_is_no_port_is_told_in_a_line(data: Path, plain_environ: dict[str, 
 @pytest.mark.parametrize("inside", ["", "folder"])
 def test_a_file_is_no_data_folder(tmp_path: Path, plain_environ: dict[str, str], inside: str) -> None:
     (tmp_path / "file").touch()
-    text = refusal(tmp_path / "file" / inside, plain_environ, "--port=0")
+    text = refusal(tmp_path / "data", plain_environ, "--data", str(tmp_path / "file" / inside), "--port=0")
     assert len(text.splitlines()) == 1
     assert f"{tmp_path / 'file'}" in text
 

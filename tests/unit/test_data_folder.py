@@ -42,7 +42,8 @@ def test_the_settings_are_for_the_owner_and_read_by_a_shell(tmp_path: Path) -> N
     folder = DataFolder(tmp_path / "data")
     folder.take()
     values = {"THORAQ_A": 'it\'s $HOME `id` "x" \\n', "THORAQ_B": "two words"}
-    file = folder.write_environment(values)
+    folder.write_environment(values)
+    file = tmp_path / "data" / "env"
     folder.release()
     assert mode(file) == 0o600
     script = f'. "{file}"; printf "%s|%s" "$THORAQ_A" "$THORAQ_B"'
