@@ -98,12 +98,14 @@ class Settings(BaseModel):
     )
 
     model_dir: Path = Field(Path("models/thoraq-3"), description="The model bundle served while none is activated")
-    model_cache: Path = Field(Path(".thoraq/models"), description="Where workers keep activated bundles they fetched")
+    model_cache: Path = Field(
+        Path(".thoraq/models"), description="Where workers keep bundles they fetched, and which engine was faster"
+    )
     engine: Literal["auto", "tensorflow", "openvino-float32", "openvino-bf16", "openvino-int8", "null", "stand-in"] = (
         Field(
             "auto",
-            description="What runs the trunks; auto: TensorFlow on a GPU, else the fastest that passes its check. "
-            "null and stand-in run none: they are for measurements and drills",
+            description="What runs the trunks; auto: TensorFlow on a GPU, else the fastest that passes its check "
+            "on this CPU. null and stand-in run none: they are for measurements and drills",
         )
     )
     stand_in_rate: float = Field(0, ge=0, description="Images/s of the engine `stand-in`; 0: it takes no time")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from shared.bundle import Bundle
 from shared.config import Settings
 from shared.cpu import Cpu, this_cpu
+from shared.engine_comparison import ROOM, Comparison, Comparisons, Timer, batch_seconds, compare, key_of
 from shared.errors import EngineError, EngineOutOfMemory, ModelError
 from shared.memory import images_that_fit
 from shared.networks import rebuild, tensorflow
@@ -68,43 +69,127 @@ def open_engine(bundle: Bundle, settings: Settings, room: int | None = None) -> 
     With `room`, bytes of memory, an engine whose needs the card gives is made for as many images as fit, and passed
     over when none does. Raises ModelError when no engine is left.
     """
-    return choose_engine(bundle, settings.engine, settings.batch_size, settings.engine_threads or None, room)
+    known = Comparisons(settings.model_cache)
+    return choose_engine(bundle, settings.engine, settings.batch_size, settings.engine_threads or None, room, known)
 
 
 def choose_engine(
-    bundle: Bundle, setting: str = "auto", max_batch: int = 16, threads: int | None = None, room: int | None = None
+    bundle: Bundle,
+    setting: str = "auto",
+    max_batch: int = 16,
+    threads: int | None = None,
+    room: int | None = None,
+    known: Comparisons | None = None,
+    timer: Timer = batch_seconds,
 ) -> Engine:
-    """As `open_engine`, for those who have no settings: the first of `candidates` that passes."""
-    reference = Reference.read(bundle)
-    refused = []
-    for name in candidates(bundle, setting):
-        started = time.perf_counter()
-        try:
-            fit = max_batch if room is None else images_that_fit(bundle, name, max_batch, room)
-            if fit < max_batch:
-                log.warning("engine.smaller_batch", engine=name, images=fit, batch_size=max_batch, room=room)
-            engine = _proved(name, bundle, reference, fit, threads)
-        except (ModelError, EngineError) as error:
-            log.warning("engine.refused", engine=name, bundle=bundle.name, reason=error.detail)
-            refused.append(f"{name}: {error.detail}")
-            continue
-        log.info("engine.ready", engine=name, bundle=bundle.name, seconds=round(time.perf_counter() - started, 2))
+    """As `open_engine`, for those who have no settings.
+
+    The first of `candidates` that passes; if that is int8, it and the next one are compared on this CPU
+    (shared/engine_comparison.py), unless they were before: `known`.
+    """
+    opener = _Opener(bundle, max_batch, threads, room)
+    names = candidates(bundle, setting)
+    if setting != "auto" or names[0] != "openvino-int8":
+        return opener.first(names, setting)
+    if known is None:
+        return _int8_or_more_exact(opener, names, None, timer)
+    with known.alone():
+        return _int8_or_more_exact(opener, names, known, timer)
+
+
+def _int8_or_more_exact(
+    opener: _Opener, names: Sequence[EngineName], known: Comparisons | None, timer: Timer
+) -> Engine:
+    """Of int8 and the next engine the one that answers on this CPU; where one of them is refused, the next."""
+    int8, exact = names[:2]
+    key = key_of(this_cpu(), opener.bundle, opener.max_batch, opener.threads, (int8, exact))
+    before = None if known is None else known.recall(key)
+    if before is not None and before.engine in {int8, exact}:
+        chosen = before.engine
+        log.info("engine.compared", bundle=opener.bundle.name, measured_before=True, **described(before))
+        return opener.first(sorted(names, key=lambda name: name != chosen), "auto")
+    first = opener.first(names, "auto")
+    if first.name != int8 or opener.reference is None or not opener.has_room_for_two(int8):
+        return first
+    try:
+        second = opener.open(exact)
+    except (ModelError, EngineError) as error:
+        opener.refuse(exact, error)
+        return first
+    images = np.resize(opener.reference.images, (opener.max_batch, *opener.reference.images.shape[1:]))
+    seconds = timer((first, second), images, opener.bundle.card.trunks.keys())
+    found = compare(seconds, len(images), int8, exact)
+    if known is not None:
+        known.keep(key, found, this_cpu())
+    say = log.info if found.engine == int8 else log.warning
+    say("engine.compared", bundle=opener.bundle.name, measured_before=False, **described(found))
+    return first if found.engine == int8 else second
+
+
+def described(found: Comparison) -> dict[str, object]:
+    """A comparison's fields for the log."""
+    return {
+        "engine": found.engine,
+        "reason": found.reason,
+        "images_per_second": found.images_per_second,
+        "cpu": this_cpu().model,
+    }
+
+
+class _Opener:
+    """Opens a bundle's engines, each held to the bundle's reference answers; notes those that are refused."""
+
+    def __init__(self, bundle: Bundle, max_batch: int, threads: int | None, room: int | None) -> None:
+        self.bundle, self.max_batch, self.threads, self._room = bundle, max_batch, threads, room
+        self.reference = Reference.read(bundle)
+        self._refused: list[str] = []
+
+    def first(self, names: Sequence[EngineName], setting: str) -> Engine:
+        """The first of them that passes; ModelError when none does."""
+        for name in names:
+            started = time.perf_counter()
+            try:
+                engine = self.open(name)
+            except (ModelError, EngineError) as error:
+                self.refuse(name, error)
+                continue
+            seconds = round(time.perf_counter() - started, 2)
+            log.info("engine.ready", engine=name, bundle=self.bundle.name, seconds=seconds)
+            return engine
+        why = "; ".join(self._refused) or f"none for THORAQ_ENGINE={setting}"
+        raise ModelError(f"no engine runs model bundle {self.bundle.name} as it should: {why}")
+
+    def open(self, name: EngineName) -> Engine:
+        """The engine, warm; ModelError unless it repeats the reference's answers and there is memory for it."""
+        fit = self._images_that_fit(name)
+        if self.reference is None and name != REFERENCE:
+            raise ModelError("the bundle has no reference answers to hold it to")
+        engine = make_engine(name, self.bundle, fit, self.threads)
+        if self.reference is not None and (fault := disagreement(engine, self.bundle, self.reference)):
+            raise ModelError(fault)
+        engine.warm_up()
         return engine
-    why = "; ".join(refused) or f"none for THORAQ_ENGINE={setting}"
-    raise ModelError(f"no engine runs model bundle {bundle.name} as it should: {why}")
 
+    def refuse(self, name: EngineName, error: ModelError | EngineError) -> None:
+        """Note why it is passed over."""
+        log.warning("engine.refused", engine=name, bundle=self.bundle.name, reason=error.detail)
+        self._refused.append(f"{name}: {error.detail}")
 
-def _proved(
-    name: EngineName, bundle: Bundle, reference: Reference | None, max_batch: int, threads: int | None
-) -> Engine:
-    """The engine, warm; ModelError unless it repeats the reference's answers."""
-    if reference is None and name != REFERENCE:
-        raise ModelError("the bundle has no reference answers to hold it to")
-    engine = make_engine(name, bundle, max_batch, threads)
-    if reference is not None and (fault := disagreement(engine, bundle, reference)):
-        raise ModelError(fault)
-    engine.warm_up()
-    return engine
+    def has_room_for_two(self, name: EngineName) -> bool:
+        """Whether another engine can be held beside this one while they are compared; said in the log if not."""
+        need = self.bundle.card.memory_needed.get(name)
+        if self._room is None or need is None or self._room >= ROOM * need.of(self.max_batch):
+            return True
+        log.warning("engine.not_compared", engine=name, bundle=self.bundle.name, reason="no memory for two engines")
+        return False
+
+    def _images_that_fit(self, name: EngineName) -> int:
+        if self._room is None:
+            return self.max_batch
+        fit = images_that_fit(self.bundle, name, self.max_batch, self._room)
+        if fit < self.max_batch:
+            log.warning("engine.smaller_batch", engine=name, images=fit, batch_size=self.max_batch, room=self._room)
+        return fit
 
 
 def make_engine(name: EngineName, bundle: Bundle, max_batch: int = 16, threads: int | None = None) -> Engine:

@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from shared.bundle import Bundle
+from shared.engine_comparison import FOLDER
 from shared.errors import ModelError
 from shared.model_store import fetch
 from shared.storage import Storage
@@ -54,7 +55,7 @@ class ModelCache:
                 os.close(self._held.pop(sha256))
             for entry in self._root.iterdir():
                 # Whoever fetches holds the lock that is held here: an unfinished folder was left behind.
-                if entry.name != LOCK and entry.name not in wanted and not _in_use(entry):
+                if entry.name not in {LOCK, FOLDER, *wanted} and not _in_use(entry):
                     shutil.rmtree(entry)
                     log.info("model.cache_removed", sha256=entry.name)
 

@@ -19,9 +19,10 @@ from openvino import opset13 as ops
 from safetensors.numpy import save
 from structlog.testing import capture_logs
 
-from shared.bundle import CARD, Bundle, EngineFiles
+from shared.bundle import CARD, Bundle, EngineFiles, MemoryNeed
 from shared.config import Settings, parse
 from shared.cpu import Cpu, this_cpu
+from shared.engine_comparison import Comparison, Comparisons, Timer, batch_seconds, key_of
 from shared.engines import (
     Engine,
     EngineName,
@@ -257,10 +258,72 @@ def test_devices_see_few_batch_sizes(most: int, sizes: tuple[int, ...]) -> None:
     assert set(seen) <= set(sizes)
 
 
-def test_the_fastest_engine_that_agrees_is_chosen(whole: Bundle) -> None:
+def taking(**seconds: float) -> Timer:
+    """A measurement that finds these seconds for a batch, by the end of an engine's name."""
+    return lambda engines, _, __: {engine.name: seconds[engine.name.rpartition("-")[2]] for engine in engines}
+
+
+INT8_FASTER = taking(int8=1.0, bf16=1.1, float32=1.1)
+INT8_SLOWER = taking(int8=1.1, bf16=1.0, float32=1.0)
+
+
+def unmeasured(*_: object) -> dict[str, float]:
+    raise AssertionError("it was measured again")
+
+
+def test_int8_is_chosen_where_it_is_faster_and_agrees(whole: Bundle) -> None:
     with capture_logs() as logs:
-        assert choose_engine(whole, threads=1).name == "openvino-int8"
-    assert [entry["event"] for entry in logs] == ["engine.ready"]
+        assert choose_engine(whole, threads=1, timer=INT8_FASTER).name == "openvino-int8"
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [
+        ("engine.ready", "info"),
+        ("engine.compared", "info"),
+    ]
+    assert logs[1]["images_per_second"] == {"openvino-int8": 16.0, SECOND: 14.55}
+
+
+def test_int8_that_is_slower_than_what_is_more_exact_does_not_answer(whole: Bundle) -> None:
+    with capture_logs() as logs:
+        assert choose_engine(whole, threads=1, timer=INT8_SLOWER).name == SECOND
+    assert (logs[-1]["event"], logs[-1]["log_level"]) == ("engine.compared", "warning")
+    assert logs[-1]["reason"] == f"{SECOND} is 1.10 times as fast as openvino-int8 on this CPU"
+
+
+def test_a_worker_measures_once(whole: Bundle, tmp_path: Path) -> None:
+    known = Comparisons(tmp_path)
+    assert choose_engine(whole, threads=1, known=known, timer=INT8_SLOWER).name == SECOND
+    with capture_logs() as logs:
+        assert choose_engine(whole, threads=1, known=known, timer=unmeasured).name == SECOND
+    assert [entry["event"] for entry in logs] == ["engine.compared", "engine.ready"]
+    assert logs[0]["measured_before"] is True
+    with pytest.raises(AssertionError, match="measured again"):  # another size of batches is another comparison
+        choose_engine(whole, max_batch=8, threads=1, known=known, timer=unmeasured)
+
+
+def test_what_was_found_before_is_checked_again_and_passed_over_if_it_fails(own: Bundle, tmp_path: Path) -> None:
+    known = Comparisons(tmp_path)
+    confused = recard(own, engines={"openvino-int8": {"vgg16": constant_trunk(own.path)}})
+    found = Comparison("openvino-int8", {"openvino-int8": 2.0, SECOND: 1.0})
+    known.keep(key_of(this_cpu(), confused, 16, 1, ("openvino-int8", SECOND)), found, this_cpu())
+    assert choose_engine(confused, threads=1, known=known, timer=unmeasured).name == SECOND
+
+
+def test_a_named_engine_is_not_compared(whole: Bundle) -> None:
+    assert choose_engine(whole, "openvino-int8", threads=1, timer=unmeasured).name == "openvino-int8"
+
+
+def test_without_memory_for_two_engines_they_are_not_compared(own: Bundle) -> None:
+    need = MemoryNeed(one_image=1000, each_more=0)
+    bundle = recard(own, memory_needed={"openvino-int8": need})
+    with capture_logs() as logs:
+        assert choose_engine(bundle, threads=1, room=1500, timer=unmeasured).name == "openvino-int8"
+    assert logs[-1]["event"] == "engine.not_compared"
+
+
+def test_a_real_measurement_finds_a_time_for_each(whole: Bundle) -> None:
+    engines = [make_engine(name, whole, 4, threads=1) for name in ("openvino-int8", "openvino-float32")]
+    found = batch_seconds(engines, pictures(4), whole.card.trunks.keys())
+    assert found.keys() == {"openvino-int8", "openvino-float32"}
+    assert all(0 < seconds < float("inf") for seconds in found.values())
 
 
 @pytest.mark.parametrize("wanted", ["tensorflow", SECOND, "openvino-int8"])
@@ -275,7 +338,7 @@ def test_an_engine_that_answers_otherwise_is_passed_over_and_said_so(own: Bundle
     confused = {"vgg16": files["vgg16"], "densenet201": constant_trunk(own.path)}
     bundle = recard(own, engines={"openvino-int8": confused})
     with capture_logs() as logs:
-        assert choose_engine(bundle).name == SECOND
+        assert choose_engine(bundle, timer=unmeasured).name == SECOND
     assert [(entry["event"], entry["engine"]) for entry in logs] == [
         ("engine.refused", "openvino-int8"),
         ("engine.ready", SECOND),
@@ -368,15 +431,15 @@ def test_a_parity_file_that_does_not_fit_is_refused(own: Bundle, content: dict[s
         Reference.read(recard(own))
 
 
-def test_int8_serves_without_tensorflow(whole: Bundle) -> None:
+def test_openvino_serves_without_tensorflow(whole: Bundle) -> None:
     code = (
         "import sys; from pathlib import Path; from shared.bundle import Bundle; "
         "from shared.engines import choose_engine; "
-        "print(choose_engine(Bundle.open(Path(sys.argv[1]))).name, 'tensorflow' in sys.modules)"
+        "print(choose_engine(Bundle.open(Path(sys.argv[1]))).name.partition('-')[0], 'tensorflow' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(whole.path)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines()[-1] == "openvino-int8 False"
+    assert run.stdout.splitlines()[-1] == "openvino False"
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from shared import model_store
+from shared.cpu import Cpu
+from shared.engine_comparison import Comparison, Comparisons
 from shared.errors import ModelError
 from shared.storage import FolderStorage, Storage
 from tests.factories_bundle import write_bundle
@@ -134,3 +136,11 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, storage: Storage
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match=r"THORAQ_MODEL_CACHE\) failed: ENOTDIR"):
         ModelCache(tmp_path / "file" / "cache", storage).open("0" * 64)
+
+
+def test_what_was_measured_of_engines_stays_when_bundles_go(tmp_path: Path, cache: ModelCache) -> None:
+    known = Comparisons(tmp_path / "cache")
+    found = Comparison("openvino-int8", {"openvino-int8": 2.0, "openvino-float32": 1.0})
+    known.keep("key", found, Cpu("a CPU"))
+    cache.keep(set())
+    assert known.recall("key") == found
