@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pydicom import Dataset, FileMetaDataset, dcmwrite
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
 from pydicom.sequence import Sequence
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from shared.imaging import profile
+from shared.imaging.deflate import Deflated
 from shared.imaging.dicom_file import PREAMBLE_BYTES, SIGNATURE, Header, read_header
 from shared.imaging.pixel_data import PixelData, locate
 from shared.imaging.vendor import vendor_errors
@@ -23,6 +26,8 @@ from shared.imaging.vendor import vendor_errors
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+#: Where the value of (0002,0000) stands, the length of the rest of its group (PS3.10 7.1).
+_GROUP_LENGTH_AT = PREAMBLE_BYTES + len(SIGNATURE) + 8
 METHOD = f"PS3.15 {profile.EDITION} Basic Profile"
 
 
@@ -84,24 +89,39 @@ def deidentified(file: BinaryIO, secret: str) -> tuple[BinaryIO, dict[str, list[
     key = secret.encode()
     with vendor_errors():
         header = read_header(file, None)
-        pixels = locate(file, header)
+        pixels = locate(header.file, header)
         account = profile.apply(header.dataset, key)
-        head = _written(header.dataset, header.syntax, key) + _pixel_element(header, pixels)
-    return cast(BinaryIO, Spliced(head, file, pixels.start, pixels.end - pixels.start)), account.told()
+        meta, elements = _written(header, key)
+    head, length = elements + _pixel_element(header, pixels), pixels.end - pixels.start
+    if not header.deflated:
+        return cast(BinaryIO, Spliced(meta + head, file, pixels.start, length)), account.told()
+    dataset = io.BufferedReader(Spliced(head, header.file, pixels.start, length))
+    return cast(BinaryIO, Deflated(meta, cast(BinaryIO, dataset))), account.told()
 
 
-def _written(dataset: Dataset, syntax: UID, key: bytes) -> bytes:
-    """The header as bytes, with a preamble of zeros and a file meta group that names only what it must."""
+def _written(header: Header, key: bytes) -> tuple[bytes, bytes]:
+    """The header as bytes: a preamble of zeros and a file meta group that names only what it must; the elements."""
+    dataset = header.dataset
     _mark(dataset)
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID = syntax
+    meta.TransferSyntaxUID = header.syntax
     meta.MediaStorageSOPClassUID = UID(str(dataset.get("SOPClassUID") or "1.2.840.10008.5.1.4.1.1.7"))
     meta.MediaStorageSOPInstanceUID = UID(str(dataset.get("SOPInstanceUID") or profile.remapped("none", key)))
     dataset.file_meta = meta
     dataset.preamble = bytes(PREAMBLE_BYTES)
     file = io.BytesIO()
     dcmwrite(file, dataset, enforce_file_format=True)
-    return file.getvalue()
+    whole = file.getvalue()
+    (length,) = struct.unpack_from("<I", whole, _GROUP_LENGTH_AT)
+    end = _GROUP_LENGTH_AT + 4 + length
+    return _deflated_meta(meta) if header.deflated else whole[:end], whole[end:]
+
+
+def _deflated_meta(meta: FileMetaDataset) -> bytes:
+    meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    file = DicomBytesIO()
+    write_file_meta_info(file, meta)
+    return bytes(PREAMBLE_BYTES) + SIGNATURE + file.getvalue()
 
 
 def _pixel_element(header: Header, pixels: PixelData) -> bytes:

@@ -88,10 +88,10 @@ def probe(file: BinaryIO, limits: Limits) -> ImageInfo:
 
 def pictures(data: bytes, limits: Limits, first: int = 0) -> Iterator[Picture]:
     """Yield the frames from the one of index `first`, as `decode.frames` does; IndexError when there is none."""
-    file = BytesIO(data)
     with vendor_errors():
-        header = read_header(file, _PIXEL_HEADER_TAGS)
+        header = read_header(BytesIO(data), _PIXEL_HEADER_TAGS)
         info, pixels = _inspect(header.dataset, limits)
+        file = _in_memory(header)
         value = locate(file, header)
         file.seek(value.start)
         _check_value(file, header, value, pixels)
@@ -103,6 +103,17 @@ def pictures(data: bytes, limits: Limits, first: int = 0) -> Iterator[Picture]:
     for index in range(first, info.frames):
         with vendor_errors():
             yield _picture(next(stored), pixels, partial(greyscale, index))
+
+
+def _in_memory(header: Header) -> BinaryIO:
+    """The header's file; frames are not read one by one from a deflated one, which begins anew for each."""
+    if not header.deflated:
+        return header.file
+    at = header.file.tell()
+    header.file.seek(0)
+    whole = BytesIO(header.file.read())
+    whole.seek(at)
+    return whole
 
 
 def _picture(frame: NDArray[Any], pixels: _Pixels, greyscale: Callable[[], Greyscale]) -> Picture:

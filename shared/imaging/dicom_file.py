@@ -18,6 +18,7 @@ from pydicom.filereader import read_dataset, read_sequence_item
 from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -27,6 +28,7 @@ from pydicom.valuerep import VR
 
 from shared.errors import CorruptImage, NoPixelData, ProgramInPreamble, UnsupportedDicom
 from shared.imaging.bounded import BoundedReader, Budget
+from shared.imaging.deflate import inflated
 from shared.imaging.elements import count, invalid, texts
 from shared.imaging.transfer_syntaxes import check_supported
 
@@ -64,12 +66,16 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 class Header:
     """The elements before the pixels, and the transfer syntax that the dataset is really in.
 
-    `named` is False when the file names none, so that nothing is known about a compression.
+    `file` stands before the pixels; it is another one than was given where the dataset is deflated, which `syntax` does
+    not say: there it is the syntax of what was deflated. `named` is False when the file names none, so that nothing is
+    known about a compression.
     """
 
+    file: BinaryIO
     dataset: Dataset
     syntax: UID
-    named: bool = True
+    named: bool
+    deflated: bool
 
     @property
     def implicit(self) -> bool:
@@ -124,23 +130,30 @@ def check_preamble(file: BinaryIO) -> None:
 
 
 def read_header(file: BinaryIO, tags: tuple[BaseTag, ...] | None) -> Header:
-    """Read the named elements, or all of them, up to the pixel data, where `file` is left; their tag has not been read.
+    """Read the named elements, or all of them, up to the pixel data, whose tag has not been read.
 
     Values that are too large for a header are skipped.
 
     Raises NoPixelData, UnsupportedDicom for a transfer syntax that is not read, CorruptImage or InvalidDicom, and
     ImageTooLarge or TooCostly when there is more before the pixels than any header has.
     """
-    budget, size = Budget(), file.seek(0, SEEK_END)
+    budget = Budget()
     reader = cast(BinaryIO, BoundedReader(file, budget))
     with budget.refusing():
         reader.seek(0)
         reader.seek(dataset_start(reader.read(START_BYTES)) or 0)
         named = _read_meta(reader)
+        deflated = named == DeflatedExplicitVRLittleEndian
+        if deflated:
+            file = inflated(file)
+            reader = cast(BinaryIO, BoundedReader(file, budget))
+        at = file.tell()
+        size = file.seek(0, SEEK_END)
+        file.seek(at)
         head = _peek(reader, 8)
         syntax = _actual_syntax(head, named)
         dataset = _read_elements(reader, _encoding(head), tags, size, budget)
-    return Header(dataset, syntax, named is not None)
+    return Header(file, dataset, syntax, named=named is not None, deflated=deflated)
 
 
 def _peek(file: BinaryIO, count: int) -> bytes:

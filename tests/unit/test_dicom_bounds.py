@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from shared.errors import ImageError, ImageTooLarge, InvalidDicom, TooCostly
-from shared.imaging import bounded
+from shared.errors import CorruptImage, ImageError, ImageTooLarge, InvalidDicom, TooCostly
+from shared.imaging import bounded, deflate
 from shared.imaging.decode import Limits, decode_one, frames, probe
 from shared.imaging.deidentify import deidentified
 from tests.factories_imaging import make_dicom
@@ -162,3 +162,40 @@ def groups_of_a_frame(index: int) -> Dataset:
         "CTExposureSequence": with_elements(ExposureTimeInms=1, XRayTubeCurrentInmA=1, ExposureInmAs=1),
     }
     return with_elements(**{keyword: [part] for keyword, part in parts.items()})
+
+
+def deflated(count: int = 3) -> bytes:
+    volume = np.tile(np.arange(1024, dtype=np.uint16).reshape(1, 32, 32), (count, 1, 1))
+    return make_dicom(volume, bits_stored=12, transfer_syntax=DeflatedExplicitVRLittleEndian)
+
+
+def test_a_deflated_dataset_is_read_frame_by_frame_and_stays_deflated() -> None:
+    data = deflated()
+    source, _ = deidentified(BytesIO(data), "north")
+    stored = b"".join(iter(lambda: source.read(50), b""))
+    assert len(stored) < 3 * 32 * 32
+    assert len(stored) % 2 == 0
+    for kept in (data, stored):
+        assert [picture.shape for picture in frames(kept, LIMITS)] == [(32, 32)] * 3
+        assert np.array_equal(decode_one(kept, LIMITS, frame=2), decode_one(data, LIMITS))
+    assert stored == deidentified(BytesIO(data), "north")[0].read()
+
+
+def test_a_deflated_dataset_inflates_within_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = deflated(200)
+    assert probe(BytesIO(data), LIMITS).frames == 200
+    monkeypatch.setattr(deflate, "MAX_INFLATED_BYTES", 10_000)
+    for read in (lambda: probe(BytesIO(data), LIMITS), lambda: decode_one(data, LIMITS)):
+        with pytest.raises(ImageTooLarge):
+            read()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_deflated_dataset_that_is_cut_or_damaged_is_corrupt(share: float) -> None:
+    data = bytearray(deflated())
+    cut = len(data) - 200 + int(share * 190)
+    for broken in (bytes(data[:cut]), bytes(data[:cut]) + bytes(200)):
+        with pytest.raises(CorruptImage):
+            probe(BytesIO(broken), LIMITS)
+        with pytest.raises(CorruptImage):
+            decode_one(broken, LIMITS)
