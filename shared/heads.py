@@ -48,6 +48,11 @@ class HeadNetwork:
         except ModelError as error:
             raise ModelError(f"{head.name}: {error.detail}") from error
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape (h, w, channels) of the maps that it takes of each trunk."""
+        return {trunk: self._shapes[name] for trunk, name in zip(self.trunks, self._network.inputs, strict=True)}
+
     def predict(self, maps: Mapping[str, Array]) -> Array:
         """Probabilities (N, classes), float32, for each trunk's maps (N, h, w, channels)."""
         values, _ = self._run(maps)

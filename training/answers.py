@@ -31,6 +31,7 @@ class Answers:
     patients: NDArray[np.str_]  # (N,)
     probabilities: dict[str, NDArray[np.float32]]
     kinds: NDArray[np.str_] | None  # (N,) of xray, ct, other; None where the bundle has no gate
+    sources: NDArray[np.str_]  # (N,)
 
 
 def ask(bundle: Bundle, sets: Mapping[str, list[Record]], engine: Engine) -> dict[str, Answers]:
@@ -61,8 +62,9 @@ def _ask(bundle: Bundle, modality: str, records: list[Record], engine: Engine) -
         if gate and bundle.card.gate:
             kinds += [verdict.kind for verdict in gate.judge(maps[bundle.card.gate.trunk])]
     found = {name: np.concatenate(parts) for name, parts in answers.items()}
-    labels, patients = (np.array([getattr(record, name) for record in records]) for name in ("label", "patient"))
-    return Answers(labels, patients, found, np.array(kinds) if gate else None)
+    columns = ("label", "patient", "source")
+    labels, patients, sources = (np.array([getattr(record, name) for record in records]) for name in columns)
+    return Answers(labels, patients, found, np.array(kinds) if gate else None, sources)
 
 
 def _maps(

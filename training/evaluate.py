@@ -22,7 +22,9 @@ from shared.bundle import Bundle, Head
 from shared.engines import REFERENCE, Engine, EngineName, make_engine
 from shared.errors import ConfigError, ThoraqError
 from training.answers import Answers, ask
-from training.calibrate import margins
+from training.bysource import by_source
+from training.bysource import show as show_sources
+from training.calibrate import TINY, margins
 from training.data import Record, partition, read_index
 from training.figures import head_figures
 from training.measure import RATES, Bootstrap, against_each, flat, measure, ranged
@@ -61,7 +63,7 @@ def measures(bundle: Bundle, answers: Mapping[str, Answers]) -> dict[str, Any]:
 
 def head_measures(head: Head, answers: Answers) -> dict[str, Any]:
     """The measures of one head, and the labels that it skipped for not knowing them."""
-    numbers = class_numbers(answers.labels.tolist(), head.classes)
+    numbers = class_numbers(answers.labels.tolist(), head.classes, any_label=True)
     known = numbers >= 0
     found: dict[str, Any] = {"skipped": np.unique(answers.labels[~known]).tolist()}
     if not known.any():
@@ -78,7 +80,20 @@ def head_measures(head: Head, answers: Answers) -> dict[str, Any]:
         positive=head.classes.index(COVID),
     )
     pairs = against_each(probabilities, numbers, labels, patients, COVID)
-    return found | ({"against": pairs} if pairs else {})
+    return found | ({"against": pairs} if pairs else {}) | by_each_source(head, answers, numbers, known)
+
+
+def by_each_source(
+    head: Head, answers: Answers, numbers: NDArray[np.int64], known: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Under `by_source`, a binary head's figures by source and label; `numbers` are the classes of the `known`."""
+    if head.classifier != "binary":
+        return {}
+    probabilities = answers.probabilities[head.name][known].astype(np.float64)
+    # Its two sigmoids need not add up to one: which is the higher, and by what share, is the answer.
+    shares = probabilities / np.maximum(probabilities.sum(1, keepdims=True), TINY)
+    cells = np.char.add(np.char.add(answers.sources[known], "/"), answers.labels[known])
+    return {"by_source": by_source(shares, numbers, cells, answers.patients[known], to_review(head, answers)[known])}
 
 
 def to_review(head: Head, answers: Answers) -> NDArray[np.bool_]:
@@ -113,7 +128,7 @@ def draw(bundle: Bundle, answers: Mapping[str, Answers], out: Path) -> list[str]
     for part in answers.values():
         for name, probabilities in part.probabilities.items():
             classes = bundle.heads[name].classes
-            numbers = class_numbers(part.labels.tolist(), classes)
+            numbers = class_numbers(part.labels.tolist(), classes, any_label=True)
             known = numbers >= 0
             if known.any():
                 patients = part.patients[known].tolist()
@@ -132,6 +147,8 @@ def show(results: Mapping[str, Any], console: Console) -> None:
         console.print(_score_table(measured), _class_table(measured))
         for name, found in measured.items():
             console.print(_confusion_table(name, found["confusion"]))
+            if "by_source" in found:
+                show_sources(name, found["by_source"], console)
     for modality, found in results.get("gate", {}).items():
         rejected, changed = ranged(found, "rejected"), ranged(found, "other_modality")
         console.print(f"gate, {modality}: rejects {rejected} of {found['images']} images, other modality {changed}")

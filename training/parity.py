@@ -52,7 +52,7 @@ def _compared(
 def head_agreement(head: Head, reference: Answers, other: Answers) -> dict[str, Any]:
     """How often an image gets the same label, what that does to accuracy, and how far probabilities are apart."""
     wanted, got = reference.probabilities[head.name], other.probabilities[head.name]
-    numbers = class_numbers(reference.labels.tolist(), head.classes)
+    numbers = class_numbers(reference.labels.tolist(), head.classes, any_label=True)
     same, known = wanted.argmax(1) == got.argmax(1), numbers >= 0
     gained = (got.argmax(1) == numbers).astype(np.float64) - (wanted.argmax(1) == numbers)
     estimates = Bootstrap.of(reference.patients).estimate(

@@ -22,8 +22,14 @@ from training.architectures import (
 from training.data import SEED
 
 COVID, REST = BINARY_CLASSES
-# Labels that a binary head counts as "not COVID-19"; a label in no list is skipped, and said to be.
-NOT_COVID = frozenset({"normal", "pneumonia", "non_covid19", REST})
+# Labels that a binary head counts as "not COVID-19" when it is trained; another one is an error there.
+NOT_COVID = frozenset({"normal", "pneumonia", "non_covid19", "tuberculosis", REST})
+# How others write our labels, in lower case and with underscores.
+SPELLINGS = {
+    **dict.fromkeys(("covid", "covid_19", "covid19_pneumonia", "covid_19_pneumonia", "sars_cov_2"), COVID),
+    **dict.fromkeys(("non_covid", "non_covid_19", "not_covid", "no_covid"), "non_covid19"),
+    **dict.fromkeys(("healthy", "no_finding"), "normal"),
+}
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,22 @@ TASKS = (
 BRANCHES = tuple(Task("ensemble", "xray", (trunk,), ENSEMBLE_CLASSES, "softmax") for trunk in (VGG, DENSENET))
 
 
-def class_numbers(labels: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
-    """The class of each label, -1 where the classifier has none for it."""
+def plain_label(label: str) -> str:
+    """A label as we write it: in lower case, with underscores, and other names of ours replaced."""
+    plain = "_".join(label.lower().replace("-", " ").replace("_", " ").split())
+    return SPELLINGS.get(plain, plain)
+
+
+def class_numbers(labels: Sequence[str], classes: Sequence[str], *, any_label: bool = False) -> NDArray[np.int64]:
+    """The class of each label, -1 where the classifier has none for it.
+
+    With `any_label`, as images are measured, a binary classifier has a class for every label that is not empty: what
+    is called something else than COVID-19 is not COVID-19 to whoever called it so.
+    """
     numbers = {name: number for number, name in enumerate(classes)}
+    plain = [plain_label(label) for label in labels]
     if REST in numbers:
         numbers |= dict.fromkeys(NOT_COVID, numbers[REST])
-    return np.array([numbers.get(label, -1) for label in labels], dtype=np.int64)
+        if any_label:
+            numbers = {label: numbers[REST] for label in plain if label} | numbers
+    return np.array([numbers.get(label, -1) for label in plain], dtype=np.int64)
