@@ -94,7 +94,7 @@ def weights_of(cell: NDArray[np.str_], numbers: Rows, evenness: float = 1.0) -> 
     for number in np.unique(numbers):
         rows = numbers == number
         weights[rows] /= weights[rows].sum()
-    return weights * len(numbers) / weights.sum()
+    return np.asarray(weights * (len(numbers) / weights.sum()))
 
 
 def lone_classes(records: Sequence[Record], classes: Sequence[str], numbers: Rows) -> dict[str, str]:

@@ -49,8 +49,8 @@ class Drawn:
         return Drawn([self.images[row] for row in rows], self.corners[rows], self.patients[rows])
 
 
-def read_drawn(data: Path) -> Drawn:
-    """The images and boxes that `data`/lungs.csv lists; ConfigError when it is not there or lacks a column."""
+def read_boxes(data: Path) -> dict[Path, Floats]:
+    """The corners (8,) by file that `data`/lungs.csv lists; ConfigError when it is not there or lacks a column."""
     file = data / "lungs.csv"
     if not file.is_file():
         raise ConfigError("the data folder holds no lungs.csv")
@@ -58,13 +58,17 @@ def read_drawn(data: Path) -> Drawn:
         rows = list(csv.DictReader(lines))
     if not rows or not {"file", *CORNERS} <= rows[0].keys():
         raise ConfigError(f"lungs.csv needs rows with the columns file, {', '.join(CORNERS)}")
+    return {data / row["file"]: np.array([float(row[name]) for name in CORNERS], np.float32) for row in rows}
+
+
+def read_drawn(data: Path) -> Drawn:
+    """The images and boxes that `data`/lungs.csv lists, with the patients that an index.csv names."""
+    boxes = read_boxes(data)
     patients = {
         record.path: record.patient for index in sorted(data.glob("*/index.csv")) for record in read_index(index.parent)
     }
-    files = [data / row["file"] for row in rows]
-    images = [thumbnail(decode_one(path.read_bytes(), Limits())) for path in files]
-    corners = np.array([[float(row[name]) for name in CORNERS] for row in rows], np.float32)
-    return Drawn(images, corners, np.array([patients.get(path, path.stem) for path in files]))
+    images = [thumbnail(decode_one(path.read_bytes(), Limits())) for path in boxes]
+    return Drawn(images, np.stack(list(boxes.values())), np.array([patients.get(path, path.stem) for path in boxes]))
 
 
 def mirrored(corners: Floats) -> Floats:

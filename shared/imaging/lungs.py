@@ -110,7 +110,8 @@ def cut(small: Grey, window: Floats) -> Grey:
 
 def features(small: Grey, window: Floats) -> Floats:
     """What a regression sees of a window: FEATURES numbers, from its contrast-limited equalised picture."""
-    part = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(4, 4)).apply(cut(small, window))
+    equalised = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(4, 4)).apply(cut(small, window))
+    part = np.asarray(equalised, np.uint8)
     grey = cv2.resize(part, (COARSE, COARSE), interpolation=cv2.INTER_AREA).ravel().astype(np.float32) / 255
     return np.concatenate([_gradients(part), 2 * (grey - grey.mean())])
 
