@@ -169,7 +169,7 @@ class BatchCalls(Calls):
         self, batch: str | Batch, table: Table, path: Path, form: Format, *, watch: Watch | None = None
     ) -> None:
         """Write the results or errors to a file, which is there only when it is whole. OSError if it cannot be."""
-        unfinished = path.with_name(f".{path.name}.part")
+        unfinished = unfinished_name(path)
         try:
             with unfinished.open("wb") as file:
                 self._download(id_of(batch), table, form, file, watch or Watch())
@@ -243,6 +243,11 @@ class BatchCalls(Calls):
     def _open(self, batch_id: str, table: Table, form: Format) -> AbstractContextManager[httpx.Response]:
         path = route("batches", batch_id, table)
         return self._transport.stream("GET", path, headers={"Accept": MEDIA_TYPES[form]})
+
+
+def unfinished_name(path: Path) -> Path:
+    """Where a file is written until it is whole."""
+    return path.with_name(f".{path.name}.part")
 
 
 class _Audible:

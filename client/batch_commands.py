@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Annotated
 import typer
 
 from client.archive import Archive, archive_of
-from client.batch_calls import BatchOptions, Format
+from client.batch_calls import BatchOptions, Format, unfinished_name
 from client.batch_models import Batch, BatchError, BatchResult
 from client.batch_tables import batch_errors_table, batches_table, ignored_text, tally_table
 from client.client import Client
@@ -26,7 +25,7 @@ from client.resumption import Resumption
 from client.sending import Exit, code_of, worst
 from client.tables import tell
 from client.tally import Line, tally
-from client.terminal import stderr, stdout
+from client.terminal import note, stderr, stdout
 from client.transport import Retry
 
 #: A server that has answered before and is silent now is waited for, about five minutes.
@@ -118,7 +117,8 @@ def status(ids: Ids, key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
     """Show how far batches are."""
     with connected(url, key) as thoraq:
         found, refused = _each(ids, thoraq.batch)
-    _show(found, as_json)
+    if found or not refused:
+        _show(found, as_json)
     raise typer.Exit(worst([*refused, *map(_code, found)]))
 
 
@@ -127,7 +127,8 @@ def cancel(ids: Ids, key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
     """Withdraw what has not ended of batches; the answers that are there stay."""
     with connected(url, key) as thoraq:
         found, refused = _each(ids, thoraq.cancel_batch)
-    _show(found, as_json)
+    if found or not refused:
+        _show(found, as_json)
     raise typer.Exit(worst(refused))
 
 
@@ -163,8 +164,11 @@ def _check(*files: Path | None) -> None:
             continue
         if file.suffix.lower() not in FORMATS:
             raise typer.BadParameter(f"{file}: the name must end in one of {', '.join(FORMATS)}")
-        if not os.access(file.absolute().parent, os.W_OK | os.X_OK):
-            raise typer.BadParameter(f"{file}: its directory is not there, or cannot be written to")
+        try:
+            unfinished_name(file).touch()
+            unfinished_name(file).unlink()
+        except OSError as error:
+            raise typer.BadParameter(f"{file} cannot be written: {error.strerror}") from None
 
 
 def _archive(paths: list[Path]) -> Archive:
@@ -173,7 +177,7 @@ def _archive(paths: list[Path]) -> Archive:
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
     if skipped:
-        stderr().print(f"{skipped:,} other files were skipped: hidden, or not PNG, JPEG, TIFF or DICOM.")
+        note(f"{skipped:,} other files were skipped: hidden, or not PNG, JPEG, TIFF or DICOM.")
     return archive
 
 
@@ -186,7 +190,7 @@ def _leaving(meter: Meter) -> Iterator[None]:
         meter.say("Interrupted. What the server has goes on; the same command goes on where this one stopped.")
         raise typer.Exit(Exit.INTERRUPTED) from None
     except OSError as error:
-        meter.say(str(error))
+        meter.say(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
         raise typer.Exit(Exit.USAGE) from None
     except (ApiError, Unreachable) as error:
         if code_of(error) is Exit.SERVER:

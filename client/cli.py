@@ -20,7 +20,7 @@ from client.models import Classifier, Job, Modality, Priority
 from client.options import LOCAL, Json, Key, Url, connected
 from client.sending import Exit, Outcome, attempt, follow, send, worst
 from client.tables import jobs_table, models_table, print_json, progress, results_table, tell
-from client.terminal import stderr
+from client.terminal import note, stderr
 
 HELP = """Send chest X-ray and CT studies to a Thoraq server and read the answers.
 
@@ -93,7 +93,7 @@ def submit_command(
         if wait:
             _await(thoraq, outcomes, as_json)
     if len(outcomes) < len(studies):
-        stderr().print(f"{len(studies) - len(outcomes)} of {len(studies)} studies were not sent.")
+        note(f"{len(studies) - len(outcomes)} of {len(studies)} studies were not sent.")
     order = {group: index for index, group in enumerate(studies)}
     outcomes.sort(key=lambda outcome: order[outcome.files])
     if not as_json:
@@ -207,7 +207,7 @@ def _studies(paths: list[Path], *, together: bool) -> list[tuple[Path, ...]]:
     except OSError as error:
         raise typer.BadParameter(str(error)) from None
     if skipped:
-        stderr().print(f"{skipped} other files were skipped: not PNG, JPEG, TIFF or DICOM.")
+        note(f"{skipped} other files were skipped: not PNG, JPEG, TIFF or DICOM.")
     if not files:
         raise typer.BadParameter("no image found")
     return [tuple(files)] if together else [(file,) for file in files]
@@ -252,7 +252,7 @@ def _save_heatmaps(thoraq: Client, job_id: str, folder: Path) -> Job:
         path.write_bytes(thoraq.heatmap(job_id, one.id))
         print(path)
     if not found:
-        stderr().print(f"{job_id}: no heatmap, {_why_none(job)}")
+        note(f"{job_id}: no heatmap, {_why_none(job)}")
     return job
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from client.client import Client
 from client.errors import ApiError, Unreachable
-from client.sending import code_of
+from client.sending import Exit, code_of
 from client.tables import tell
+from client.terminal import note
 from client.transport import Retry
 
 LOCAL = "http://127.0.0.1:8080"
@@ -34,3 +37,6 @@ def connected(url: str, key: str, retry: Retry | None = None) -> Iterator[Client
     except (ApiError, Unreachable) as error:
         tell(error)
         raise typer.Exit(code_of(error)) from None
+    except (JSONDecodeError, ValidationError):
+        note(f"what {url} answers is not Thoraq's: is it the right address?")
+        raise typer.Exit(Exit.SERVER) from None

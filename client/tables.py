@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from client.errors import ApiError
 from client.models import RESEARCH_USE, ImagePrediction, Job, JobResult, Model
 from client.sending import Outcome
-from client.terminal import WORDS, Column, duration, moment, print_rows, stderr, stdout
+from client.terminal import WORDS, Column, duration, moment, note, print_rows, stderr, stdout
 
 
 def progress() -> Progress:
@@ -80,9 +80,11 @@ def tell(error: Exception, about: str = "") -> None:
     """An error on standard error: what it is about and why, and a line for each field at fault."""
     if isinstance(error, ApiError):
         lines = [error.headline, *(f"  {reason}" for reason in error.reasons)]
+    elif isinstance(error, OSError) and error.filename and error.strerror:
+        lines = [f"{error.filename}: {error.strerror}"]
     else:
         lines = [str(error)]
-    stderr().print("\n".join([f"{about}: {lines[0]}" if about else lines[0], *lines[1:]]))
+    note("\n".join([f"{about}: {lines[0]}" if about else lines[0], *lines[1:]]))
 
 
 def _files(outcomes: Sequence[Outcome]) -> list[Column[Outcome]]:

@@ -80,6 +80,14 @@ def stderr() -> Console:
     return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
+def note(text: str) -> None:
+    """Print sentences on standard error; on a terminal no word of theirs is broken, and none anywhere is cut."""
+    console = stderr()
+    for paragraph in text.split("\n"):
+        for line in _lines(paragraph, console.width) if console.is_terminal else (paragraph,):
+            console.print(line)
+
+
 def print_rows(
     rows: Sequence[Row], columns: Sequence[Column[Row]], *, title: str | None = None, console: Console | None = None
 ) -> None:

@@ -278,6 +278,7 @@ def test_what_is_another_batch_has_another_key(server: Server, images: Path, cha
     [
         (["--out", "results.txt"], 2),
         (["--errors", "no-such-directory/errors.csv"], 2),
+        (["--out", "/proc/results.csv"], 2),
         (["--out", "results.csv", "--no-wait"], 2),
         (["--group-by", "ward"], 2),
         (["no-such-file.png"], 2),
@@ -285,7 +286,9 @@ def test_what_is_another_batch_has_another_key(server: Server, images: Path, cha
     ],
 )
 def test_wrong_usage_sends_nothing(server: Server, images: Path, arguments: list[str], code: int) -> None:
-    assert thoraq(server, "batch", images, *arguments).returncode == code
+    done = thoraq(server, "batch", images, *arguments)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
     assert POST not in server.requests
 
 

@@ -249,6 +249,15 @@ def test_the_version_is_printed(server: Server) -> None:
     assert thoraq(server, "--version").stdout == f"thoraq {version('thoraq')}\n"
 
 
+def test_a_server_that_is_none_of_ours_is_told(server: Server) -> None:
+    server.on("GET /v1/models", Reply(200, b"<html>Welcome</html>"))
+    server.on("GET /v1/jobs/j1", Reply(200, {"status": "up"}))
+    for command in (["models"], ["status", "j1"]):
+        done = thoraq(server, *command)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr == f"what {server.url} answers is not Thoraq's: is it the right address?\n"
+
+
 OUTPUTS = [["--help"], ["jobs"], ["jobs", "--json"], ["batches", "results", "b1"]]
 
 
