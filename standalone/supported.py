@@ -13,7 +13,8 @@ import sysconfig
 OLDEST, NEWEST = (3, 11), (3, 13)
 #: What wheels there are for, of everything in locks/all.lock; tests/test_platforms.py resolves them.
 MACHINES = {"Linux": ("x86_64", "aarch64"), "Darwin": ("arm64",)}
-GLIBC = (2, 28)
+#: The oldest C library of the wheels, by Linux's machine.
+GLIBC = {"x86_64": (2, 28), "aarch64": (2, 35)}
 NEEDS = "Thoraq needs Python 3.11, 3.12 or 3.13"
 HELP = (
     "install one of them (apt-get install python3.13, brew install python@3.13, uv python install 3.13), "
@@ -28,10 +29,11 @@ def fault(version: tuple[int, ...], system: str, machine: str, libc: tuple[str, 
             f"Thoraq runs on Linux (x86-64, arm64) and macOS (arm64); for {system} on {machine} TensorFlow and others "
             "have no wheels: use such a machine, or a virtual machine or container of one."
         )
-    if system == "Linux" and (libc[0] != "glibc" or _numbers(libc[1]) < GLIBC):
+    if system == "Linux" and (libc[0] != "glibc" or _numbers(libc[1]) < GLIBC[machine]):
+        oldest = {"x86_64": "Debian 10, Ubuntu 20.04, RHEL 8", "aarch64": "Debian 12, Ubuntu 22.04"}[machine]
         return (
-            f"Thoraq needs a Linux with glibc {'.'.join(map(str, GLIBC))} or newer, which TensorFlow's wheels are made "
-            "for: Debian 10, Ubuntu 20.04, RHEL 8 or newer, and not Alpine."
+            f"Thoraq needs a Linux with glibc {_dotted(GLIBC[machine])} or newer, which TensorFlow's and OpenVINO's "
+            f"wheels are made for: {oldest} or newer, and not Alpine."
         )
     if version[:2] > NEWEST:
         return f"{NEEDS}: TensorFlow has no wheel for {_dotted(version)} yet; {HELP}."

@@ -133,6 +133,11 @@ def test_the_order_of_the_engines_follows_from_the_cpu(whole: Bundle, cpu: Cpu, 
     assert candidates(whole, "auto", cpu) == order
 
 
+def test_engines_that_are_not_installed_are_not_offered(whole: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert candidates(whole, "auto", AMX) == ["tensorflow"]
+
+
 def test_a_cpu_without_bfloat16_refuses_it_with_the_reason(whole: Bundle) -> None:
     assert candidates(whole, "openvino-bf16", AVX2) == ["openvino-bf16"]
     with pytest.raises(ModelError, match="this CPU does not compute in bfloat16"):

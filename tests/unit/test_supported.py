@@ -33,6 +33,7 @@ def test_these_are_taken(version: tuple[int, ...], system: str, machine: str) ->
         ((3, 12, 0), "Linux", "ppc64le", ("glibc", "2.41"), "for Linux on ppc64le"),
         ((3, 12, 0), "Linux", "x86_64", ("", ""), "not Alpine"),
         ((3, 12, 0), "Linux", "x86_64", ("glibc", "2.17"), "glibc 2.28 or newer"),
+        ((3, 12, 0), "Linux", "aarch64", ("glibc", "2.31"), "glibc 2.35 or newer"),
     ],
 )
 def test_these_are_refused_in_one_line(
