@@ -39,6 +39,7 @@ from api.batch_schemas import ItemProblem
 from api.context import EXTENSION, Services
 from api.limits import Limits
 from api.openapi import completed
+from api.previews import Previews
 from api.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request, Sessions, check_encoding
 from api.submissions import Submissions
 from api.wait_slots import WaitSlots
@@ -92,15 +93,17 @@ def create_app(given: Settings | None = None) -> Flask:
         static_folder=None,
     )
     app.request_class, app.session_interface = Request, Sessions()
+    storage = open_storage(config)
     service = Services(
         config,
         database,
-        open_storage(config),
+        storage,
         Listener(config),
         Submissions(database),
         Limits(config),
         Admission(config, database),
         WaitSlots(config.max_waits, config.max_waits_per_tenant),
+        Previews(config, storage),
     )
     app.extensions[EXTENSION] = service
     _configure(app, config)

@@ -10,6 +10,7 @@ from flask import current_app, g
 from api.admission import Admission
 from api.limits import Limits
 from api.memory import Memory
+from api.previews import Previews
 from shared.config import Settings
 from shared.db import TenantDatabase
 from shared.errors import Forbidden, Unauthenticated
@@ -58,6 +59,7 @@ class Services:
     limits: Limits
     admission: Admission
     waits: WaitSlots
+    previews: Previews
     #: by the key's digest, or by its id for a session: keys in force; refusals are not remembered
     principals: Memory[Principal] = field(default_factory=lambda: Memory(10_000))
     #: by tenant: how it has it with its patients' identities

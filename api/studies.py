@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import sqlalchemy as sa
 import structlog
 from flask import Response, jsonify, request
@@ -33,9 +32,9 @@ from api.uploads import (
 )
 from shared import deletion, open_studies
 from shared.envelope import ProblemRef
-from shared.errors import Conflict, ImageError, InvalidRequest, NotFound, StorageError
+from shared.errors import Conflict, InvalidRequest, NotFound, StorageError
 from shared.ids import new_id
-from shared.imaging.decode import MediaType, decode_one
+from shared.imaging.decode import MediaType
 from shared.keys import Scope
 from shared.models import Image, Job, JobState, Priority, Study
 from shared.queue import CLASSIFY, ring
@@ -44,8 +43,6 @@ from shared.studies import add_studies
 blueprint = APIBlueprint("studies", __name__, url_prefix="/v1", abp_tags=[Tag(name="studies")], abp_responses=ERRORS)
 
 log = structlog.get_logger(__name__)
-
-PREVIEW_PIXELS = 768
 
 
 def find_study(session: Session, who: Principal, study_id: str, *, kept: bool = False) -> Study:
@@ -244,16 +241,7 @@ def get_preview(path: ImagePath) -> Response:
     service = services()
     with service.database.transaction() as session:
         image = _find_image(session, who, path)
-    if image.object_key is None:
-        raise ImageError("the file was refused on arrival and is not kept")
-    data = service.storage.get(image.object_key, expect_sha256=image.sha256)
-    grey = decode_one(data, service.settings.image_limits, frame=image.frame, target=PREVIEW_PIXELS)
-    scale = min(1.0, PREVIEW_PIXELS / max(grey.shape))
-    if scale < 1:
-        height, width = (max(1, round(side * scale)) for side in grey.shape)
-        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    _, encoded = cv2.imencode(".png", grey)
-    response = Response(encoded.tobytes(), mimetype="image/png")
+    response = Response(service.previews.png(image), mimetype="image/png")
     response.headers["Cache-Control"] = "private, max-age=3600"
     return response
 
@@ -263,8 +251,7 @@ def _find_image(session: Session, who: Principal, path: ImagePath) -> Image:
     image = session.scalar(sa.select(Image).where(mine))
     if image is None:
         raise NotFound("no such image")
-    # DICOM codecs have crashed on damaged frames. A worker decodes them in processes made for that; this process
-    # decodes only what such a one has decoded before.
+    # One that a worker could not decode would only be tried once more.
     answered = sa.exists().where(Job.study_id == path.study_id, Job.state == JobState.SUCCEEDED)
     if image.media_type == MediaType.DICOM and not session.scalar(sa.select(answered)):
         raise Conflict("a DICOM image can be looked at once its study has a result")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from api.studies import PREVIEW_PIXELS, file_name
+from api.previews import LONGEST_SIDE
+from api.studies import file_name
 from shared.envelope import ImagePrediction, JobEnvelope
 from shared.models import Image, Study
 
@@ -59,7 +60,7 @@ def pictures_of(job: JobEnvelope, study: Study) -> list[Picture]:
 
 def _picture(number: int, image: Image, answer: ImagePrediction, name: str | None, whole: str | None) -> Picture:
     width, height = image.width or 1, image.height or 1
-    scale = min(1.0, PREVIEW_PIXELS / max(width, height))
+    scale = min(1.0, LONGEST_SIDE / max(width, height))
     dissents = answer.prediction is not None and answer.prediction != whole
     return Picture(number, image, answer, name, dissents, max(1, round(width * scale)), max(1, round(height * scale)))
 

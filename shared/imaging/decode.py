@@ -107,6 +107,8 @@ def decode_one(data: bytes, limits: Limits, frame: int = 0, target: int | None =
     """The display grey (H, W) of one frame, by index; as `frames`, and IndexError when there is no such frame."""
     if _media_type(BytesIO(data)) is MediaType.DICOM:
         return next(dicom.pictures(data, limits, first=frame)).grey
+    if _media_type(BytesIO(data)) is MediaType.TIFF:
+        return next(_tiff_frames(data, limits, only=frame))
     for index, picture in enumerate(frames(data, limits, target)):
         if index == frame:
             return picture
@@ -164,7 +166,8 @@ def _tiff_pages(file: BinaryIO, limits: Limits, extents: bool = False) -> list[t
     return pages
 
 
-def _tiff_frames(data: bytes, limits: Limits) -> Iterator[NDArray[np.uint8]]:
+def _tiff_frames(data: bytes, limits: Limits, only: int | None = None) -> Iterator[NDArray[np.uint8]]:
     from shared.imaging import tiff_pixels  # its codecs take a while to load, and the HTTP edge needs none
 
-    return tiff_pixels.frames(data, _tiff_pages(BytesIO(data), limits, extents=True))
+    pages = _tiff_pages(BytesIO(data), limits, extents=True)
+    return tiff_pixels.frames(data, pages if only is None else [pages[only]])

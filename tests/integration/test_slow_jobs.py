@@ -70,7 +70,7 @@ def queue_quick(database: Database, storage: Counting, name: str, priority: Prio
 
 
 def decoders() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "worker.decoder" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "shared.imaging.decoder" in child.cmdline()]
 
 
 def state_of(database: Database, job_id: str) -> JobState:

@@ -17,10 +17,10 @@ from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 from shared.errors import CorruptImage, ImageTooLarge, TooCostly, UndecodableImage, UnsupportedImage
 from shared.imaging.decode import Limits, frames
 from shared.imaging.preprocess import InputSpec, prepare
+from shared.imaging.sandbox import Allowance, Budget, CalledOff, Sandbox
 from tests.costly_support import black_pages
 from tests.factories_imaging import make_dicom
 from tests.poison_support import CRASH, FOLDER, HANG, picture
-from worker.sandbox import Allowance, Budget, CalledOff, Sandbox
 
 SPEC = InputSpec()
 CT = np.random.default_rng(5).integers(0, 4096, (3, 96, 80)).astype(np.uint16)
@@ -57,7 +57,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def decoders() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "worker.decoder" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "shared.imaging.decoder" in child.cmdline()]
 
 
 def test_decoders_end_with_their_sandbox() -> None:

@@ -1,9 +1,9 @@
-"""A process that decodes what it is sent, and may die of it: `python -m worker.decoder SOCKET MEMORY_BYTES`.
+"""A process that decodes what it is sent, and may die of it: `python -m shared.imaging.decoder SOCKET MEMORY_BYTES`.
 
 A request is two messages, what is asked (JSON) and the bytes of a file; the answer is a message for each frame and one
 that ends or fails it, with the CPU time that it took. A file that takes more than its budget of CPU time ends the
-process (SIGXCPU): no codec looks at a clock. worker/sandbox.py is at the other end. A message is its length in 8 bytes,
-and so many bytes.
+process (SIGXCPU): no codec looks at a clock. A message is its length in 8 bytes, and so many bytes. At the other end is
+shared/imaging/sandbox.py.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from shared.errors import ImageError, ImageTooLarge
-from shared.imaging.decode import Limits, pictures
+from shared.imaging.decode import Limits, Picture, decode_one, pictures
 from shared.imaging.preprocess import InputSpec, prepare
 
 FRAME, ENDED, FAILED = b"F", b".", b"!"
@@ -58,7 +63,7 @@ def _exactly(connection: socket.socket, count: int) -> bytearray:
 
 
 def main(handle: int, memory_bytes: int) -> None:
-    """Serve until the worker is gone."""
+    """Serve until whoever started it is gone."""
     _confine(memory_bytes)
     with socket.socket(fileno=handle) as connection:
         while True:
@@ -68,22 +73,39 @@ def main(handle: int, memory_bytes: int) -> None:
                 return
             began = time.process_time()
             _allow(asked["cpu_seconds"])
-            for message in _answer(data, Limits(**asked["limits"]), InputSpec(**asked["spec"])):
+            for message in _answer(data, asked):
                 send(connection, message)
             send(connection, USED.pack(time.process_time() - began))
 
 
-def _answer(data: bytes, limits: Limits, spec: InputSpec) -> Iterator[bytes]:
+def _answer(data: bytes, asked: dict[str, Any]) -> Iterator[bytes]:
     try:
-        for picture in pictures(data, limits, target=spec.size):
-            frame = prepare(picture.grey, spec)
-            yield FRAME + FRAME_HEAD.pack(*frame.shape, picture.in_lung_window) + frame.tobytes()
+        for picture in _pictures(data, asked, Limits(**asked["limits"])):
+            yield FRAME + FRAME_HEAD.pack(*picture.grey.shape, picture.in_lung_window) + picture.grey.tobytes()
     except MemoryError:
         yield _failed(ImageTooLarge("It needs more memory than a decoder may have."))
     except ImageError as error:
         yield _failed(error)
     else:
         yield ENDED
+
+
+def _pictures(data: bytes, asked: dict[str, Any], limits: Limits) -> Iterator[Picture]:
+    """Every frame as a model takes it (`spec`), or one of them to be looked at (`preview`: its index, longest side)."""
+    if "preview" in asked:
+        frame, longest = asked["preview"]
+        yield Picture(fitted(decode_one(data, limits, frame=frame, target=longest), longest))
+        return
+    spec = InputSpec(**asked["spec"])
+    for picture in pictures(data, limits, target=spec.size):
+        yield Picture(prepare(picture.grey, spec), picture.in_lung_window)
+
+
+def fitted(grey: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+    """The picture (H, W), shrunk so that no side is longer than that."""
+    scale = min(1.0, longest / max(grey.shape))
+    height, width = (max(1, round(side * scale)) for side in grey.shape)
+    return grey if scale == 1 else np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _failed(error: ImageError) -> bytes:
@@ -97,7 +119,7 @@ def _allow(cpu_seconds: float) -> None:
 
 
 def _confine(memory_bytes: int) -> None:
-    """From here on: no more memory than that, no files, no core, no word, and no life without the worker."""
+    """From here on: no more memory than that, no files, no core, no word, and no life without its starter."""
     # The worker decides when it is over; a terminal's Ctrl-C is not for its decoders.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,9 +1,9 @@
-"""Decoding in processes that may die of it: a crash, a hang or a bomb takes down a decoder, never the worker.
+"""Decoding in processes that may die of it: a crash, a hang or a bomb takes down a decoder, never who wants the pixels.
 
-A decoder (worker/decoder.py) is started when it is first needed and then kept. It gets the bytes of a file through a
-socket and gives frames back: no name, no setting, no way to the database or the store. Its memory is limited, and so
-are the time for each frame and the CPU time for the file. What it says is read as plain numbers: bytes that took a
-decoder over must not get further.
+A decoder (shared/imaging/decoder.py) is started when it is first needed and then kept. It gets the bytes of a file
+through a socket and gives frames back: no name, no setting, no way to the database or the store. Its memory is limited,
+and so are the time for each frame and the CPU time for the file. What it says is read as plain numbers: bytes that took
+a decoder over must not get further.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from typing import Any
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from shared.errors import ImageError, TooCostly, Unavailable, UndecodableImage
+from shared.imaging.decoder import ENDED, FAILED, FRAME, FRAME_HEAD, USED, receive, send
 from shared.imaging.info import Limits, Picture
 from shared.imaging.preprocess import InputSpec
-from worker.decoder import ENDED, FAILED, FRAME, FRAME_HEAD, USED, receive, send
 
 log = structlog.get_logger(__name__)
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 #: Decoders that one file may kill. The first may have been killed by something else, the kernel for memory's sake.
 MOST_DEATHS = 2
 MOST_WORDS = 4096
@@ -76,11 +77,25 @@ class Sandbox:
         Raises the errors of `decode.pictures`; TooCostly when it takes more CPU time than its budget; UndecodableImage
         when decoders die of it, or a frame takes too long; and CalledOff soon after it has become `unwanted`.
         """
+        asked = {"limits": asdict(self._limits), "spec": asdict(spec)}
+        for picture in self._frames(data, asked, spec.size, budget, unwanted):
+            if picture.grey.shape != (spec.size, spec.size):
+                raise UndecodableImage("The decoder gives frames of another size.")
+            yield picture
+
+    def preview(self, data: bytes, frame: int, longest: int, budget: Budget) -> NDArray[np.uint8]:
+        """One frame in display grey (H, W), no side longer than that. Raises as `prepared` does."""
+        asked = {"limits": asdict(self._limits), "preview": [frame, longest]}
+        return next(picture.grey for picture in list(self._frames(data, asked, longest, budget, lambda: False)))
+
+    def _frames(
+        self, data: bytes, asked: dict[str, Any], longest: int, budget: Budget, unwanted: Callable[[], bool]
+    ) -> Iterator[Picture]:
         done = deaths = 0
         while True:
             try:
                 with self._borrowed() as decoder:
-                    for frame in islice(decoder.prepared(data, self._limits, spec, budget, unwanted), done, None):
+                    for frame in islice(decoder.ask(data, asked, longest, budget, unwanted), done, None):
                         done += 1
                         yield frame
             except _DecoderDied as error:
@@ -127,7 +142,13 @@ class _Decoder:
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(allowance.seconds)
         with theirs:
-            command = [sys.executable, "-m", "worker.decoder", str(theirs.fileno()), str(allowance.memory_bytes)]
+            command = [
+                sys.executable,
+                "-m",
+                "shared.imaging.decoder",
+                str(theirs.fileno()),
+                str(allowance.memory_bytes),
+            ]
             try:
                 self._process = subprocess.Popen(
                     command, cwd=ROOT, env=_environment(), stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
@@ -137,16 +158,16 @@ class _Decoder:
                 raise Unavailable("no process for a decoder") from error
         self.kill = weakref.finalize(self, _end, self._process, self._socket)
 
-    def prepared(
-        self, data: bytes, limits: Limits, spec: InputSpec, budget: Budget, unwanted: Callable[[], bool]
+    def ask(
+        self, data: bytes, asked: dict[str, Any], longest: int, budget: Budget, unwanted: Callable[[], bool]
     ) -> Iterator[Picture]:
-        most = 1 + FRAME_HEAD.size + max(spec.size**2, MOST_WORDS)
-        asked = {"limits": asdict(limits), "spec": asdict(spec), "cpu_seconds": budget.seconds}
+        """The frames that are asked for, no side longer than that."""
+        most = 1 + FRAME_HEAD.size + max(longest**2, MOST_WORDS)
         try:
-            send(self._socket, json.dumps(asked).encode())
+            send(self._socket, json.dumps(asked | {"cpu_seconds": budget.seconds}).encode())
             send(self._socket, data)
             while (message := self._next(most, unwanted))[:1] == FRAME:
-                yield _frame(message, spec)
+                yield _frame(message, longest)
             (budget.used,) = USED.unpack(self._next(USED.size, unwanted))
         except TimeoutError as error:
             raise _DecoderDied(f"no frame within {self._socket.gettimeout():.0f} s", hung=True) from error
@@ -191,10 +212,10 @@ def _environment() -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def _frame(message: bytearray, spec: InputSpec) -> Picture:
+def _frame(message: bytearray, longest: int) -> Picture:
     """ValueError for a frame that is none."""
     height, width, in_lung_window = FRAME_HEAD.unpack_from(message, 1)
-    if (height, width) != (spec.size, spec.size):
+    if not (1 <= height <= longest and 1 <= width <= longest):
         raise ValueError("a frame of another size")
     grey = np.frombuffer(message, np.uint8, offset=1 + FRAME_HEAD.size).reshape(height, width)
     return Picture(grey, in_lung_window)
