@@ -34,11 +34,13 @@ def resident(proc: Path = Path("/proc/self")) -> int:
 def images_that_fit(bundle: Bundle, engine: str, batch_size: int, room: int) -> int:
     """How many images, `batch_size` at the most, may go through this engine at once with `room` bytes of memory.
 
-    All of them when the bundle's card does not say what it needs. ModelError when not even one fits.
+    An engine that was not measured needs what the greediest of those does that were; without any in the bundle's card
+    nothing is known, and all may go. ModelError when not even one fits.
     """
-    need = bundle.card.memory_needed.get(engine)
-    if need is None:
+    measured = bundle.card.memory_needed
+    if not measured:
         return batch_size
+    need = measured.get(engine) or max(measured.values(), key=lambda one: one.of(batch_size))
     if room < need.of(1):
         least, most, there = (size / GIGABYTE for size in (need.of(1), need.of(batch_size), max(room, 0)))
         raise ModelError(

@@ -83,8 +83,21 @@ def test_as_much_of_a_batch_as_fits(bundle: Bundle, room: int, fit: int) -> None
     assert images_that_fit(bundle, "openvino-float32", 16, room * MB) == fit
 
 
-def test_an_engine_that_was_not_measured_is_taken_at_its_word(bundle: Bundle) -> None:
-    assert images_that_fit(bundle, "tensorflow", 16, 1) == 16
+def test_an_engine_that_was_not_measured_needs_as_much_as_the_greediest(bundle: Bundle) -> None:
+    assert images_that_fit(bundle, "tensorflow", 16, 450 * MB) == 6
+    with pytest.raises(ModelError, match=r"it needs 0\.40 GB"):
+        images_that_fit(bundle, "tensorflow", 16, 399 * MB)
+
+
+def test_of_a_bundle_that_was_not_measured_nothing_is_known(bundle: Bundle) -> None:
+    unmeasured = bundle.card.model_copy(update={"memory_needed": {}})
+    assert images_that_fit(Bundle(bundle.path, unmeasured, bundle.sha256), "tensorflow", 16, 1) == 16
+
+
+def test_no_engine_is_loaded_where_none_fits(bundle: Bundle) -> None:
+    """The next one is not tried instead: it would be killed while it loads."""
+    with pytest.raises(ModelError, match=r"openvino-float32: it needs 0\.40 GB.*tensorflow: it needs 0\.40 GB"):
+        choose_engine(bundle, room=100 * MB)
 
 
 def test_an_engine_is_made_for_what_fits(bundle: Bundle) -> None:
