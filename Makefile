@@ -100,7 +100,7 @@ lock: $(READY) ## rewrite locks/*.lock from pyproject.toml, with the newest vers
 	$(COMPILE) $(ARGS) --extra gpu -o locks/gpu.lock
 
 # A file that says a package is there, and the package.
-TOOLS := /usr/bin/chromium:chromium /usr/bin/curl:curl /usr/bin/jq:jq /usr/lib/*-linux-gnu/libatomic.so.1:libatomic1 \
+TOOLS := /usr/bin/chromium:chromium /usr/bin/curl:curl /usr/bin/jq:jq /usr/bin/npm:npm /usr/lib/*-linux-gnu/libatomic.so.1:libatomic1 \
 	/usr/sbin/pgbouncer:pgbouncer
 tools: ## Debian's packages that tests and bench use and Python cannot bring: a browser, what drives it, what the README calls
 	@for tool in $(TOOLS); do ls $${tool%:*} >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && ($(APT) $${tool#*:}) || \

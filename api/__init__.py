@@ -112,7 +112,7 @@ def create_app(given: Settings | None = None) -> Flask:
     app.register_blueprint(pages.blueprint)
     problems.install(app)
     _around_requests(app, service)
-    document = completed(app.api_doc, ItemProblem)
+    document = completed(app.api_doc, app.url_map, config.public_url or "/", ItemProblem)
     app.get("/openapi.json", doc_ui=False)(lambda: document)
     return app
 

@@ -8,13 +8,7 @@ from flask_openapi3.models import OPENAPI3_REF_TEMPLATE
 from pydantic import BaseModel
 
 from api.batch_schemas import BatchForm, BatchLine, BatchQuery, ErrorLine, ResultLine
-from api.openapi import form_body
-
-
-def _schema(model: type[BaseModel], mode: Any = "validation") -> dict[str, Any]:
-    schema = model.model_json_schema(ref_template=OPENAPI3_REF_TEMPLATE, mode=mode)
-    schema.pop("$defs", None)
-    return schema
+from api.openapi import body_of, form_body
 
 
 def _batch_body() -> dict[str, Any]:
@@ -26,9 +20,9 @@ def _batch_body() -> dict[str, Any]:
             "schema": {"type": "string", "format": "binary"},
             "example": "the bytes of a ZIP: each file in it is an item",
         },
-        "application/x-ndjson": {"schema": _schema(BatchLine), "example": lines},
+        "application/x-ndjson": {"schema": body_of(BatchLine), "example": lines},
     }
-    query = _schema(BatchQuery)
+    query = BatchQuery.model_json_schema(ref_template=OPENAPI3_REF_TEMPLATE)
     described["parameters"] += [
         {"name": name, "in": "query", "schema": schema, "description": _said_of(name, schema)}
         for name, schema in query["properties"].items()
@@ -43,7 +37,7 @@ def _said_of(name: str, schema: dict[str, Any]) -> str:
 
 def _lines(model: type[BaseModel], description: str) -> dict[str, Any]:
     content = {
-        "application/x-ndjson": {"schema": _schema(model, "serialization")},
+        "application/x-ndjson": {"schema": body_of(model, "serialization")},
         "text/csv": {"schema": {"type": "string"}},
     }
     return {"description": description, "content": content}

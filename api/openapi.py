@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import Any
 
 from flask_openapi3.models import OPENAPI3_REF_TEMPLATE
 from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode
+from werkzeug.routing import Map
 
 from api.schemas import Problem
 from shared.keys import Scope
@@ -60,6 +63,23 @@ IDEMPOTENCY_KEY = {
 }
 
 
+#: Schemas of bodies by their names, which clients that are generated call them by; filled where routes are described.
+BODIES: dict[str, dict[str, Any]] = {}
+
+
+def reference(name: str) -> dict[str, Any]:
+    """Where a schema with a name is."""
+    return {"$ref": OPENAPI3_REF_TEMPLATE.format(model=name)}
+
+
+def body_of(model: type[BaseModel], mode: JsonSchemaMode = "validation") -> dict[str, Any]:
+    """A model that no route's type names, as a schema with a name."""
+    schema = model.model_json_schema(ref_template=OPENAPI3_REF_TEMPLATE, mode=mode)
+    schema.pop("$defs", None)  # those that it refers to are there already
+    BODIES[model.__name__] = schema
+    return reference(model.__name__)
+
+
 def form_body(
     form: type[BaseModel], json_body: type[BaseModel] | None = None, *, waits: bool = False
 ) -> dict[str, Any]:
@@ -69,11 +89,10 @@ def form_body(
     fields = {name: _without_null(field) for name, field in schema["properties"].items()}
     schema["properties"] = {"files": FILES} | fields
     schema["required"] = ["files", *schema.get("required", [])]
-    content: dict[str, Any] = {"multipart/form-data": {"schema": schema}}
+    BODIES[form.__name__] = schema
+    content: dict[str, Any] = {"multipart/form-data": {"schema": reference(form.__name__)}}
     if json_body is not None:
-        inline = json_body.model_json_schema(ref_template=OPENAPI3_REF_TEMPLATE)
-        inline.pop("$defs", None)
-        content["application/json"] = {"schema": inline}
+        content["application/json"] = {"schema": body_of(json_body)}
     return {
         "requestBody": {"required": True, "content": content},
         "parameters": [IDEMPOTENCY_KEY, PREFER] if waits else [IDEMPOTENCY_KEY],
@@ -178,12 +197,51 @@ def _without_null(field: dict[str, Any]) -> dict[str, Any]:
     return {**rest, **kind}
 
 
-def completed(document: dict[str, Any], *others: type[BaseModel]) -> dict[str, Any]:
-    """The document with what the routes' types cannot say: problems, who needs a key, the headers of a poll.
+#: Names of operations where the function's own does not say what it is about.
+OPERATIONS = {
+    "batch_events": "stream_batch_events",
+    "batch_results": "get_batch_results",
+    "batch_errors": "get_batch_errors",
+    "put_content": "put_upload_content",
+    "add_images": "add_study_images",
+    "get_preview": "get_image_preview",
+    "list_audit": "list_audit_entries",
+    "create_endpoint": "create_webhook_endpoint",
+    "list_endpoints": "list_webhook_endpoints",
+    "get_endpoint": "get_webhook_endpoint",
+    "update_endpoint": "update_webhook_endpoint",
+    "delete_endpoint": "delete_webhook_endpoint",
+    "test_endpoint": "test_webhook_endpoint",
+    "rotate_secret": "rotate_webhook_secret",
+    "replay_missed": "replay_missed_events",
+    "redeliver": "redeliver_event",
+    "healthz": "get_health",
+    "readyz": "get_readiness",
+    "metrics": "get_metrics",
+}
 
-    `others` are models that only answers refer to that are no JSON documents.
+
+def _name_operations(document: dict[str, Any], routes: Map) -> None:
+    """An operation is called as its function, and not by its path and method as well."""
+    for rule in routes.iter_rules():
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+        name = rule.endpoint.rpartition(".")[2]
+        for method in rule.methods or ():
+            operation = document["paths"].get(path, {}).get(method.lower())
+            if operation is not None:
+                operation["operationId"] = OPERATIONS.get(name, name)
+
+
+def completed(document: dict[str, Any], routes: Map, server: str, *others: type[BaseModel]) -> dict[str, Any]:
+    """The document with what the routes' types cannot say: names, problems, who needs a key, the headers of a poll.
+
+    `server` is the address of the API, `/` where the document comes from; `others` are models that only answers refer
+    to that are no JSON documents.
     """
+    document["servers"] = [{"url": server}]
+    _name_operations(document, routes)
     schemas = document["components"]["schemas"]
+    schemas |= BODIES
     models: tuple[type[BaseModel], ...] = (Problem, *others)
     for model in models:
         schema = model.model_json_schema(ref_template=OPENAPI3_REF_TEMPLATE)

@@ -10,7 +10,7 @@ import pytest
 from flask import Flask
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from tests.api_support import json_of
+from tests.api_support import MakeApp, json_of
 
 
 @pytest.fixture
@@ -100,6 +100,31 @@ def test_every_path_parameter_is_described(document: dict[str, Any]) -> None:
 def test_every_operation_has_a_name_of_its_own(document: dict[str, Any]) -> None:
     names = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(set(names)) == len(names)
+    assert {"submit_job", "get_job", "submit_batch", "create_webhook_endpoint", "get_health"} <= set(names)
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)+", name) for name in names)
+    assert not any("_v1_" in name or name.endswith(("_post", "_get")) for name in names)
+
+
+def test_every_body_has_a_name(document: dict[str, Any]) -> None:
+    """Generated clients call their types by it."""
+    for method, path, operation in operations(document):
+        for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+            schema = content["schema"]
+            assert "$ref" in schema or schema.get("format") == "binary", (method, path, kind)
+    assert {"JobForm", "JobRequest", "BatchForm", "BatchLine", "ResultLine"} <= set(document["components"]["schemas"])
+
+
+def test_a_client_learns_where_the_api_is(make_app: MakeApp, document: dict[str, Any]) -> None:
+    assert document["servers"] == [{"url": "/"}]
+    public = make_app(public_url="https://thoraq.hospital.example").test_client().get("/openapi.json")
+    assert json_of(public)["servers"] == [{"url": "https://thoraq.hospital.example"}]
+
+
+def body(document: dict[str, Any], path: str, kind: str) -> dict[str, Any]:
+    """The schema of a request's body."""
+    reference = document["paths"][path]["post"]["requestBody"]["content"][kind]["schema"]["$ref"]
+    found: dict[str, Any] = document["components"]["schemas"][reference.rpartition("/")[2]]
+    return found
 
 
 def headers_of(document: dict[str, Any], method: str, path: str) -> set[str]:
@@ -133,7 +158,7 @@ def test_artifacts_are_described_as_they_are_sent(document: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/studies", "/v1/studies/{study_id}/images", "/v1/batches"])
 def test_uploads_describe_their_files(path: str, document: dict[str, Any]) -> None:
-    schema = document["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    schema = body(document, path, "multipart/form-data")
     assert schema["properties"]["files"]["items"] == {"type": "string", "format": "binary"}
     assert "files" in schema["required"]
     assert schema["additionalProperties"] is False
@@ -141,7 +166,7 @@ def test_uploads_describe_their_files(path: str, document: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/studies", "/v1/studies/{study_id}/images"])
 def test_direct_uploads_are_an_alternative_to_files(path: str, document: dict[str, Any]) -> None:
-    schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    schema = body(document, path, "application/json")
     assert "upload_ids" in schema["properties"]
 
 
