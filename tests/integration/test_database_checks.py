@@ -96,8 +96,8 @@ def test_a_server_that_is_too_old_is_named(
 def test_the_oldest_server_is_migrated(
     tmp_path: Path, settings_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    newest = services._postgres_program("postgres").parent
-    monkeypatch.setattr(services, "_postgres_program", lambda name: newest.parents[1] / "pginstall" / "bin" / name)
+    newest = services.postgres_program("postgres").parent
+    monkeypatch.setattr(services, "postgres_program", lambda name: newest.parents[1] / "pginstall" / "bin" / name)
     server = Postgres(tmp_path / "oldest", secrets.token_hex(8), log=tmp_path / "log", options={"fsync": "off"})
     server.start()
     try:

