@@ -25,7 +25,7 @@ from standalone.programs import programs
 from standalone.services import HOST, Postgres, Redis, free_port
 
 DEFAULT_PORT = 8080
-READY_SECONDS = 180  # TensorFlow loads from a cold disk, on a machine that does other things too
+READY_SECONDS = 600  # at the first start the engines are compared, which a busy machine takes minutes for
 #: In this order, each group together, with the seconds that it may take before SIGKILL.
 STOP_ORDER = ((("beat", "classify", "deliver"), 8.0), (("api",), 3.0), (("postgres", "redis"), 4.0))
 SCOPES = "jobs:write,jobs:read,webhooks:manage,models:read"
