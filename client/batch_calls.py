@@ -18,7 +18,7 @@ from client.calls import POLL_SECONDS, Calls, given, id_of, route
 from client.errors import ApiError, Unreachable
 from client.models import Classifier, Grouping, Modality, Priority
 from client.transport import TRY_AGAIN
-from client.uploads import parts
+from client.uploads import closing_parts
 
 # Between looks at a batch that is being sent, at least; and so many times as long as the last look took.
 LOOK_SECONDS, LOOK_TIMES = 2.0, 20
@@ -82,7 +82,8 @@ class BatchCalls(Calls):
     ) -> Batch:
         """Send many studies of one file each, in one small request; `send_batch` takes thousands."""
         fields = given(classifier=classifier, modality=modality, priority=priority, external_id=external_id)
-        return Batch.model_validate(self._post("/v1/batches", idempotency_key, data=fields, files=parts(files)).json())
+        with closing_parts(files) as sent:
+            return Batch.model_validate(self._post("/v1/batches", idempotency_key, data=fields, files=sent).json())
 
     def send_batch(
         self, archive: Archive, options: BatchOptions, *, idempotency_key: str | None = None, watch: Watch | None = None

@@ -12,7 +12,7 @@ from client.batch_calls import BatchCalls
 from client.calls import POLL_SECONDS, given, id_of, route
 from client.models import Artifact, Classifier, Delivery, Endpoint, Job, Modality, Model, Priority, Study
 from client.transport import retry_after
-from client.uploads import parts
+from client.uploads import closing_parts
 
 
 class Client(BatchCalls, AdminCalls):
@@ -179,4 +179,5 @@ class Client(BatchCalls, AdminCalls):
     def _upload(
         self, path: str, files: Sequence[Path], fields: dict[str, Any], key: str | None, wait: float | None = None
     ) -> Any:
-        return self._post(path, key, wait=wait, data=fields, files=parts(files)).json()
+        with closing_parts(files) as sent:
+            return self._post(path, key, wait=wait, data=fields, files=sent).json()
