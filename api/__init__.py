@@ -37,6 +37,7 @@ from api.admission import Admission
 from api.auth import authenticate
 from api.batch_schemas import ItemProblem
 from api.context import EXTENSION, Services
+from api.examples import with_examples
 from api.limits import Limits
 from api.openapi import completed
 from api.previews import Previews
@@ -112,7 +113,7 @@ def create_app(given: Settings | None = None) -> Flask:
     app.register_blueprint(pages.blueprint)
     problems.install(app)
     _around_requests(app, service)
-    document = completed(app.api_doc, app.url_map, config.public_url or "/", ItemProblem)
+    document = with_examples(completed(app.api_doc, app.url_map, config.public_url or "/", ItemProblem))
     app.get("/openapi.json", doc_ui=False)(lambda: document)
     return app
 

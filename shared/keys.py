@@ -98,6 +98,8 @@ IN_FORCE = sa.text("SELECT id, tenant_id, hash, scopes, expires_at FROM keys_in_
 
 def find(session: Session, key: str) -> KeyInForce | None:
     """The key, if it is in force. Found by its prefix, which is no secret, and compared in constant time."""
+    if "\0" in key:
+        return None  # PostgreSQL's text cannot hold it, so no key has it
     sought = digest(key)
     rows = session.execute(IN_FORCE, {"prefix": key[:PREFIX_CHARACTERS], "id": None}).all()
     return next((_in_force(row) for row in rows if hmac.compare_digest(row.hash, sought)), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import flask_openapi3_swagger
-from flask import Response, make_response, render_template, send_from_directory
+from flask import Response, make_response, render_template, request, send_from_directory
 
 from api.auth import authenticate
 from api.context import principal, services
@@ -40,8 +40,8 @@ def list_problems() -> str:
 
 
 def show_docs() -> Response:
-    """The API's documentation, readable in the browser; it is drawn from /openapi.json."""
-    response = make_response(render_template("docs.html"))
+    """The API's documentation: an introduction, and the reference that the browser draws from /openapi.json."""
+    response = make_response(render_template("docs.html", url=request.url_root.rstrip("/")))
     response.headers["Content-Security-Policy"] = DOCS_POLICY
     return response
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -434,3 +436,14 @@ def test_the_documentation_is_drawn_from_the_description_without_any_other_serve
     page.goto("/problems")
     refused = httpx.get(f"{stack.url}/v1/jobs").json()
     expect(page.locator(f"#{refused['type'].partition('#')[2]}")).to_contain_text("Authorization: Bearer")
+
+
+def test_the_examples_of_the_documentation_work(page: Page, stack: Stack, tmp_path: Path) -> None:
+    page.goto("/docs")
+    shutil.copy(XRAY, tmp_path / "chest.png")
+    blocks = [page.locator(f'[data-example="{name}"]').inner_text() for name in ("wait", "poll", "stored")]
+    script = "\n".join(["set -eo pipefail", f"export URL={stack.url} KEY={stack.key}", *blocks])
+    ran = subprocess.run(["/bin/bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert '"prediction"' in ran.stdout
+    assert ran.stdout.splitlines()[-2:] == ["succeeded", "succeeded"]

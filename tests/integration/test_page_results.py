@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -457,3 +458,22 @@ def test_a_place_in_a_list_that_is_none_is_said_to_be(path: str, page: Page, nor
     answer = page.request.get(path.format(batch=batch))
     assert answer.status == 422
     assert "Invalid request" in answer.text()
+
+
+def test_a_key_with_a_nul_is_an_unknown_one(page: Page) -> None:
+    token = page.locator('meta[name="csrf-token"]').get_attribute("content") or ""
+    answer = page.request.post("/sign-in", form={"csrf_token": token, "key": "tq_\0"})
+    assert answer.status == 401
+    assert "unknown, expired or revoked" in answer.text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_documentation_follows_the_screen_and_axe_finds_nothing(
+    scheme: Literal["light", "dark"], page: Page
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.goto("/docs")
+    expect(page.get_by_text("Withdraw a queued or running job")).to_be_visible()
+    dark = page.evaluate("document.documentElement.classList.contains('dark-mode')")
+    assert dark == (scheme == "dark")
+    assert violations(page) == []
