@@ -215,6 +215,7 @@ class Ahead:
         ready: list[Study | Outcome] = []
         while loading.pending:
             ready += loading.results(LOOK_SECONDS)
+            self._loader.progress()  # the decoder's process, which has deadlines of its own, may be starting
             loading.drop(self._leases.lost(loading.pending))
         return ready
 

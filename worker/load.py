@@ -191,7 +191,7 @@ class Loader:
     """Loads claims, a few files at a time; `progress` is called, in any thread, after every image."""
 
     def __init__(self, storage: Storage, settings: Settings, progress: Callable[[], None]) -> None:
-        self._storage, self._settings, self._progress = storage, settings, progress
+        self._storage, self._settings, self.progress = storage, settings, progress
         self._limits, self._threads = settings.image_limits, settings.decode_threads
         self._sandbox = Sandbox(self._limits, Allowance(settings.decode_seconds, settings.decode_memory_bytes))
         self._quick, self._slow = (ThreadPoolExecutor(self._threads, f"decode-{lane}") for lane in ("quick", "slow"))
@@ -258,7 +258,7 @@ class Loader:
             file.error = error
         except BaseException as error:  # noqa: BLE001 - raised by whoever asks for the results
             fault = error
-        self._progress()
+        self.progress()
         loading.end(file, budget.used, fault)
 
     def _decode(self, file: _File, budget: Budget, unwanted: Callable[[], bool]) -> None:
@@ -274,7 +274,7 @@ class Loader:
             file.images |= dict.fromkeys(ids, picture.grey)
             if not picture.in_lung_window:
                 file.other_windows.update(ids)
-            self._progress()
+            self.progress()
         if wanted:
             raise CorruptImage("the file has fewer frames than its header says")
 
