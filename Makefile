@@ -1,7 +1,7 @@
 # Thoraq's commands. Python 3.11, 3.12 or 3.13 and make are all they need; everything else comes from locks/all.lock.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-big test-compose lint bench chaos fuzz train evaluate lock tools secrets compose-check data-given
+.PHONY: help setup run demo test test-unit test-big test-compose lint bench chaos fuzz train evaluate lock tools secrets compose-check data-given
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -49,8 +49,13 @@ run: $(READY) ## the whole system on this machine [PORT=8080] [DATA=.thoraq]
 demo: $(READY) ## classify the samples over HTTP, receive a webhook, and end [PORT=] [DATA=]
 	@exec $(BIN)/python -m standalone --demo $(call option,port,$(PORT)) $(call option,data,$(DATA))
 
-test: $(READY) tools ## every test; ARGS='tests/unit -k name' narrows them
-	$(BIN)/python -m pytest $(ARGS)
+# Each worker has a PostgreSQL, a Redis and a running system of its own: 3 GB of memory, and a file's tests stay together.
+WORKERS := 2
+test: $(READY) tools ## every test, in two processes; ARGS='tests/unit -k name' narrows them [WORKERS=0: in one]
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+
+test-unit: $(READY) ## the tests that need no services
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile tests/unit $(ARGS)
 
 test-big: $(READY) tools ## five thousand real images through `thoraq batch`, with a stand-in engine; takes ten minutes
 	$(BIN)/python -m pytest -m big tests/acceptance/test_big.py $(ARGS)
