@@ -36,6 +36,8 @@ Pixels = NDArray[np.uint8]
 Loaded = Pixels | dict[str, Any]
 #: CPU seconds that a job has for each of its files, whatever the file's size: fetching, verifying, preparing.
 SECONDS_PER_FILE = 0.02
+#: What a file may take in the quick lane when nobody waits for its claims any longer.
+QUICK_SECONDS = 0.5
 #: An image as it goes to whoever needs no pixels.
 UNSEEN: Pixels = np.zeros((1, 1), np.uint8)
 
@@ -85,6 +87,16 @@ class _File:
     ended: float = 0
     size: int = 0
 
+    @property
+    def tenant_id(self) -> str:
+        """Whose it is; every claim that asks for a file is of one tenant."""
+        return next(iter(self.claims.values())).tenant_id
+
+    @property
+    def overdue(self) -> bool:
+        """Whether nobody waits for it any longer, and it has had its time in the quick lane."""
+        return self.loading.late and time.perf_counter() - self.began >= QUICK_SECONDS
+
 
 @dataclass
 class _Job:
@@ -112,6 +124,8 @@ class Loading:
         self.alone, self.stat = any(claim.alone for claim in claims), any(claim.stat for claim in claims)
         #: set when its caller waits no longer
         self.late = False
+        #: tenants that have a file in the slow lane; their others follow it there
+        self.slow_tenants: set[str] = set()
         #: called when a claim may have become ready
         self.notify: Callable[[], None] = lambda: None
         self._pending = list(claims)
@@ -219,7 +233,8 @@ class Loader:
     def _next_quick(self) -> None:
         with self._lock:
             file = (self._stat_files or self._files).popleft()
-        if file.loading.late:
+        # Of claims that were loaded together, those of other tenants than the slow one's have their go here.
+        if file.tenant_id in file.loading.slow_tenants:
             self._defer(file)
         else:
             self._run(file, quick=True)
@@ -227,7 +242,8 @@ class Loader:
     def _defer(self, file: _File) -> None:
         """Have a file decoded in the slow lane."""
         with self._lock:
-            self._slow_files.setdefault(next(iter(file.claims.values())).tenant_id, deque()).append(file)
+            file.loading.slow_tenants.add(file.tenant_id)
+            self._slow_files.setdefault(file.tenant_id, deque()).append(file)
         self._slow.submit(self._next_slow)
 
     def _next_slow(self) -> None:
@@ -245,7 +261,7 @@ class Loader:
         file.began = file.began or time.perf_counter()
         try:
             if loading.wants(file):
-                self._decode(file, budget, lambda: not loading.wants(file) or (quick and loading.late))
+                self._decode(file, budget, lambda: not loading.wants(file) or (quick and file.overdue))
         except CalledOff:
             if loading.wants(file):
                 self._defer(file)

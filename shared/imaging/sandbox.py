@@ -181,12 +181,12 @@ class _Decoder:
     def _next(self, most: int, unwanted: Callable[[], bool]) -> bytearray:
         """The next message; TimeoutError when none begins in time, CalledOff."""
         until = time.monotonic() + (self._socket.gettimeout() or 0)
-        while not select.select([self._socket], [], [], LOOK_SECONDS)[0]:
-            if unwanted():
-                raise CalledOff
+        while not unwanted():  # before each frame, however quickly they come
+            if select.select([self._socket], [], [], LOOK_SECONDS)[0]:
+                return receive(self._socket, most)
             if time.monotonic() > until:
                 raise TimeoutError
-        return receive(self._socket, most)
+        raise CalledOff
 
     def _died(self) -> _DecoderDied:
         self.kill()

@@ -70,7 +70,16 @@ def queue_quick(database: Database, storage: Counting, name: str, priority: Prio
 
 
 def decoders() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "shared.imaging.decoder" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "shared.imaging.decoder" in command_of(child)]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Nothing for one that has ended meanwhile."""
+    try:
+        command: list[str] = process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
+    return command
 
 
 def state_of(database: Database, job_id: str) -> JobState:
