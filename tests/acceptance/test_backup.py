@@ -104,7 +104,7 @@ def test_what_is_saved_while_hospitals_send_is_whole_where_it_is_restored(
 
     target = plain_environ | minio_env | {"THORAQ_DATABASE_URL": fresh.url, "THORAQ_MINIO_BUCKET": "restored"}
     said = run(RESTORE, target, fresh.url, backup)
-    assert "mended" in said
+    assert "Mended" in said
     engine = sa.create_engine(fresh.url)
     with engine.connect() as connection:
         jobs = connection.scalar(sa.select(sa.func.count()).select_from(Job))

@@ -93,18 +93,32 @@ def test_a_chunked_body_that_ends_early_is_not_taken_for_whole(server: Server, c
 
 def large(count: int, size: int) -> Iterator[bytes]:
     """A ZIP of pictures, made on the way: headers with padding, which the edge takes for pictures."""
+    directory, offset = b"", 0
     for number in range(count):
         name, content = f"{number}.png".encode(), png_header(1000, 1000) + struct.pack("<I", number) + bytes(size)
-        yield local_header(name, content) + content
-    yield b"PK\x05\x06" + bytes(18)
+        local = local_header(name, content)
+        directory += directory_entry(name, content, offset)
+        offset += len(local) + len(content)
+        yield local + content
+    yield directory + struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, len(directory), offset, 0)
 
 
 def local_header(name: bytes, content: bytes) -> bytes:
     """Stored, with its sizes (APPNOTE, 4.3.7)."""
-    size = len(content)
+    return b"PK\x03\x04" + _entry(name, content) + name
+
+
+def directory_entry(name: bytes, content: bytes, offset: int) -> bytes:
+    """The same member in the archive's directory (APPNOTE, 4.3.12)."""
     return (
-        struct.pack("<4s5H3I2H", b"PK\x03\x04", 20, 0, 0, 0, 33, zlib.crc32(content), size, size, len(name), 0) + name
+        b"PK\x01\x02" + struct.pack("<H", 20) + _entry(name, content) + struct.pack("<3H2I", 0, 0, 0, 0, offset) + name
     )
+
+
+def _entry(name: bytes, content: bytes) -> bytes:
+    """What both have in common, from the version to the length of the extra field."""
+    size = len(content)
+    return struct.pack("<5H3I2H", 20, 0, 0, 0, 33, zlib.crc32(content), size, size, len(name), 0)
 
 
 def test_memory_stays_flat_while_300_megabytes_come_in(server: Server, client: httpx.Client) -> None:

@@ -52,7 +52,7 @@ def test_the_api_killed_between_the_object_and_its_row(system: System, hospital:
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_the_api_killed_at_the_commit(system: System, hospital: Hospital, before: bool) -> None:
     key = f"commit-{before}"
-    caught = system.proxies["postgres"].trap(key.encode(), before=before)  # one statement writes all of it
+    caught = system.proxies["postgres"].trap(key.encode(), b"COMMIT", before=before)
     kill_while(system, caught, lambda: hospital.submit(key))
     assert hospital.count(JOBS, key=key) == (0 if before else 1)
     again = hospital.try_again(lambda: hospital.submit(key))

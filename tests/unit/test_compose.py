@@ -176,9 +176,12 @@ def test_memory_is_limited_and_reserved(service: str) -> None:
     limit, reserved = (megabytes(SERVICES[service][name]) for name in ("mem_limit", "mem_reservation"))
     assert 0 < reserved < limit
     row = next(line for line in CONTAINERS.splitlines() if line.startswith(f"| {service} |"))
-    measured, shown_reserved, shown_limit = (int(cell.split()[0]) for cell in row.strip("|").split("|")[1:4])
-    assert (shown_reserved, shown_limit) == (reserved, limit)
-    assert measured * 1.2 < limit
+    measured, shown_reserved, shown_limit = (cell.strip() for cell in row.strip("|").split("|")[1:4])
+    assert (int(shown_reserved), int(shown_limit)) == (reserved, limit)
+    if service == "migrate":  # it has ended before anybody could read its control group
+        assert measured == "not measured"
+    else:
+        assert int(measured) * 1.2 < limit
 
 
 def megabytes(size: str) -> int:

@@ -63,8 +63,8 @@ def test_a_member_of_an_archive_that_finds_no_room_is_refused_as_such(size: int,
     path = tmp_path / "a.zip"
     with ZipFile(path, "w") as packed:
         packed.writestr("x.png", bytes(size))
-    names = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY")
-    settings = parse({f"THORAQ_{name}": "unused" * 6 for name in names})
+    unused = {"DATABASE_URL": "postgresql://unused/unused", "REDIS_URL": "redis://unused", "SECRET_KEY": "unused" * 6}
+    settings = parse({f"THORAQ_{name}": value for name, value in unused.items()})
     with no_file_longer_than(1000), pytest.raises(DiskFull):
         list(Archive([path.read_bytes()], 0, settings))
 
