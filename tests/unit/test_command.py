@@ -237,7 +237,7 @@ def test_help_fits_the_terminal_and_cuts_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], width: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((width, 24)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: os.terminal_size((width, 24)))
     with pytest.raises(SystemExit):
         app([*command, "--help"], prog_name="thoraq")
     lines = capsys.readouterr().out.splitlines()
