@@ -17,9 +17,9 @@ FOUND = Comparison(FLOAT32, {INT8: 14.0, FLOAT32: 16.0})
 
 @pytest.mark.parametrize(
     ("int8", "float32", "chosen"),
-    [(1.0, 4.0, INT8), (1.0, 1.06, INT8), (1.0, 1.04, FLOAT32), (1.0, 1.0, FLOAT32), (1.2, 1.0, FLOAT32)],
+    [(1.0, 4.0, INT8), (1.0, 1.0, INT8), (1.14, 1.0, INT8), (1.16, 1.0, FLOAT32), (2.0, 1.0, FLOAT32)],
 )
-def test_int8_answers_only_where_it_is_clearly_faster(int8: float, float32: float, chosen: str) -> None:
+def test_int8_answers_unless_it_is_clearly_slower(int8: float, float32: float, chosen: str) -> None:
     found = compare({INT8: int8, FLOAT32: float32}, 16, INT8, FLOAT32)
     assert found.engine == chosen
     assert found.images_per_second[INT8] == pytest.approx(16 / int8, abs=0.01)
