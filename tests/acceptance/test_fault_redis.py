@@ -12,6 +12,7 @@ from shared.queue import CLASSIFY
 from standalone.process import Service
 from tests.chaos.system import System
 from tests.fault_support import Hospital
+from tests.waiting import EVENT_SECONDS
 
 pytestmark = pytest.mark.usefixtures("listener")
 
@@ -44,7 +45,7 @@ def test_redis_killed(system: System, hospital: Hospital) -> None:
 def test_redis_emptied_with_jobs_queued(system: System, hospital: Hospital, listener: Service) -> None:
     system.stack.stop("classify")
     listener.ask_to_stop()
-    assert listener.wait_stopped(20)
+    assert listener.wait_stopped(EVENT_SECONDS)
     ids = hospital.ids(4)
     with redis.Redis.from_url(system.redis.url) as wire:
         wire.flushall()

@@ -17,6 +17,7 @@ from shared.models import Image, Job, JobState, Priority
 from shared.storage import object_key
 from tests.costly_support import black_pages
 from tests.queue_support import add_job, add_tenant
+from tests.waiting import EVENT_SECONDS
 from tests.worker_support import Counting, drain, every_job, put
 from worker import late
 from worker.classify import Classify
@@ -125,7 +126,7 @@ def draining(
     yield begin
     stopping.set()
     if thread.ident is not None:
-        thread.join(60)
+        thread.join(EVENT_SECONDS)
         assert not thread.is_alive()
 
 
@@ -163,7 +164,7 @@ def test_a_cancelled_job_is_not_decoded_further(
     with clean_database.transaction() as session:
         tenant_id = session.scalars(sa.select(Job.tenant_id).where(Job.id == slow)).one()
         jobs.cancel(session, tenant_id, slow)
-    thread.join(40)
+    thread.join(EVENT_SECONDS)
     assert not thread.is_alive()
     until(lambda: not decoders())
     assert state_of(clean_database, slow) is JobState.CANCELLED
@@ -176,7 +177,7 @@ def test_a_worker_that_stops_gives_a_slow_job_back(
     thread, stopping = draining()
     until(decoders)
     stopping.set()
-    thread.join(40)
+    thread.join(EVENT_SECONDS)
     assert not thread.is_alive()
     with every_job(clean_database) as found:
         job = found[slow]
