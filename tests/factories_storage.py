@@ -61,7 +61,7 @@ def settings_of(s3: S3) -> Settings:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Makes the kernel refuse to write beyond `size` bytes, as a full disk does."""
+    """Make the kernel refuse to write beyond `size` bytes, as a full disk does: write(2) fails with EFBIG."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

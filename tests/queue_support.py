@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +31,7 @@ from shared.models import (
     WebhookEndpoint,
 )
 from shared.webhooks import new_secret, payloads
+from tests.waiting import EVENT_SECONDS
 
 BUNDLE = "b" * 64
 LEASE = timedelta(seconds=30)
@@ -149,3 +151,15 @@ def _images(claim: Claim) -> list[dict[str, Any]]:
 
 
 SUCCEEDED = EventType.JOB_SUCCEEDED.value
+
+
+def wait_for_a_lock(database: Database) -> None:
+    """Return once some transaction waits for another one's row; asked anew each time, as an answer is kept."""
+    waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    deadline = time.monotonic() + EVENT_SECONDS
+    while time.monotonic() < deadline:
+        with database.transaction() as session:
+            if session.scalar(waiting):
+                return
+        time.sleep(0.05)
+    raise AssertionError("nobody waits")

@@ -18,7 +18,7 @@ from shared.config import Settings
 from shared.db import Database
 from shared.engines import Pixels
 from shared.models import Image, Job, JobState, Priority, Result
-from tests.queue_support import add_job, add_tenant
+from tests.queue_support import add_job, add_tenant, wait_for_a_lock
 from tests.waiting import EVENT_SECONDS
 from tests.worker_support import Counting, drain, every_job, put, queue
 from worker.ahead import MOST_BATCHES
@@ -148,18 +148,6 @@ def lock_some_running_job(session: Session) -> None:
     session.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     first = sa.select(Job.id).where(Job.state == JobState.RUNNING).order_by(Job.started_at, Job.id).limit(1)
     session.execute(sa.select(Job.id).where(Job.id == first.scalar_subquery()).with_for_update()).one()
-
-
-def wait_for_a_lock(database: Database) -> None:
-    """Until somebody waits for a row."""
-    waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-    deadline = time.monotonic() + EVENT_SECONDS
-    while time.monotonic() < deadline:
-        with database.transaction() as session:
-            if session.scalar(waiting):
-                return
-        time.sleep(0.05)
-    raise AssertionError("nobody waits")
 
 
 def test_a_write_that_fails_ends_the_drain_and_lets_its_leases_run_out(

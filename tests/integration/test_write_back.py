@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from datetime import timedelta
 
 import sqlalchemy as sa
@@ -14,7 +13,7 @@ from shared.config import Settings
 from shared.db import Database
 from shared.errors import ThoraqError
 from shared.models import Delivery, Job, JobState, WebhookEndpoint
-from tests.queue_support import POLICY, add_bundle, add_endpoint, add_job, add_tenant, answer, take
+from tests.queue_support import POLICY, add_bundle, add_endpoint, add_job, add_tenant, answer, take, wait_for_a_lock
 from worker.leases import Leases
 from worker.write import Writer
 
@@ -26,17 +25,6 @@ def state_of(database: Database, job_id: str) -> tuple[JobState, int]:
     with database.transaction() as session:
         job = session.get_one(Job, job_id)
         return job.state, job.error_attempts
-
-
-def wait_for_a_lock(database: Database) -> None:
-    """Return once some transaction waits for another one's row; asked anew each time, as an answer is kept."""
-    waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-    for _ in range(900):
-        with database.transaction() as session:
-            if session.scalar(waiting):
-                return
-        time.sleep(0.01)
-    raise AssertionError("nobody waits")
 
 
 def test_an_endpoint_that_is_removed_meanwhile_undoes_no_tenants_jobs(clean_database: Database) -> None:

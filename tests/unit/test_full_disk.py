@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -20,6 +17,7 @@ from api.form_parser import StrictFormParser
 from api.form_spool import MEMORY_BYTES
 from shared.config import parse
 from shared.errors import DiskFull, Unavailable
+from tests.factories_storage import largest_file
 
 ROOT = Path(__file__).parents[2]
 # It ends without Python's last flush of standard error, which would fail too.
@@ -36,17 +34,6 @@ os._exit(0)
 """
 
 
-@contextmanager
-def no_file_longer_than(size: int) -> Iterator[None]:
-    """The one kind of full disk that needs no disk: Python ignores SIGXFSZ, and write(2) fails with EFBIG."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def form_of(content: bytes) -> bytes:
     head = b'--limit\r\nContent-Disposition: form-data; name="f"; filename="x.png"\r\n\r\n'
     return head + content + b"\r\n--limit--\r\n"
@@ -54,7 +41,7 @@ def form_of(content: bytes) -> bytes:
 
 def test_a_form_that_finds_no_room_is_refused_as_such() -> None:
     body = form_of(bytes(4 * MEMORY_BYTES))
-    with no_file_longer_than(1000), pytest.raises(DiskFull, match="nothing was accepted"):
+    with largest_file(1000), pytest.raises(DiskFull, match="nothing was accepted"):
         StrictFormParser().parse(io.BytesIO(body), "multipart/form-data", len(body), {"boundary": "limit"})
 
 
@@ -65,7 +52,7 @@ def test_a_member_of_an_archive_that_finds_no_room_is_refused_as_such(size: int,
         packed.writestr("x.png", bytes(size))
     unused = {"DATABASE_URL": "postgresql://unused/unused", "REDIS_URL": "redis://unused", "SECRET_KEY": "unused" * 6}
     settings = parse({f"THORAQ_{name}": value for name, value in unused.items()})
-    with no_file_longer_than(1000), pytest.raises(DiskFull):
+    with largest_file(1000), pytest.raises(DiskFull):
         list(Archive([path.read_bytes()], 0, settings))
 
 
