@@ -70,13 +70,17 @@ def _metadata(value: object) -> object:
 FormMetadata = Annotated[Json[Metadata], BeforeValidator(_metadata)]
 
 
-def _text(value: object) -> object:
-    if not isinstance(value, str):
-        raise ValueError("a time is text: RFC 3339, with its zone")  # noqa: TRY004 - pydantic reports ValueError
+#: date-time of RFC 3339, section 5.6: pydantic alone takes seconds since 1970, as a number or as text, as well.
+DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _date_time(value: object) -> object:
+    if not isinstance(value, str) or DATE_TIME.fullmatch(value) is None:
+        raise ValueError("a time is text as in RFC 3339, with seconds and zone: 2026-01-31T12:00:00Z")
     return value
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_text)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_date_time)]
 
 
 def _url(value: str) -> str:

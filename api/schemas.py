@@ -5,10 +5,22 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic import Strict as Strictly
 
-from api.fields import Description, ExpiresIn, ExternalId, Force, FormMetadata, Id, JsonBool, JsonNumber, Metadata, Url
+from api.fields import (
+    Description,
+    ExpiresIn,
+    ExternalId,
+    Force,
+    FormMetadata,
+    Id,
+    JsonBool,
+    JsonNumber,
+    Metadata,
+    Moment,
+    Url,
+)
 from shared.envelope import JobEnvelope
 from shared.models import ArtifactKind, Classifier, DeliveryState, EventType, JobState, Modality, Priority
 
@@ -228,8 +240,8 @@ class EndpointView(BaseModel):
 class ReplayRequest(Strict):
     """What to send an endpoint again."""
 
-    since: AwareDatetime = Field(description="Events from then on")
-    delivered: bool = Field(False, description="Also those that were delivered; else only those that were missed")
+    since: Moment = Field(description="Events from then on")
+    delivered: JsonBool = Field(False, description="Also those that were delivered; else only those that were missed")
 
 
 class Replay(BaseModel):

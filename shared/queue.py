@@ -99,6 +99,8 @@ class Bell:
         self._redis = Redis.from_url(redis_url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))
         self._asked: set[str] = set()
         self._change = threading.Condition()
+        # One sender at a time, so that it sees the message that the other has just left.
+        self._sending = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def ring(self, queue: str) -> None:
@@ -114,7 +116,8 @@ class Bell:
         """Ring now for what was asked and is not rung yet; the seconds in which another ring would be of no use."""
         with self._change:
             asked, self._asked = self._asked, set()
-        return max((self._send(queue) for queue in sorted(asked)), default=0)
+        with self._sending:
+            return max((self._send(queue) for queue in sorted(asked)), default=0)
 
     def _run(self) -> None:
         while True:

@@ -322,11 +322,21 @@ def test_a_replay_sends_what_was_missed_since_a_time(north: Caller, clean_databa
         assert set(session.execute(sa.select(Delivery.attempt_count - Delivery.round_start)).scalars()) == {0}
 
 
-@pytest.mark.parametrize("since", ["yesterday", "2020-01-01", "2020-01-01T00:00:00", None])
-def test_a_replay_says_since_when_with_a_time_zone(since: str | None, north: Caller) -> None:
+@pytest.mark.parametrize(
+    "since", ["yesterday", "2020-01-01", "2020-01-01T00:00:00", "2020-01-01T00:00Z", "0", 0, 1.5, True, None]
+)
+def test_a_replay_says_since_when_with_a_time_zone(since: object, north: Caller) -> None:
     endpoint = create(north)
     response = north.post(f"{ENDPOINTS}/{endpoint['id']}/replay", json={"since": since})
     assert [error["pointer"] for error in problem_of(response, 422, "invalid-request")["errors"]] == ["#/since"]
+
+
+@pytest.mark.parametrize("delivered", [0, 1, "yes", "true", None])
+def test_a_replay_of_what_was_delivered_is_asked_for_by_a_boolean(delivered: object, north: Caller) -> None:
+    endpoint = create(north)
+    asked = {"since": "2020-01-01T00:00:00Z", "delivered": delivered}
+    response = north.post(f"{ENDPOINTS}/{endpoint['id']}/replay", json=asked)
+    assert [error["pointer"] for error in problem_of(response, 422, "invalid-request")["errors"]] == ["#/delivered"]
 
 
 def test_another_hospitals_endpoint_is_not_replayed(north: Caller, south: Caller) -> None:
