@@ -17,7 +17,16 @@ from shared.models import QUEUE, Worker
 #: Workers that were seen within this time are shown; the sweeper forgets those of an hour ago.
 SEEN = timedelta(hours=1)
 JOBS = ["state", "priority", "jobs", "oldest_seconds"]
-WORKERS = ["worker", "queue", "takes_work", "seen_seconds_ago", "bundle", "problem"]
+WORKERS = {
+    "worker": Worker.name,
+    "queue": Worker.queue,
+    "takes_work": Worker.takes_work(),
+    "seen_seconds_ago": sa.cast(sa.extract("epoch", sa.func.now() - Worker.seen_at), sa.Integer),
+    "bundle": Worker.bundle_sha256,
+    "engine": Worker.engine,
+    "engine_reason": Worker.engine_reason,
+    "problem": Worker.bundle_problem,
+}
 
 
 def _ago(name: str, heading: str, **how: Any) -> Column[dict[str, object]]:
@@ -40,7 +49,9 @@ WORKER_COLUMNS: list[Column[dict[str, object]]] = [
     Column("Takes work", lambda row: "yes" if row["takes_work"] else "no"),
     _ago("seen_seconds_ago", "Seen ago", leaves=2),
     field("bundle", leaves=1),
-    field("problem", wraps=28, always=True),
+    field("engine"),
+    field("engine_reason", "Other engines", wraps=28),
+    field("problem", wraps=28),
 ]
 
 
@@ -64,9 +75,6 @@ def _jobs(session: Session) -> list[dict[str, object]]:
 
 
 def _workers(session: Session) -> list[dict[str, object]]:
-    ago = sa.cast(sa.extract("epoch", sa.func.now() - Worker.seen_at), sa.Integer)
-    recent = sa.select(
-        Worker.name, Worker.queue, Worker.takes_work(), ago, Worker.bundle_sha256, Worker.bundle_problem
-    ).where(Worker.seen_at > sa.func.now() - SEEN)
+    recent = sa.select(*WORKERS.values()).where(Worker.seen_at > sa.func.now() - SEEN)
     rows = session.execute(recent.order_by(Worker.queue, Worker.name))
     return [dict(zip(WORKERS, row, strict=True)) for row in rows]

@@ -47,7 +47,7 @@ def main(
 def measure(bundle: Bundle, rounds: int) -> dict[str, Any]:
     """Everything that is kept: rates by case, and what they come to."""
     images = pictures(bundle.input.size)
-    default = choose_engine(bundle, max_batch=BATCH)
+    default = choose_engine(bundle, max_batch=BATCH).engine
     cases = engine_cases(bundle, images) | answer_cases(bundle, default, images)
     seconds = run_rounds({name: act for name, (act, _) in cases.items()}, rounds)
     rates = {name: [count / each for each in seconds[name]] for name, (_, count) in cases.items()}

@@ -68,6 +68,13 @@ class Comparison(NamedTuple):
         share = rates[self.engine] / rates[other]
         return f"{self.engine} is {share:.2f} times as fast as {other} on this CPU"
 
+    @property
+    def figures(self) -> str:
+        """Who was not taken, with what was measured of both, in a line for operators."""
+        rates = self.images_per_second
+        other = next(name for name in rates if name != self.engine)
+        return f"{other} not taken: {rates[other]:.1f} images/s, {self.engine} {rates[self.engine]:.1f}"
+
 
 def compare(seconds: Mapping[str, float], images: int, first: str, exact: str) -> Comparison:
     """Which of two engines answers, given the seconds that each takes for so many images."""

@@ -9,7 +9,7 @@ import ctypes
 import importlib.util
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import structlog
@@ -60,7 +60,14 @@ class Engine(Protocol):
         """Do now what would make the first images slow."""
 
 
-def open_engine(bundle: Bundle, settings: Settings, room: int | None = None) -> Engine:
+class EngineChoice(NamedTuple):
+    """An engine, and why others that were tried do not answer; empty when none was."""
+
+    engine: Engine
+    why: str = ""
+
+
+def open_engine(bundle: Bundle, settings: Settings, room: int | None = None) -> EngineChoice:
     """The engine that THORAQ_ENGINE names, or the fastest that this machine has and the bundle's answers agree with.
 
     Every engine must repeat the answers in the bundle's parity file; one that cannot be loaded or does not repeat
@@ -81,7 +88,7 @@ def choose_engine(
     room: int | None = None,
     known: Comparisons | None = None,
     timer: Timer = batch_seconds,
-) -> Engine:
+) -> EngineChoice:
     """As `open_engine`, for those who have no settings.
 
     The first of `candidates` that passes; if that is int8, it and the next one are compared on this CPU
@@ -90,7 +97,7 @@ def choose_engine(
     opener = _Opener(bundle, max_batch, threads, room)
     names = candidates(bundle, setting)
     if setting != "auto" or names[0] != "openvino-int8":
-        return opener.first(names, setting)
+        return opener.chosen(opener.first(names, setting))
     if known is None:
         return _int8_or_more_exact(opener, names, None, timer)
     with known.alone():
@@ -99,7 +106,7 @@ def choose_engine(
 
 def _int8_or_more_exact(
     opener: _Opener, names: Sequence[EngineName], known: Comparisons | None, timer: Timer
-) -> Engine:
+) -> EngineChoice:
     """Of int8 and the next engine the one that answers on this CPU; where one of them is refused, the next."""
     int8, exact = names[:2]
     key = key_of(this_cpu(), opener.bundle, opener.max_batch, opener.threads, (int8, exact))
@@ -107,15 +114,16 @@ def _int8_or_more_exact(
     if before is not None and before.engine in {int8, exact}:
         chosen = before.engine
         log.info("engine.compared", bundle=opener.bundle.name, measured_before=True, **described(before))
-        return opener.first(sorted(names, key=lambda name: name != chosen), "auto")
+        engine = opener.first(sorted(names, key=lambda name: name != chosen), "auto")
+        return opener.chosen(engine, before.figures if engine.name == chosen else "")
     first = opener.first(names, "auto")
     if first.name != int8 or opener.reference is None or not opener.has_room_for_two(int8):
-        return first
+        return opener.chosen(first)
     try:
         second = opener.open(exact)
     except (ModelError, EngineError) as error:
         opener.refuse(exact, error)
-        return first
+        return opener.chosen(first)
     images = np.resize(opener.reference.images, (opener.max_batch, *opener.reference.images.shape[1:]))
     seconds = timer((first, second), images, opener.bundle.card.trunks.keys())
     found = compare(seconds, len(images), int8, exact)
@@ -123,7 +131,7 @@ def _int8_or_more_exact(
         known.keep(key, found, this_cpu())
     say = log.info if found.engine == int8 else log.warning
     say("engine.compared", bundle=opener.bundle.name, measured_before=False, **described(found))
-    return first if found.engine == int8 else second
+    return opener.chosen(first if found.engine == int8 else second, found.figures)
 
 
 def described(found: Comparison) -> dict[str, object]:
@@ -142,7 +150,7 @@ class _Opener:
     def __init__(self, bundle: Bundle, max_batch: int, threads: int | None, room: int | None) -> None:
         self.bundle, self.max_batch, self.threads, self._room = bundle, max_batch, threads, room
         self.reference = Reference.read(bundle)
-        self._refused: list[str] = []
+        self._notes: list[str] = []
 
     def first(self, names: Sequence[EngineName], setting: str) -> Engine:
         """The first of them that passes; ModelError when none does."""
@@ -156,7 +164,7 @@ class _Opener:
             seconds = round(time.perf_counter() - started, 2)
             log.info("engine.ready", engine=name, bundle=self.bundle.name, seconds=seconds)
             return engine
-        why = "; ".join(self._refused) or f"none for THORAQ_ENGINE={setting}"
+        why = "; ".join(self._notes) or f"none for THORAQ_ENGINE={setting}"
         raise ModelError(f"no engine runs model bundle {self.bundle.name} as it should: {why}")
 
     def open(self, name: EngineName) -> Engine:
@@ -170,17 +178,23 @@ class _Opener:
         engine.warm_up()
         return engine
 
+    def chosen(self, engine: Engine, figures: str = "") -> EngineChoice:
+        """The engine with the figures that it was chosen by, and why others were refused."""
+        return EngineChoice(engine, "; ".join(filter(None, (figures, *self._notes))))
+
     def refuse(self, name: EngineName, error: ModelError | EngineError) -> None:
         """Note why it is passed over."""
         log.warning("engine.refused", engine=name, bundle=self.bundle.name, reason=error.detail)
-        self._refused.append(f"{name}: {error.detail}")
+        self._notes.append(f"{name}: {error.detail}")
 
     def has_room_for_two(self, name: EngineName) -> bool:
         """Whether another engine can be held beside this one while they are compared; said in the log if not."""
         need = self.bundle.card.memory_needed.get(name)
         if self._room is None or need is None or self._room >= ROOM * need.of(self.max_batch):
             return True
-        log.warning("engine.not_compared", engine=name, bundle=self.bundle.name, reason="no memory for two engines")
+        reason = "no memory for two engines"
+        log.warning("engine.not_compared", engine=name, bundle=self.bundle.name, reason=reason)
+        self._notes.append(f"not compared with a more exact engine: {reason}")
         return False
 
     def _images_that_fit(self, name: EngineName) -> int:

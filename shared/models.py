@@ -642,6 +642,9 @@ class Worker(Base):
     bundle_sha256: Mapped[str | None]
     #: why it does not serve the active bundle, if it tried and could not; without a bundle, why it ended
     bundle_problem: Mapped[str | None]
+    engine: Mapped[str | None]
+    #: why other engines that were tried do not answer, with what was measured of them
+    engine_reason: Mapped[str | None]
     started_at: Mapped[datetime] = _created()
     seen_at: Mapped[datetime] = _created()
 

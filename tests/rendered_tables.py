@@ -208,8 +208,16 @@ def admin_queue() -> None:
 
 def admin_workers() -> None:
     row = {"worker": "classify@ward-7.example", "queue": "classify", "takes_work": False, "seen_seconds_ago": 2}
+    row |= {"bundle": DIGEST, "engine": None, "engine_reason": None}
+    works = row | {"worker": "classify@ward-8.example", "takes_work": True, "engine": "openvino-float32"}
+    figures = "openvino-int8 not taken: 14.2 images/s, openvino-float32 16.9"
     show(
-        WORKER_COLUMNS, [row | {"bundle": DIGEST, "problem": "it needs 9 GB of memory, and may have 4"}], as_json=False
+        WORKER_COLUMNS,
+        [
+            row | {"problem": "it needs 9 GB of memory, and may have 4"},
+            works | {"engine_reason": figures, "problem": None},
+        ],
+        as_json=False,
     )
 
 

@@ -158,7 +158,8 @@ def _classify_station(name: str, database: Database, storage: Storage) -> Statio
 
     def load(bundle: Bundle) -> Model:
         """With the memory that another bundle, which serves meanwhile, leaves."""
-        return Model(bundle, open_engine(bundle, SETTINGS, room=limit - (resident() - bare)))
+        engine, why = open_engine(bundle, SETTINGS, room=limit - (resident() - bare))
+        return Model(bundle, engine, why)
 
     keeper = BundleKeeper(SETTINGS.model_dir, database, cache, load)
     model = _patiently(lambda: _first(keeper, name, database))

@@ -30,6 +30,7 @@ from worker.leases import Leases
 from worker.load import Loader, Study
 from worker.look import Looker, Seen, Stopped, split
 from worker.model import Reader, Reading, Refusal
+from worker.station import Serving
 from worker.write import Writer
 
 log = structlog.get_logger(__name__)
@@ -38,7 +39,7 @@ log = structlog.get_logger(__name__)
 class Classify:
     """The role of the classify queue. Not re-entrant: one drain at a time."""
 
-    bundle_sha256: str | None
+    serving: Serving | None
 
     def __init__(self, name: str, settings: Settings, database: Database, storage: Storage, reader: Reader) -> None:
         self._settings, self._database = settings, database
@@ -80,7 +81,8 @@ class Classify:
         """
         with self._database.transaction() as session:
             register(session, reader.bundle)
-        self._reader, self.bundle_sha256 = reader, reader.bundle.sha256
+        self._reader = reader
+        self.serving = Serving(reader.bundle.sha256, reader.engine_name, reader.engine_reason)
 
     def drain(self, stopping: threading.Event) -> None:
         """Work through batches until none is left or the time is over; what was run is written by then."""

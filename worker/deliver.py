@@ -29,6 +29,7 @@ from shared.models import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, 
 from shared.webhooks import payloads, sign
 from worker.egress import Egress, Failure
 from worker.receiver_answers import reason_of, refusal_of
+from worker.station import Serving
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +93,7 @@ class Reply:
 class Deliver:
     """The role of the deliver queue."""
 
-    bundle_sha256: str | None = None
+    serving: Serving | None = None
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.progress = time.monotonic()

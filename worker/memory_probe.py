@@ -26,7 +26,7 @@ ROUNDS = 3
 def main(directory: str, engine: str, images: str) -> int:
     """Bytes."""
     bundle = Bundle.open(Path(directory))
-    model = Model(bundle, choose_engine(bundle, engine, int(images)))
+    model = Model(bundle, choose_engine(bundle, engine, int(images)).engine)
     size, count = bundle.input.size, max(int(images) // model.lanes, 1)
     pixels = np.random.default_rng(1).integers(0, 255, (count, size, size), np.uint8)
     asks = [Ask(row, classifier, Modality.XRAY) for row in range(count) for classifier in Classifier]

@@ -92,6 +92,14 @@ class Reader(Protocol):
         """What its answers name."""
 
     @property
+    def engine_name(self) -> str:
+        """What they are made with."""
+
+    @property
+    def engine_reason(self) -> str:
+        """Why other engines that were tried do not answer."""
+
+    @property
     def needs_pixels(self) -> bool:
         """Whether images are to be fetched and decoded for it; otherwise they may be of any shape."""
 
@@ -115,12 +123,17 @@ class Model:
 
     needs_pixels = True
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, engine_reason: str = "") -> None:
         """Raises ModelError when a file is unusable, or a head is missing that jobs may ask for."""
         check_heads(bundle)
-        self.bundle, self.engine = bundle, engine
+        self.bundle, self.engine, self.engine_reason = bundle, engine, engine_reason
         self._heads = {name: HeadNetwork.load(bundle, head) for name, head in bundle.heads.items()}
         self._gate = Gate.load(bundle) if bundle.card.gate else None
+
+    @property
+    def engine_name(self) -> str:
+        """As settings call it."""
+        return self.engine.name
 
     @property
     def lanes(self) -> int:

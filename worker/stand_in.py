@@ -45,6 +45,7 @@ class StandIn:
     """
 
     lanes, max_batch = 1, None
+    engine_name, engine_reason = "stand-in", NOTICE
 
     def __init__(self, bundle: Bundle, *, needs_pixels: bool, rate: float) -> None:
         self.bundle, self.needs_pixels = bundle, needs_pixels

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 import structlog
@@ -22,10 +22,29 @@ log = structlog.get_logger(__name__)
 LOOKS_PER_MODEL_LOOK = 5
 
 
+class Serving(NamedTuple):
+    """What a role with a model answers with."""
+
+    bundle_sha256: str
+    engine: str
+    #: Why others that were tried do not answer, with what was measured of them; empty when none was.
+    engine_reason: str = ""
+
+
 def report_problem(database: Database, worker: str, queue: str, problem: str) -> None:
     """Say why a worker cannot take work of a queue, where readiness is looked up; for one that is about to end."""
-    row = {"name": worker, "queue": queue, "bundle_sha256": None, "bundle_problem": problem}
-    seen = {"seen_at": sa.func.now(), "bundle_sha256": None, "bundle_problem": problem}
+    _sign(database, worker, queue, None, problem)
+
+
+def _sign(database: Database, worker: str, queue: str, serving: Serving | None, problem: str | None) -> None:
+    said = {
+        "bundle_sha256": serving and serving.bundle_sha256,
+        "bundle_problem": problem,
+        "engine": serving and serving.engine,
+        "engine_reason": (serving and serving.engine_reason) or None,
+    }
+    row = {"name": worker, "queue": queue} | said
+    seen = {"seen_at": sa.func.now()} | said
     with database.transaction() as session:
         session.execute(insert(Worker).values(row).on_conflict_do_update(constraint="pk_workers", set_=seen))
 
@@ -33,7 +52,8 @@ def report_problem(database: Database, worker: str, queue: str, problem: str) ->
 class Role(Protocol):
     """The work of one queue."""
 
-    bundle_sha256: str | None
+    #: None for a role without a model.
+    serving: Serving | None
     #: Seconds of time.monotonic() at which the work last got anywhere.
     progress: float
 
@@ -165,11 +185,5 @@ class Station:
             log.warning("worker.beat_failed", queue=self._queue, error=error.type)
 
     def _sign_on(self) -> None:
-        said = {
-            "bundle_sha256": self._role.bundle_sha256,
-            "bundle_problem": None if self._keeper is None else self._keeper.problem,
-        }
-        row = {"name": self._worker, "queue": self._queue} | said
-        seen = {"seen_at": sa.func.now()} | said
-        with self._database.transaction() as session:
-            session.execute(insert(Worker).values(row).on_conflict_do_update(constraint="pk_workers", set_=seen))
+        problem = None if self._keeper is None else self._keeper.problem
+        _sign(self._database, self._worker, self._queue, self._role.serving, problem)

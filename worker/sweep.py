@@ -16,6 +16,7 @@ from shared.models import Delivery, DeliveryState, IdempotencyKey, Worker
 from shared.orphans import orphans
 from shared.queue import CLASSIFY, DELIVER, ring
 from shared.storage import Storage
+from worker.station import Serving
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +30,7 @@ STUDIES_AT_ONCE = 100
 class Sweep:
     """The role of the sweep queue."""
 
-    bundle_sha256: str | None = None
+    serving: Serving | None = None
 
     def __init__(self, settings: Settings, database: Database, storage: Storage) -> None:
         self.progress = time.monotonic()

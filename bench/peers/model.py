@@ -77,5 +77,5 @@ def _keras(bundle: Bundle, head: Head, threads: int | None) -> Predict:
 
 def _engine(bundle: Bundle, head: Head, threads: int | None) -> Predict:
     """The default engine of this machine."""
-    network, engine = HeadNetwork.load(bundle, head), choose_engine(bundle, threads=threads)
+    network, engine = HeadNetwork.load(bundle, head), choose_engine(bundle, threads=threads).engine
     return lambda images: network.predict(engine.maps(images, head.trunks))

@@ -241,7 +241,8 @@ def test_a_swapped_model_answers_what_is_claimed_afterwards(
     role.swap(Model(other, model.engine))
     (after,) = queue(clean_database, storage, count=1)
     role.drain(threading.Event())
-    assert role.bundle_sha256 == other.sha256
+    assert role.serving is not None
+    assert role.serving.bundle_sha256 == other.sha256
     with every_job(clean_database) as found:
         versions = {job_id: job_envelope(job).result for job_id, job in found.items()}
     assert {job_id: result and result.model.version for job_id, result in versions.items()} == {

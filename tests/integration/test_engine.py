@@ -146,7 +146,7 @@ def test_a_cpu_without_bfloat16_refuses_it_with_the_reason(whole: Bundle) -> Non
 
 def test_bfloat16_by_name_serves_or_is_refused_as_this_cpu_has_it(whole: Bundle) -> None:
     if this_cpu().has_bfloat16:
-        assert choose_engine(whole, "openvino-bf16").name == "openvino-bf16"
+        assert choose_engine(whole, "openvino-bf16").engine.name == "openvino-bf16"
     else:
         with pytest.raises(ModelError, match="openvino-bf16: this CPU does not compute in bfloat16"):
             choose_engine(whole, "openvino-bf16")
@@ -278,7 +278,8 @@ def unmeasured(*_: object) -> dict[str, float]:
 
 def test_int8_is_chosen_where_it_is_faster_and_agrees(whole: Bundle) -> None:
     with capture_logs() as logs:
-        assert choose_engine(whole, threads=1, timer=INT8_FASTER).name == "openvino-int8"
+        engine, why = choose_engine(whole, threads=1, timer=INT8_FASTER)
+    assert (engine.name, why) == ("openvino-int8", f"{SECOND} not taken: 14.6 images/s, openvino-int8 16.0")
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [
         ("engine.ready", "info"),
         ("engine.compared", "info"),
@@ -288,16 +289,18 @@ def test_int8_is_chosen_where_it_is_faster_and_agrees(whole: Bundle) -> None:
 
 def test_int8_that_is_slower_than_what_is_more_exact_does_not_answer(whole: Bundle) -> None:
     with capture_logs() as logs:
-        assert choose_engine(whole, threads=1, timer=INT8_SLOWER).name == SECOND
+        engine, why = choose_engine(whole, threads=1, timer=INT8_SLOWER)
+    assert (engine.name, why) == (SECOND, f"openvino-int8 not taken: 13.3 images/s, {SECOND} 16.0")
     assert (logs[-1]["event"], logs[-1]["log_level"]) == ("engine.compared", "warning")
     assert logs[-1]["reason"] == f"{SECOND} is 1.20 times as fast as openvino-int8 on this CPU"
 
 
 def test_a_worker_measures_once(whole: Bundle, tmp_path: Path) -> None:
     known = Comparisons(tmp_path)
-    assert choose_engine(whole, threads=1, known=known, timer=INT8_SLOWER).name == SECOND
+    assert choose_engine(whole, threads=1, known=known, timer=INT8_SLOWER).engine.name == SECOND
     with capture_logs() as logs:
-        assert choose_engine(whole, threads=1, known=known, timer=unmeasured).name == SECOND
+        engine, why = choose_engine(whole, threads=1, known=known, timer=unmeasured)
+    assert (engine.name, why) == (SECOND, f"openvino-int8 not taken: 13.3 images/s, {SECOND} 16.0")
     assert [entry["event"] for entry in logs] == ["engine.compared", "engine.ready"]
     assert logs[0]["measured_before"] is True
     with pytest.raises(AssertionError, match="measured again"):  # another size of batches is another comparison
@@ -309,18 +312,22 @@ def test_what_was_found_before_is_checked_again_and_passed_over_if_it_fails(own:
     confused = recard(own, engines={"openvino-int8": {"vgg16": constant_trunk(own.path)}})
     found = Comparison("openvino-int8", {"openvino-int8": 2.0, SECOND: 1.0})
     known.keep(key_of(this_cpu(), confused, 16, 1, ("openvino-int8", SECOND)), found, this_cpu())
-    assert choose_engine(confused, threads=1, known=known, timer=unmeasured).name == SECOND
+    engine, why = choose_engine(confused, threads=1, known=known, timer=unmeasured)
+    assert engine.name == SECOND
+    assert why.startswith("openvino-int8: ")
+    assert "images/s" not in why  # what was measured of an engine that is refused now says nothing
 
 
 def test_a_named_engine_is_not_compared(whole: Bundle) -> None:
-    assert choose_engine(whole, "openvino-int8", threads=1, timer=unmeasured).name == "openvino-int8"
+    assert choose_engine(whole, "openvino-int8", threads=1, timer=unmeasured).engine.name == "openvino-int8"
 
 
 def test_without_memory_for_two_engines_they_are_not_compared(own: Bundle) -> None:
     need = MemoryNeed(one_image=1000, each_more=0)
     bundle = recard(own, memory_needed={"openvino-int8": need})
     with capture_logs() as logs:
-        assert choose_engine(bundle, threads=1, room=1500, timer=unmeasured).name == "openvino-int8"
+        engine, why = choose_engine(bundle, threads=1, room=1500, timer=unmeasured)
+    assert (engine.name, why) == ("openvino-int8", "not compared with a more exact engine: no memory for two engines")
     assert logs[-1]["event"] == "engine.not_compared"
 
 
@@ -335,7 +342,7 @@ def test_a_real_measurement_finds_a_time_for_each(whole: Bundle) -> None:
 def test_the_setting_names_an_engine(whole: Bundle, wanted: str) -> None:
     variables = {"DATABASE_URL": "postgresql://-", "REDIS_URL": "redis://-", "SECRET_KEY": "k" * 32, "ENGINE": wanted}
     settings = parse({f"THORAQ_{name}": value for name, value in variables.items()})
-    assert open_engine(whole, settings).name == wanted
+    assert open_engine(whole, settings).engine.name == wanted
 
 
 def test_an_engine_that_answers_otherwise_is_passed_over_and_said_so(own: Bundle) -> None:
@@ -343,7 +350,10 @@ def test_an_engine_that_answers_otherwise_is_passed_over_and_said_so(own: Bundle
     confused = {"vgg16": files["vgg16"], "densenet201": constant_trunk(own.path)}
     bundle = recard(own, engines={"openvino-int8": confused})
     with capture_logs() as logs:
-        assert choose_engine(bundle, timer=unmeasured).name == SECOND
+        engine, why = choose_engine(bundle, timer=unmeasured)
+    assert engine.name == SECOND
+    assert "openvino-int8: " in why
+    assert "another label for" in why
     assert [(entry["event"], entry["engine"]) for entry in logs] == [
         ("engine.refused", "openvino-int8"),
         ("engine.ready", SECOND),
@@ -390,7 +400,7 @@ def test_a_bundle_without_int8_files_has_no_int8_engine(own: Bundle) -> None:
 
 def test_without_reference_answers_only_tensorflow_serves(own: Bundle) -> None:
     bundle = recard(own, parity=None)
-    assert choose_engine(bundle).name == "tensorflow"
+    assert choose_engine(bundle).engine.name == "tensorflow"
     with pytest.raises(ModelError, match="no engine runs"):
         choose_engine(bundle, SECOND)
 
@@ -440,7 +450,8 @@ def test_openvino_serves_without_tensorflow(whole: Bundle) -> None:
     code = (
         "import sys; from pathlib import Path; from shared.bundle import Bundle; "
         "from shared.engines import choose_engine; "
-        "print(choose_engine(Bundle.open(Path(sys.argv[1]))).name.partition('-')[0], 'tensorflow' in sys.modules)"
+        "name = choose_engine(Bundle.open(Path(sys.argv[1]))).engine.name; "
+        "print(name.partition('-')[0], 'tensorflow' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(whole.path)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

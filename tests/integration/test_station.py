@@ -14,13 +14,13 @@ from shared.db import Database
 from shared.errors import EngineError, Unavailable
 from shared.models import Worker
 from tests.waiting import EVENT_SECONDS
-from worker.station import Station
+from worker.station import Serving, Station, report_problem
 
 
 class Work:
     """A role whose drains the test sees, and may hold."""
 
-    bundle_sha256: str | None = None
+    serving: Serving | None = None
 
     def __init__(self) -> None:
         self.progress = time.monotonic()
@@ -100,6 +100,21 @@ def test_a_failed_drain_does_not_end_the_looking(
     door = station(work, clean_database, settings, poll_seconds=0.01)
     door.open()
     until(lambda: work.drains >= 3)
+    door.close()
+
+
+def test_it_says_which_engine_answers_and_why_others_do_not(clean_database: Database, settings: Settings) -> None:
+    work = Work()
+    work.serving = Serving("ab" * 32, "openvino-float32", "openvino-int8 not taken: 14.2 images/s")
+    door = station(work, clean_database, settings)
+    door.open()
+    with clean_database.transaction() as session:
+        worker = session.scalars(sa.select(Worker)).one()
+        assert (worker.bundle_sha256, worker.engine, worker.engine_reason) == work.serving
+    report_problem(clean_database, "w", worker.queue, "it ended")
+    with clean_database.transaction() as session:
+        worker = session.scalars(sa.select(Worker)).one()
+        assert (worker.bundle_sha256, worker.engine, worker.engine_reason) == (None, None, None)
     door.close()
 
 

@@ -49,6 +49,10 @@ def test_the_queue_is_shown_with_who_works_on_it(clean_database: Database, setti
     with clean_database.transaction() as session:
         add_job(session, add_tenant(session))
     report_problem(clean_database, "classify@one", CLASSIFY, PROBLEM)
+    figures = "openvino-int8 not taken: 14.2 images/s, openvino-float32 16.9"
+    serves = {"bundle_sha256": "ab" * 32, "engine": "openvino-float32", "engine_reason": figures}
+    with clean_database.transaction() as session:
+        session.add(Worker(name="classify@two", queue=CLASSIFY, **serves))
     read_settings.cache_clear()
     try:
         shown = CliRunner().invoke(admin, ["queue", "--json"], env=settings_env)
@@ -58,7 +62,9 @@ def test_the_queue_is_shown_with_who_works_on_it(clean_database: Database, setti
     assert shown.exit_code == printed.exit_code == 0, shown.output + printed.output
     found = json.loads(shown.stdout)
     assert [(row["state"], row["jobs"]) for row in found["jobs"]] == [("queued", 1)]
-    (worker,) = found["workers"]
+    worker, other = found["workers"]
     assert (worker["worker"], worker["queue"], worker["takes_work"]) == ("classify@one", CLASSIFY, False)
     assert worker["problem"] == PROBLEM
+    assert (other["takes_work"], other["engine"], other["engine_reason"]) == (True, "openvino-float32", figures)
+    assert "Other engines" in printed.stdout
     assert "classify@one" in printed.stdout

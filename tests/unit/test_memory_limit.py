@@ -101,7 +101,7 @@ def test_no_engine_is_loaded_where_none_fits(bundle: Bundle) -> None:
 
 
 def test_an_engine_is_made_for_what_fits(bundle: Bundle) -> None:
-    assert choose_engine(bundle, "openvino-float32", room=450 * MB).max_batch == 6
+    assert choose_engine(bundle, "openvino-float32", room=450 * MB).engine.max_batch == 6
 
 
 def test_too_little_is_said_with_what_would_do(bundle: Bundle) -> None:
