@@ -14,36 +14,33 @@ from flask_openapi3.models.security_scheme import SecurityScheme
 from flask_openapi3.openapi import OpenAPI
 from pydantic import ValidationError
 
-from api import (
-    artifacts,
-    audit_log,
-    batch_events,
-    batch_output,
-    batches,
-    direct_uploads,
-    health,
-    jobs,
-    keys,
-    limits,
-    models,
-    open_studies,
-    pages,
-    problems,
-    studies,
-    upload_content,
-    webhooks,
-)
-from api.admission import Admission
-from api.auth import authenticate
-from api.batch_schemas import ItemProblem
-from api.context import EXTENSION, Services
-from api.examples import with_examples
-from api.limits import Limits
-from api.openapi import completed
-from api.previews import Previews
-from api.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request, Sessions, check_encoding
-from api.submissions import Submissions
-from api.wait_slots import WaitSlots
+from api import bundles as models
+from api import health, pages
+from api.batches import events as batch_events
+from api.batches import results as batch_output
+from api.batches import routes as batches
+from api.batches.schemas import ItemProblem
+from api.http import problems
+from api.http.auth import authenticate
+from api.http.limits import rate_limits as limits
+from api.http.limits.backpressure import Admission
+from api.http.limits.rate_limits import Limits
+from api.http.limits.wait_slots import WaitSlots
+from api.http.openapi.document import completed
+from api.http.openapi.examples import with_examples
+from api.http.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request, Sessions, check_encoding
+from api.http.services import EXTENSION, Services
+from api.jobs import artifacts
+from api.jobs import routes as jobs
+from api.jobs.group_commit import Submissions
+from api.keys import audit_log
+from api.keys import routes as keys
+from api.studies import open_routes as open_studies
+from api.studies import routes as studies
+from api.studies.previews import Previews
+from api.uploads import content as upload_content
+from api.uploads import routes as direct_uploads
+from api.webhooks import routes as webhooks
 from shared import log as logs
 from shared import metrics
 from shared.config import Settings, settings
@@ -137,7 +134,7 @@ def _configure(app: Flask, config: Settings) -> None:
         MAX_FORM_PARTS=max(config.max_files, config.max_batch_items) + 20,
         SESSION_COOKIE_NAME="thoraq",
         SESSION_COOKIE_HTTPONLY=True,
-        # Strict would sign people out who follow a link from their mail; api/csrf.py guards what Lax leaves open.
+        # Strict would sign people out who follow a link from their mail; api/http/csrf.py guards what Lax leaves open.
         SESSION_COOKIE_SAMESITE="Lax",
         # A sign-in lasts as long as the setting says, however long a page stays open and asks for news.
         SESSION_REFRESH_EACH_REQUEST=False,

@@ -15,8 +15,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import REGISTRY, Collector
 from redis import Redis, RedisError
 
-from api.context import Services, services
-from api.schemas import Readiness
+from api.http.schemas import Readiness
+from api.http.services import Services, services
 from shared.database_checks import check_for_api
 from shared.db import SCHEMA_IS_MISSING, Database
 from shared.errors import QueueError, ThoraqError, Unavailable

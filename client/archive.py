@@ -247,7 +247,7 @@ class _Sink(io.RawIOBase):
 
 
 def counted(name: str) -> bool:
-    """Whether the server makes an item of a member with this name; its rule is that of api/archive_ignored.py."""
+    """Whether the server makes an item of a member with this name; its rule is that of api/batches/ignored_files.py."""
     *folders, base = name.replace("\\", "/").split("/")
     left_out = IGNORED_FILES.fullmatch(base) or any(IGNORED_FOLDERS.fullmatch(folder) for folder in folders)
     return base != "" and not left_out

@@ -21,7 +21,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from api.context import EXTENSION
+from api.http.services import EXTENSION
 from shared import jobs, keys
 from shared.claims import Claim, Outcome
 from shared.db import Database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from api.problems import problem_types
+from api.http.problems import problem_types
 from shared.errors import meaning_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "problems.md"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from api.context import EXTENSION
+from api.http.services import EXTENSION
 from shared.db import Database
 from tests.api_support import PNG, Caller, claim_all, finish, json_of
 from tests.result_support import answered, spot

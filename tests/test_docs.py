@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from api.problems import problem_types
+from api.http.problems import problem_types
 from shared.models import JobState
 from tests import problems_table
 from tests.settings_table import with_table

@@ -13,11 +13,11 @@ from flask import Blueprint, Response, redirect, render_template, request, sessi
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from api import csrf
-from api.auth import SESSION_KEY, authenticate
+from api.http import csrf
+from api.http.auth import SESSION_KEY, authenticate
+from api.http.problems import BY_STATUS
 from api.pages import batches, documents, recent, studies, words
 from api.pages.signing import WANTED, sign_in, sign_out
-from api.problems import BY_STATUS
 from shared.errors import ThoraqError, Unauthenticated
 
 blueprint = Blueprint("pages", __name__, template_folder="templates", static_folder="static", static_url_path="/static")

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from flask import Response, request
 from sqlalchemy.orm import Session
 
-from api.auth import authenticate
-from api.batches import find_batch
-from api.context import principal, services
+from api.batches.routes import find_batch
+from api.http.auth import authenticate
+from api.http.services import principal, services
 from api.pages.files import StudyFiles, files_of
 from api.pages.responses import conditional, tenant_name
 from shared import job_rows

@@ -7,10 +7,10 @@ from pathlib import Path
 import flask_openapi3_swagger
 from flask import Response, make_response, render_template, request, send_from_directory
 
-from api.auth import authenticate
-from api.context import principal, services
+from api.http.auth import authenticate
+from api.http.problems import problem_types
+from api.http.services import principal, services
 from api.pages.words import SCORES
-from api.problems import problem_types
 from shared.errors import NotFound, meaning_of
 from shared.keys import Scope
 from shared.models import ModelBundle

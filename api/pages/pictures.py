@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from api.previews import LONGEST_SIDE
-from api.studies import file_name
+from api.studies.previews import LONGEST_SIDE
+from api.studies.routes import file_name
 from shared.envelope import ImagePrediction, JobEnvelope
 from shared.models import Image, Study
 

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from flask import Response, request
 from sqlalchemy.orm import Session
 
-from api.context import Principal, principal, services
-from api.jobs import WHOLE
+from api.http.services import Principal, principal, services
+from api.jobs.routes import WHOLE
 from api.pages.files import StudyFiles, files_of
 from api.pages.responses import conditional, tenant_name
 from shared.envelope import BatchEnvelope, JobEnvelope, batch_envelope, job_envelope

@@ -6,10 +6,10 @@ import structlog
 from flask import redirect, render_template, request, session, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from api import csrf
-from api.audit import record
-from api.auth import SESSION_KEY
-from api.context import Principal, services
+from api.http import csrf
+from api.http.audit import record
+from api.http.auth import SESSION_KEY
+from api.http.services import Principal, services
 from shared import keys
 from shared.errors import ForeignRequest
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from flask import Response, request
 
-from api.answers import read_job
-from api.auth import authenticate
-from api.context import principal, services
+from api.http.auth import authenticate
+from api.http.problems import problem_types
+from api.http.responses import read_job
+from api.http.services import principal, services
 from api.pages.pictures import first_to_look_at, pictures_of
 from api.pages.responses import conditional, tenant_name
 from api.pages.review import review_sentences
 from api.pages.words import TERMINAL_WORDS
-from api.problems import problem_types
-from api.studies import file_name, find_study
+from api.studies.routes import file_name, find_study
 from shared.keys import Scope
 from shared.models import Study
 

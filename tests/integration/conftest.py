@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 
 from api import create_app
-from api.context import EXTENSION
+from api.http.services import EXTENSION
 from shared.config import Settings
 from shared.db import Database, TenantDatabase
 from tests.api_support import Caller, MakeApp, new_key, record_log

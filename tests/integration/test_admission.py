@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
-from api import admission
-from api.admission import Admission
+from api.http.limits import backpressure as admission
+from api.http.limits.backpressure import Admission
 from migrations.upgrade import upgrade
 from shared.config import Settings
 from shared.db import Database

@@ -16,8 +16,8 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from api import answers
-from api.context import EXTENSION, Services
+from api.http import responses as answers
+from api.http.services import EXTENSION, Services
 from shared import jobs
 from shared.config import Settings
 from shared.db import Database

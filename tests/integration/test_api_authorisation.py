@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from api.context import EXTENSION
+from api.http.services import EXTENSION
 from shared import keys
 from shared.db import Database
 from shared.keys import Scope

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from api import batch_output
+from api.batches import results as batch_output
 from shared import jobs
 from shared.claims import Outcome
 from shared.config import Settings

@@ -96,7 +96,7 @@ def test_what_lies_beside_the_pictures_is_no_item(north: Caller) -> None:
 def test_what_is_left_out_is_counted_once_when_an_upload_goes_on(
     north: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.batch_intake.CHUNK_ITEMS", 1)
+    monkeypatch.setattr("api.batches.pipeline.CHUNK_ITEMS", 1)
     members = [part for name, content in numbered() for part in ((f"__MACOSX/._{name}", TEXT), (name, content))]
     whole = packed(*members, ("Thumbs.db", TEXT))
     problem = problem_of(post_zip(north, cut(whole, 7), key="k"), 400, "bad-request")

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from api.context import EXTENSION
+from api.http.services import EXTENSION
 from shared import model_store
 from shared.db import Database
 from shared.keys import Scope

@@ -13,7 +13,7 @@ from flask import Flask
 from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
-from api.limits import Limits
+from api.http.limits.rate_limits import Limits
 from shared.config import Settings
 from shared.db import Database
 from standalone.services import free_port

@@ -10,7 +10,7 @@ import pytest
 from pydicom import dcmread
 from werkzeug.test import TestResponse
 
-from api import answers
+from api.http import responses as answers
 from shared.db import Database
 from shared.models import Job
 from tests.api_support import (

@@ -14,9 +14,9 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from api.context import EXTENSION
-from api.direct_uploads import HEADER_BYTES
-from api.upload_content import own_address
+from api.http.services import EXTENSION
+from api.uploads.content import own_address
+from api.uploads.routes import HEADER_BYTES
 from shared.db import Database
 from shared.models import AuditEntry, Image, Job, Study, Upload, UploadState
 from shared.storage import MinioStorage, Storage

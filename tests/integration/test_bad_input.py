@@ -63,7 +63,7 @@ def rows(database: Database) -> dict[str, int]:
 def nothing_left(north: Caller, clean_database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """After the test there is no row, no object, and no file that is still open."""
     # What a request has brought in so far is written when its time is over, which a slow machine would make now.
-    monkeypatch.setattr("api.batch_intake.CHUNK_SECONDS", 600)
+    monkeypatch.setattr("api.batches.pipeline.CHUNK_SECONDS", 600)
     north.get("/v1/jobs")  # connections that stay
     json_of(north.get("/v1/batches"))
     opened = open_files()
@@ -192,7 +192,7 @@ def test_an_office_document_beside_the_pictures_is_a_file_like_any_other(north: 
 def test_what_is_in_when_an_archive_is_refused_is_withdrawn(
     north: Caller, clean_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.batch_intake.CHUNK_ITEMS", 1)
+    monkeypatch.setattr("api.batches.pipeline.CHUNK_ITEMS", 1)
     monkeypatch.setattr("shared.storage.FolderStorage.group", 1)
     north.post("/v1/webhook-endpoints", json={"url": "http://127.0.0.1:9/hook", "events": ["*"]})
     archive = packed(*((f"{number}.png", PNG) for number in range(40)), ("../x.png", PNG))
@@ -213,7 +213,7 @@ def test_what_is_in_when_an_archive_is_refused_is_withdrawn(
 def test_files_that_waited_for_their_group_are_gone_with_the_archive(
     north: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.batch_intake.CHUNK_ITEMS", 1)
+    monkeypatch.setattr("api.batches.pipeline.CHUNK_ITEMS", 1)
     monkeypatch.setattr("shared.storage.FolderStorage.group", 1)
     archive = packed(*((f"a/{number}.png", PNG) for number in range(40)), ("../x.png", PNG))
     problem = problem_of(post_zip(north, archive, group_by="folder"), 422, "unsafe-archive")
@@ -417,7 +417,7 @@ def test_an_idempotency_key_is_replayed_and_not_reused(north: Caller, clean_data
 def test_an_idempotency_key_in_flight_is_a_conflict(
     north: Caller, clean_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.batch_intake.CHUNK_ITEMS", 1)
+    monkeypatch.setattr("api.batches.pipeline.CHUNK_ITEMS", 1)
     monkeypatch.setattr("shared.storage.FolderStorage.group", 1)
     archive, go = packed(("a.png", PNG), ("b.png", PNG)), threading.Event()
     with ThreadPoolExecutor(1) as pool:

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from admin.doctor import Doctor
-from api.context import EXTENSION
+from api.http.services import EXTENSION
 from shared import reuse
 from shared.claims import Outcome
 from shared.config import Settings

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pydicom import Dataset, dcmread
 from pydicom.sequence import Sequence
 
-from api.context import EXTENSION
+from api.http.services import EXTENSION
 from shared.claims import Outcome
 from shared.config import Settings
 from shared.db import Database

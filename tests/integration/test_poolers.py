@@ -12,7 +12,7 @@ from flask import Flask
 from pydantic import SecretStr
 
 from api import create_app
-from api.context import EXTENSION
+from api.http.services import EXTENSION
 from shared.config import Settings
 from shared.db import API_ROLE, LOGIN_DEFAULTS, Database, TenantDatabase
 from shared.errors import Unavailable, UnguardedDatabase

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from api.idempotency import KeyUse
-from api.submissions import Submission, Submissions, Written
+from api.http.idempotency import KeyUse
+from api.jobs.group_commit import Submission, Submissions, Written
 from shared.config import Settings
 from shared.db import Database, TenantDatabase
 from shared.errors import IdempotencyKeyReused, Unavailable
@@ -84,7 +84,7 @@ def test_those_that_wait_are_written_by_one_transaction(
 def test_a_transaction_waits_a_moment_for_those_that_are_coming(
     clean_database: Database, api_database: TenantDatabase, tenant_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.submissions.GATHER_SECONDS", 30)
+    monkeypatch.setattr("api.jobs.group_commit.GATHER_SECONDS", 30)
     submissions = Submissions(api_database)
     with ThreadPoolExecutor(2) as pool:
         with submissions.coming():

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from stream_unzip import stream_unzip
 
-from api.archive_ignored import is_directory, is_ignored
-from api.batch_archive import Archive as ReceivedArchive
+from api.batches.ignored_files import is_directory, is_ignored
+from api.batches.zip_reader import Archive as ReceivedArchive
 from client.archive import PIECE_BYTES, Archive, PackedArchive, StoredArchive, archive_of, counted
 from shared.config import Settings
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
-from api.form_parser import StrictFormParser
-from api.form_spool import MEMORY_BYTES
+from api.http.forms.parser import StrictFormParser
+from api.http.forms.spool import MEMORY_BYTES
 from shared.errors import BadRequest
 
 TEXT, FILE = b'Content-Disposition: form-data; name="a"', b'Content-Disposition: form-data; name="f"; filename="x.png"'

@@ -11,10 +11,10 @@ from zipfile import ZipFile
 
 import pytest
 
-from api.batch_archive import SPOOL_BYTES, Archive
-from api.disk import disk_errors
-from api.form_parser import StrictFormParser
-from api.form_spool import MEMORY_BYTES
+from api.batches.zip_reader import SPOOL_BYTES, Archive
+from api.http.forms.disk import disk_errors
+from api.http.forms.parser import StrictFormParser
+from api.http.forms.spool import MEMORY_BYTES
 from shared.config import parse
 from shared.errors import DiskFull, Unavailable
 from tests.factories_storage import largest_file

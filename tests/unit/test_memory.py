@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from api.memory import Memory
+from api.http.ttl_cache import Memory
 
 
 def test_it_forgets_by_time() -> None:

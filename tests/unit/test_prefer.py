@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.prefer import wait_of
+from api.http.prefer import wait_of
 
 
 @pytest.mark.parametrize(

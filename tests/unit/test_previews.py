@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from api import previews
-from api.previews import LONGEST_SIDE, MOST_AT_ONCE, Previews
+from api.studies import previews
+from api.studies.previews import LONGEST_SIDE, MOST_AT_ONCE, Previews
 from shared.config import Settings
 from shared.errors import CorruptImage, ImageError, TooCostly, Unavailable
 from shared.models import Image

@@ -9,9 +9,12 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from api import batch_schemas, key_schemas, schemas, study_schemas
-from api.problems import invalid, problem_types
-from api.validation import pointer
+from api.batches import schemas as batch_schemas
+from api.http import schemas
+from api.http.problems import invalid, problem_types
+from api.http.validation import pointer
+from api.keys import schemas as key_schemas
+from api.studies import schemas as study_schemas
 from shared.errors import ThoraqError, meaning_of
 from shared.models import EventType
 

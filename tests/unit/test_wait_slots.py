@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from api.wait_slots import WaitSlots
+from api.http.limits.wait_slots import WaitSlots
 
 
 def test_one_tenant_leaves_slots_to_others() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from api.zip_names import UNICODE_PATH, member_name
-from api.zip_stream import extra_fields
+from api.batches.zip.names import UNICODE_PATH, member_name
+from api.batches.zip.stream import extra_fields
 from tests.factories_archives import unicode_path
 
 

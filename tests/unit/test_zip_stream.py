@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from stream_unzip import stream_unzip
 
-from api.batch_archive import Archive
+from api.batches.zip_reader import Archive
 from shared.config import Settings
 from shared.errors import ArchiveLimits, BadRequest, ThoraqError, UnreadableArchive, UnsafeArchive
 from tests.factories_archives import (

@@ -1,0 +1,215 @@
+"""Batches: many studies sent together, as a ZIP, as lines that name what is stored, or as a form of files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import BinaryIO
+
+import sqlalchemy as sa
+import structlog
+from flask import Response, jsonify, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from sqlalchemy.orm import Session
+
+from api.batches.grouping import write_studies, write_waiting
+from api.batches.items import Sent
+from api.batches.ndjson import lines, write_lines
+from api.batches.openapi import BATCH_BODY
+from api.batches.pipeline import Intake, taking_in
+from api.batches.receiver import Turn
+from api.batches.schemas import BatchForm, BatchList, BatchListQuery, BatchQuery
+from api.batches.zip_reader import Archive, Member
+from api.http.idempotency import located, sent_key
+from api.http.openapi.document import ERRORS
+from api.http.requests import MULTIPART
+from api.http.responses import Answer, answer_of, respond, wait_for, wait_seconds
+from api.http.schemas import BatchPath
+from api.http.services import Principal, Services, principal, services
+from api.uploads.prepare import digest_as_stored
+from api.uploads.receive import discard, fingerprint, receive_many, received, sent_fields, sent_files, single
+from shared import batches
+from shared.envelope import BatchEnvelope, batch_envelope
+from shared.errors import BadRequest, ImageError, InvalidRequest, NotFound, PayloadTooLarge, UnsupportedMediaType
+from shared.keys import Scope
+from shared.models import Batch, Grouping, IdempotencyKey
+from shared.queue import DELIVER, ring
+
+blueprint = APIBlueprint("batches", __name__, url_prefix="/v1", abp_tags=[Tag(name="batches")], abp_responses=ERRORS)
+log = structlog.get_logger(__name__)
+
+ZIP, NDJSON = "application/zip", "application/x-ndjson"
+
+
+@blueprint.post("/batches", responses={"202": BatchEnvelope}, openapi_extensions=BATCH_BODY)
+def submit_batch() -> Response:
+    """Classify many studies. A ZIP or lines are taken in as they come, and what is in runs while the rest arrives.
+
+    202 when all of it is in. An item that cannot be accepted is listed among the batch's errors. When the connection
+    breaks, send the same again with the same Idempotency-Key, from `next_item` on if you like.
+    """
+    who = principal(Scope.JOBS_WRITE)
+    service = services()
+    # A stream is stored piece by piece, and every chunk of it looks for its room.
+    service.admission.check_room(request.content_length or 0 if request.mimetype == MULTIPART else 0)
+    if request.mimetype == MULTIPART:
+        batch_id, replayed = _submit_form(service, who)
+    elif request.mimetype in {ZIP, NDJSON}:
+        batch_id, replayed = _submit_stream(service, who)
+    else:
+        raise UnsupportedMediaType(f"send {ZIP}, {NDJSON}, or {MULTIPART} with files")
+    view = view_of(service, who, batch_id)
+    log.info("batch.submitted", batch_id=batch_id, items=view.next_item, replayed=replayed)
+    return located(respond(answer_of(view), 202), f"/v1/batches/{batch_id}", replayed=replayed)
+
+
+def _submit_form(service: Services, who: Principal) -> tuple[str, bool]:
+    files = sent_files(service.settings.max_batch_items)
+    if request.args:
+        # Ignored, a misspelt one would pass for a default.
+        errors = [
+            {"field": name[:100], "message": "with a form the options are fields of the form"} for name in request.args
+        ]
+        raise InvalidRequest("the query has no meaning beside a form", errors=errors)
+    form = BatchForm.model_validate(sent_fields())
+    with received(service, who, files, service.settings.max_batch_items) as taken:
+        sent = [Sent(item, one.name, one) for item, one in enumerate(taken)]
+        write = write_studies if form.group_by is Grouping.FILE else write_waiting
+        turn = Turn(service, who, form, write, sent_key(), fingerprint(form.model_dump(), taken))
+        first = turn.add_whole(sent)
+    if first is not None:
+        discard(service, taken)
+        return first, True
+    return turn.batch_id, False
+
+
+def _submit_stream(service: Services, who: Principal) -> tuple[str, bool]:
+    query = BatchQuery.model_validate(single(request.args))
+    form = BatchForm.model_validate(query.model_dump(exclude={"first_item"}))
+    if request.mimetype == NDJSON:
+        _check_lines(form)
+        write = write_lines
+    else:
+        write = write_studies if form.group_by is Grouping.FILE else write_waiting
+    turn = Turn(service, who, form, write, sent_key(), fingerprint(form.model_dump() | {"body": request.mimetype}))
+    if not turn.take(query.first_item):
+        return turn.batch_id, True
+    if request.mimetype == NDJSON:
+        with taking_in(turn, service.storage, list) as intake:
+            _put_lines(service, turn, intake, query.first_item)
+    else:
+        with taking_in(turn, service.storage, partial(_take_in, service, who, turn)) as intake:
+            _put_members(service, turn, intake, query.first_item)
+    return turn.batch_id, False
+
+
+def _check_lines(form: BatchForm) -> None:
+    if request.content_length is None:
+        raise BadRequest("lines need a Content-Length: without it a connection that breaks looks like their end")
+    if form.group_by is not Grouping.FILE:
+        message = "a line is a study: it names all of its uploads"
+        raise InvalidRequest(message, errors=[{"field": "group_by", "message": message}])
+
+
+def _put_lines(service: Services, turn: Turn, intake: Intake[Sent], first_item: int) -> None:
+    most = service.settings.max_batch_items
+    for sent in lines(intake.pieces(service.settings.max_upload_bytes), first_item):
+        if sent.item >= most:
+            raise PayloadTooLarge(f"at most {most} items in one batch")
+        if sent.item >= turn.known_until:
+            intake.put(sent)
+
+
+def _put_members(service: Services, turn: Turn, intake: Intake[Member], first_item: int) -> None:
+    pieces = intake.pieces(service.settings.max_batch_bytes)
+    for member in Archive(pieces, first_item, service.settings, turn.ignore):
+        intake.put(member, member.size)
+
+
+def _take_in(service: Services, who: Principal, turn: Turn, members: Sequence[Member]) -> list[Sent]:
+    """The members, stored; without those that an earlier request has brought in."""
+    with ExitStack() as files:
+        for member in members:
+            files.enter_context(member.file)
+        for member in members:
+            if member.item < turn.known_until:
+                turn.check_known(member.item, _digest(service, who, member.file))
+        new = [member for member in members if member.item >= turn.known_until]
+        taken = iter(receive_many(service, who, [member.file for member in new if member.error is None]))
+        return [
+            Sent(one.item, one.name, error=one.error)
+            if one.error
+            else Sent(one.item, one.name, replace(next(taken), name=one.name))
+            for one in new
+        ]
+
+
+def _digest(service: Services, who: Principal, file: BinaryIO) -> str | None:
+    """As the file would be stored; None for one that would not be, and is known by nothing."""
+    try:
+        return digest_as_stored(service, who.tenant_id, file)
+    except ImageError:
+        return None
+
+
+@blueprint.get("/batches", responses={"200": BatchList})
+def list_batches(query: BatchListQuery) -> Response:
+    """The tenant's batches, newest first, a page at a time."""
+    who = principal(Scope.JOBS_READ)
+    wanted = sa.select(Batch).where(Batch.tenant_id == who.tenant_id).order_by(Batch.id.desc())
+    if query.external_id is not None:
+        wanted = wanted.where(Batch.external_id == query.external_id)
+    if query.idempotency_key is not None:
+        mine = sa.and_(IdempotencyKey.tenant_id == who.tenant_id, IdempotencyKey.key == query.idempotency_key)
+        wanted = wanted.where(Batch.id.in_(sa.select(IdempotencyKey.resource_id).where(mine)))
+    if query.cursor is not None:
+        wanted = wanted.where(Batch.id < query.cursor)
+    with services().database.transaction() as session:
+        found = session.scalars(wanted.limit(query.limit + 1)).all()
+        data = [batch_envelope(batch) for batch in found[: query.limit]]
+    more = len(found) > query.limit
+    return jsonify(BatchList(data=data, next_cursor=data[-1].id if more else None).model_dump(mode="json"))
+
+
+@blueprint.get("/batches/<string:batch_id>", responses={"200": BatchEnvelope, "304": None})
+def get_batch(path: BatchPath) -> Response:
+    """A batch and the counts of its jobs: one row, however large it is.
+
+    Polls cost little with `If-None-Match`; `Prefer: wait=N` answers when all of it has ended.
+    """
+    who = principal(Scope.JOBS_READ)
+    service = services()
+    look_at = partial(_look, service, who, path.batch_id)
+    return respond(wait_for(service, path.batch_id, look_at, wait_seconds(service)))
+
+
+@blueprint.post("/batches/<string:batch_id>/cancel", responses={"200": BatchEnvelope})
+def cancel_batch(path: BatchPath) -> Response:
+    """Withdraw what has not ended; answers that are there stay. Cancelling it again changes nothing."""
+    who = principal(Scope.JOBS_WRITE)
+    service = services()
+    batches.cancel(service.database, who.tenant_id, path.batch_id, who.key_id)
+    ring(service.settings, DELIVER)
+    log.info("batch.cancelled", batch_id=path.batch_id)
+    return respond(_look(service, who, path.batch_id))
+
+
+def _look(service: Services, who: Principal, batch_id: str) -> Answer:
+    return answer_of(view_of(service, who, batch_id))
+
+
+def view_of(service: Services, who: Principal, batch_id: str) -> BatchEnvelope:
+    """The tenant's batch as clients see it now, or NotFound."""
+    with service.database.transaction() as session:
+        return batch_envelope(find_batch(session, who, batch_id))
+
+
+def find_batch(session: Session, who: Principal, batch_id: str) -> Batch:
+    """The tenant's batch, or NotFound."""
+    batch = session.scalar(sa.select(Batch).where(Batch.id == batch_id, Batch.tenant_id == who.tenant_id))
+    if batch is None:
+        raise NotFound("no such batch")
+    return batch

@@ -1,0 +1,1 @@
+"""The ZIP format, read as a stream."""

@@ -1,0 +1,79 @@
+"""Model bundles: which ones answer, which one is to, and their cards."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import sqlalchemy as sa
+from flask import Response, jsonify
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from sqlalchemy.orm import Session
+
+from api.http.audit import record
+from api.http.openapi.document import ERRORS
+from api.http.schemas import ModelList, ModelPath, ModelView
+from api.http.services import Services, principal, services
+from shared import model_store
+from shared.errors import Conflict, ModelError, NotFound
+from shared.keys import Scope
+from shared.models import ModelBundle, Worker
+
+blueprint = APIBlueprint("models", __name__, url_prefix="/v1", abp_tags=[Tag(name="models")], abp_responses=ERRORS)
+
+
+@blueprint.get("/models", responses={"200": ModelList})
+def list_models() -> Response:
+    """Every bundle that is stored or has answered here, with its card: what it is, how well it does, where it stops."""
+    principal(Scope.MODELS_READ)
+    service = services()
+    with service.database.transaction() as session:
+        serving = _serving(session, service)
+        bundles = session.scalars(sa.select(ModelBundle).order_by(ModelBundle.first_seen_at.desc())).all()
+    data = [_view(bundle, serving) for bundle in bundles]
+    return jsonify(ModelList(data=data).model_dump(mode="json"))
+
+
+@blueprint.post("/models/<string:sha256>/activate", responses={"200": ModelView})
+def activate_model(path: ModelPath) -> Response:
+    """Have the workers serve a bundle that was pushed: for every tenant, hence `admin` alone does not suffice.
+
+    Activating the active one again has workers that refused it try at once.
+    """
+    who = principal(Scope.MODELS_MANAGE)
+    service = services()
+    with service.database.transaction() as session:
+        _check_stored(session.get(ModelBundle, path.sha256))
+    try:
+        model_store.check(path.sha256, service.storage)
+    except ModelError as error:
+        raise Conflict("the bundle is damaged in the object store: push it again") from error
+    with service.database.transaction() as session:
+        model_store.activate(session, path.sha256)
+        record(session, who, "model.activate", path.sha256)
+        view = _view(session.get_one(ModelBundle, path.sha256), _serving(session, service))
+    return jsonify(view.model_dump(mode="json"))
+
+
+def _check_stored(bundle: ModelBundle | None) -> None:
+    if bundle is None:
+        raise NotFound("no such model bundle")
+    if not bundle.stored:
+        raise Conflict("the bundle is not in the object store: push it first")
+
+
+def _serving(session: Session, service: Services) -> set[str | None]:
+    """The bundles that live workers answer with."""
+    fresh = Worker.seen_at > sa.func.now() - timedelta(seconds=service.settings.lease_seconds)
+    return set(session.scalars(sa.select(Worker.bundle_sha256).where(fresh)))
+
+
+def _view(bundle: ModelBundle, serving: set[str | None]) -> ModelView:
+    return ModelView(
+        name=bundle.name,
+        version=bundle.version,
+        sha256=bundle.sha256,
+        active=bundle.active,
+        serving=bundle.sha256 in serving,
+        card=bundle.card,
+    )

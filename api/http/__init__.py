@@ -1,0 +1,1 @@
+"""What every route needs, and nothing about studies: keys, requests, errors, OpenAPI, services."""

@@ -1,0 +1,1 @@
+"""What /openapi.json needs beyond the types of the routes."""

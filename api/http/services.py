@@ -1,0 +1,93 @@
+"""What every request needs, made once per process; and who is asking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, cast
+
+from flask import current_app, g
+
+from api.http.limits.backpressure import Admission
+from api.http.limits.rate_limits import Limits
+from api.http.ttl_cache import Memory
+from api.studies.previews import Previews
+from shared.config import Settings
+from shared.db import TenantDatabase
+from shared.errors import Forbidden, Unauthenticated
+from shared.finished import Listener
+from shared.imaging.deidentify import Identity
+from shared.keys import Scope
+from shared.storage import Storage
+
+if TYPE_CHECKING:
+    from api.http.responses import Answer
+    from api.jobs.group_commit import Submissions
+from api.http.limits.wait_slots import WaitSlots
+
+EXTENSION = "thoraq"
+#: Bytes of terminal jobs' answers that a process keeps ready.
+FINISHED_BYTES = 32_000_000
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Whose key it is and what it may do."""
+
+    key_id: str
+    tenant_id: str
+    scopes: frozenset[str]
+
+    def has(self, scope: Scope) -> bool:
+        """Whether the key may do this; `admin` may do everything of its tenant."""
+        return scope in self.scopes or (Scope.ADMIN in self.scopes and scope is not Scope.MODELS_MANAGE)
+
+    def require(self, scope: Scope) -> None:
+        """Forbidden unless the key has the scope."""
+        if not self.has(scope):
+            raise Forbidden(f"this needs a key with the scope {scope.value}")
+
+
+@dataclass(frozen=True)
+class Services:
+    """The process's ways to the outside, and what it remembers of it for seconds."""
+
+    settings: Settings
+    database: TenantDatabase
+    storage: Storage
+    listener: Listener
+    submissions: Submissions
+    limits: Limits
+    admission: Admission
+    waits: WaitSlots
+    previews: Previews
+    #: by the key's digest, or by its id for a session: keys in force; refusals are not remembered
+    principals: Memory[Principal] = field(default_factory=lambda: Memory(10_000))
+    #: by tenant: how it has it with its patients' identities
+    identities: Memory[Identity] = field(default_factory=lambda: Memory(10_000))
+    #: by tenant and job: answers that do not change any more
+    finished: Memory[Answer] = field(default_factory=lambda: Memory(FINISHED_BYTES))
+    #: by job, or by rank for jobs that are new: position and estimated wait in seconds
+    places: Memory[tuple[int, float | None]] = field(default_factory=lambda: Memory(10_000))
+    _views: dict[str, Services] = field(default_factory=dict)
+
+    def of(self, tenant_id: str) -> Services:
+        """The same with the database for one tenant's rows, as `TenantDatabase.of` gives it."""
+        view = self._views.get(tenant_id)
+        if view is None:
+            view = self._views[tenant_id] = replace(self, database=self.database.of(tenant_id))
+        return view
+
+
+def services() -> Services:
+    """The current application's services; the database holds the rows of the tenant who asks, and of nobody else."""
+    return cast(Services, g.get("services") or current_app.extensions[EXTENSION])
+
+
+def principal(scope: Scope | None = None) -> Principal:
+    """Who is asking; Unauthenticated without a key, Forbidden without the scope."""
+    found: Principal | None = g.get("principal")
+    if found is None:
+        raise Unauthenticated("this needs an API key")
+    if scope is not None:
+        found.require(scope)
+    return found

@@ -1,0 +1,103 @@
+"""Artifacts: what belongs to a job's result beside its numbers. Heatmaps are kept as a small grid, and drawn here."""
+
+from __future__ import annotations
+
+import hashlib
+
+import cv2
+import numpy as np
+import sqlalchemy as sa
+from flask import Response, jsonify, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from numpy.typing import NDArray
+
+from api.http.openapi.document import ERRORS
+from api.http.schemas import ArtifactList, ArtifactPath, ArtifactView, JobPath
+from api.http.services import principal, services
+from shared.envelope import artifact_path
+from shared.errors import NotFound, ObjectCorrupt
+from shared.keys import Scope
+from shared.models import Artifact, Image, Job
+
+blueprint = APIBlueprint("artifacts", __name__, url_prefix="/v1", abp_tags=[Tag(name="jobs")], abp_responses=ERRORS)
+
+HEATMAP_PIXELS = 448
+#: Shares of the strongest activation: nothing is drawn below the first, and from the second on nothing gets denser.
+FAINTEST, DENSEST = 0.15, 0.75
+#: What is under the strongest colour must still be seen.
+OPACITY = 0.6
+
+
+def _palette() -> NDArray[np.uint8]:
+    """Blue, green, red and opacity of each of 256 activations, shape (256, 4)."""
+    activation = np.linspace(0, 1, 256, dtype=np.float32)
+    share = np.clip((activation - FAINTEST) / (DENSEST - FAINTEST), 0, 1)
+    opacity = OPACITY * share * share * (3 - 2 * share)
+    # Evenly perceived steps, and blue rather than black at its dark end: on an X-ray black would pass for air.
+    colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[np.newaxis], cv2.COLORMAP_PLASMA)[0]
+    return np.column_stack([colours, np.rint(opacity * 255).astype(np.uint8)])
+
+
+PALETTE = _palette()
+
+
+def draw_heatmap(content: bytes) -> bytes:
+    """A stored grid (an 8-bit grey PNG of any shape) as a PNG of 448 x 448, see-through where there is little.
+
+    It covers the whole picture, as the model saw it stretched to a square: stretch it to the picture. Raises
+    ObjectCorrupt when the content is no picture.
+    """
+    grid = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if grid is None:
+        raise ObjectCorrupt("the stored heatmap cannot be read")
+    size = (HEATMAP_PIXELS, HEATMAP_PIXELS)
+    # In floating point, and clipped: cubic interpolation overshoots beside a peak.
+    smooth = np.clip(cv2.resize(grid.astype(np.float32), size, interpolation=cv2.INTER_CUBIC), 0, 255)
+    _, encoded = cv2.imencode(".png", PALETTE[np.rint(smooth).astype(np.uint8)])
+    return encoded.tobytes()
+
+
+@blueprint.get("/jobs/<string:job_id>/artifacts", responses={"200": ArtifactList})
+def list_artifacts(path: JobPath) -> Response:
+    """What belongs to a job's result: a heatmap for each image that was answered. None until it has succeeded."""
+    who = principal(Scope.JOBS_READ)
+    with services().database.transaction() as session:
+        if session.scalar(sa.select(Job.id).where(Job.id == path.job_id, Job.tenant_id == who.tenant_id)) is None:
+            raise NotFound("no such job")
+        found = session.execute(
+            sa.select(Artifact.id, Artifact.kind, Artifact.image_id, Artifact.class_name, Artifact.created_at)
+            .join(Image, Image.id == Artifact.image_id)
+            .where(Artifact.job_id == path.job_id)
+            .order_by(Image.position, Artifact.id)
+        ).mappings()
+        data = [ArtifactView(**row, url=artifact_path(path.job_id, row["id"])) for row in found]
+    return jsonify(ArtifactList(data=data).model_dump(mode="json", by_alias=True))
+
+
+@blueprint.get(
+    "/jobs/<string:job_id>/artifacts/<string:artifact_id>",
+    responses={
+        "200": {
+            "description": "The heatmap, to be laid over its picture and stretched to it",
+            "content": {"image/png": {}},
+        },
+        "304": None,
+    },
+)
+def get_artifact(path: ArtifactPath) -> Response:
+    """A heatmap: where the network looked for its answer (Grad-CAM), which need not be where a disease is.
+
+    448 x 448 pixels with transparency, whatever the picture's shape: stretch it to the picture.
+    """
+    who = principal(Scope.JOBS_READ)
+    mine = sa.and_(Artifact.id == path.artifact_id, Artifact.job_id == path.job_id, Artifact.tenant_id == who.tenant_id)
+    with services().database.transaction() as session:
+        content = session.scalar(sa.select(Artifact.content).where(mine))
+    if content is None:
+        raise NotFound("no such artifact")
+    drawn = draw_heatmap(content)
+    response = Response(drawn, mimetype="image/png")
+    response.set_etag(hashlib.sha256(drawn).hexdigest()[:32])
+    response.headers["Cache-Control"] = "private, max-age=3600"
+    return response.make_conditional(request)  # type: ignore[return-value]

@@ -1,0 +1,245 @@
+"""Jobs: submit, poll, list, cancel."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import sqlalchemy as sa
+import structlog
+from flask import Response, jsonify, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from sqlalchemy.orm import Session, joinedload
+from structlog.contextvars import bind_contextvars
+
+from api.http.audit import record
+from api.http.idempotency import earlier, key_use, located
+from api.http.openapi.document import ERRORS, form_body
+from api.http.requests import MULTIPART
+from api.http.responses import answer_of, look, place_of_newcomer, respond, wait_for, wait_seconds
+from api.http.schemas import JobForm, JobList, JobPath, JobQuery, JobRequest
+from api.http.services import Principal, Services, principal, services
+from api.jobs.group_commit import Submission
+from api.studies.routes import find_study
+from api.uploads.receive import (
+    check_supported,
+    discard,
+    fingerprint,
+    new_study,
+    received,
+    refuse_if_all_bad,
+    sent_fields,
+    sent_files,
+    settle_modality,
+    uploaded,
+)
+from shared import jobs, metrics
+from shared.envelope import JobEnvelope, job_envelope
+from shared.errors import InvalidRequest, UnsupportedMediaType
+from shared.ids import new_id
+from shared.jobs import NewJob
+from shared.keys import Scope
+from shared.models import Job, JobState, Priority, Result, Study
+from shared.open_studies import check_classifiable
+from shared.queue import CLASSIFY, DELIVER, ring
+from shared.studies import NewStudy, add_studies
+from shared.webhooks import deliveries_scheduled
+
+blueprint = APIBlueprint("jobs", __name__, url_prefix="/v1", abp_tags=[Tag(name="jobs")], abp_responses=ERRORS)
+log = structlog.get_logger(__name__)
+
+WHOLE = (joinedload(Job.study), joinedload(Job.result).joinedload(Result.bundle))
+
+
+@blueprint.post(
+    "/jobs",
+    responses={"202": JobEnvelope, "200": JobEnvelope},
+    openapi_extensions=form_body(JobForm, JobRequest, waits=True),
+)
+def submit_job() -> Response:
+    """Classify a study: send its files, or name one that is stored, or direct uploads.
+
+    202 with the queued job. With `Prefer: wait=N`, 200 with the terminal one if it takes no longer.
+    """
+    who = principal(Scope.JOBS_WRITE)
+    service = services()
+    seconds = wait_seconds(service)  # refused before anything is made
+    service.admission.check_room(request.content_length or 0)
+    if request.mimetype == MULTIPART:
+        job_id, made = _submit_files(service, who)
+    elif request.mimetype == "application/json":
+        job_id, made = _submit_stored(service, who)
+    else:
+        raise UnsupportedMediaType("send multipart/form-data with files, or application/json that names what is stored")
+    ring(service.settings, CLASSIFY)
+    if made is not None:
+        metrics.JOBS_SUBMITTED.labels(made.classifier, made.priority).inc()
+        # Told with the request's own line: a second one would be a twentieth of what a submission costs.
+        bind_contextvars(job_id=job_id, classifier=made.classifier, priority=made.priority)
+    # Without a wait the answer is made of what was written: nothing is read back.
+    look_at = partial(look, service, who, job_id)
+    answer = wait_for(service, job_id, look_at, seconds) if made is None or seconds else answer_of(made)
+    response = respond(answer, 200 if seconds and answer.terminal else 202)
+    return located(response, f"/v1/jobs/{job_id}", replayed=made is None)
+
+
+def _submit_files(service: Services, who: Principal) -> tuple[str, JobEnvelope | None]:
+    """The new job's id and envelope; the id alone of the job that the same request made before."""
+    files = sent_files(service.settings.max_files)
+    form = JobForm.model_validate(sent_fields())
+    service.admission.admit(who.tenant_id, stat=form.priority is Priority.STAT)
+    with ExitStack() as storing:
+        with service.submissions.coming():
+            taken = storing.enter_context(received(service, who, files))
+        refuse_if_all_bad(taken)
+        modality = settle_modality(taken, form.modality)
+        check_supported(form.classifier, modality)
+        job = _asked_for(who, form, new_id("stu"))
+        study = new_study(who, taken, modality, form.external_id, form.metadata, job.study_id)
+        use = key_use(lambda: fingerprint(form.model_dump(), taken), job.id)
+        written = service.submissions.write(Submission(who.key_id, study, job, use))
+        if written.first is not None:
+            discard(service, taken)
+            return written.first, None
+    return job.id, _queued(service, job, study, written.queued_at)
+
+
+def _submit_stored(service: Services, who: Principal) -> tuple[str, JobEnvelope | None]:
+    """As `_submit_files`, for what is in the store already."""
+    asked = JobRequest.model_validate(request.get_json())
+    _check_source(asked)
+    service.admission.admit(who.tenant_id, stat=asked.priority is Priority.STAT)
+    job = _asked_for(who, asked, asked.study_id or new_id("stu"))
+    with service.database.transaction() as session:
+        first = earlier(session, who, fingerprint(asked.model_dump()), job.id)
+        if first is not None:
+            return first, None
+        study: NewStudy | Study
+        if asked.study_id is None:
+            study = _study_of_uploads(session, who, asked, job.study_id)
+        else:
+            study = find_study(session, who, asked.study_id, kept=True)
+            check_classifiable(study)
+            metadata = study.extra if asked.metadata is None else asked.metadata
+            job = replace(job, external_id=job.external_id or study.external_id, metadata=metadata)
+        check_supported(job.classifier, study.modality)
+        queued_at = enqueue(session, who, job)
+    return job.id, _queued(service, job, study, queued_at)
+
+
+def _check_source(asked: JobRequest) -> None:
+    if (asked.study_id is None) == (not asked.upload_ids):
+        message = "name either a study_id or upload_ids"
+        raise InvalidRequest(message, errors=[{"field": "study_id", "message": message}])
+    if asked.study_id is not None and asked.modality is not None:
+        message = "the study's own modality holds"
+        raise InvalidRequest(message, errors=[{"field": "modality", "message": message}])
+
+
+def _study_of_uploads(session: Session, who: Principal, asked: JobRequest, study_id: str) -> NewStudy:
+    taken = uploaded(session, who, asked.upload_ids)
+    modality = settle_modality(taken, asked.modality)
+    study = new_study(who, taken, modality, asked.external_id, asked.metadata or {}, study_id)
+    add_studies(session, [study])
+    return study
+
+
+def _asked_for(who: Principal, asked: JobForm | JobRequest, study_id: str) -> NewJob:
+    return NewJob(
+        id=new_id("job"),
+        tenant_id=who.tenant_id,
+        study_id=study_id,
+        classifier=asked.classifier,
+        priority=asked.priority,
+        external_id=asked.external_id,
+        metadata=asked.metadata or {},
+        expires_at=None if asked.expires_in is None else datetime.now(UTC) + timedelta(seconds=asked.expires_in),
+        force=asked.force,
+    )
+
+
+def enqueue(session: Session, who: Principal, job: NewJob) -> datetime:
+    """The job's row and its audit entry, in the caller's transaction; the time that both carry."""
+    jobs.submit(session, job)
+    return record(session, who, "job.submit", job.id)
+
+
+def _queued(service: Services, job: NewJob, study: NewStudy | Study, queued_at: datetime) -> JobEnvelope:
+    """The job as a poll would show it now."""
+    position, wait = place_of_newcomer(service, job, queued_at)
+    return JobEnvelope(
+        id=job.id,
+        status=JobState.QUEUED,
+        study_id=job.study_id,
+        batch_id=None,
+        classifier=job.classifier,
+        modality=study.modality,
+        priority=job.priority,
+        external_id=job.external_id,
+        metadata=dict(job.metadata),
+        image_count=study.image_count,
+        burned_in_annotation=study.burned_in,
+        attempts=0,
+        position=position,
+        estimated_wait_seconds=wait,
+        created_at=queued_at,
+        queued_at=queued_at,
+        expires_at=job.expires_at,
+        started_at=None,
+        finished_at=None,
+        error=None,
+        result=None,
+    )
+
+
+@blueprint.get("/jobs/<string:job_id>", responses={"200": JobEnvelope, "304": None})
+def get_job(path: JobPath) -> Response:
+    """A job: its status, its place in line while it waits, its result when it succeeded.
+
+    Polls cost little with `If-None-Match`; `Prefer: wait=N` answers when the job is terminal.
+    """
+    who = principal(Scope.JOBS_READ)
+    service = services()
+    look_at = partial(look, service, who, path.job_id)
+    return respond(wait_for(service, path.job_id, look_at, wait_seconds(service)))
+
+
+@blueprint.get("/jobs", responses={"200": JobList})
+def list_jobs(query: JobQuery) -> Response:
+    """The tenant's jobs, newest first, a page at a time."""
+    who = principal(Scope.JOBS_READ)
+    wanted = sa.select(Job).where(Job.tenant_id == who.tenant_id).options(*WHOLE).order_by(Job.id.desc())
+    for column, value in (
+        (Job.state, query.status),
+        (Job.classifier, query.classifier),
+        (Job.study_id, query.study_id),
+        (Job.batch_id, query.batch_id),
+        (Job.external_id, query.external_id),
+    ):
+        if value is not None:
+            wanted = wanted.where(column == value)
+    if query.cursor is not None:
+        wanted = wanted.where(Job.id < query.cursor)
+    with services().database.transaction() as session:
+        found = session.scalars(wanted.limit(query.limit + 1)).all()
+        data = [job_envelope(job) for job in found[: query.limit]]
+    more = len(found) > query.limit
+    return jsonify(JobList(data=data, next_cursor=data[-1].id if more else None).model_dump(mode="json"))
+
+
+@blueprint.post("/jobs/<string:job_id>/cancel", responses={"200": JobEnvelope})
+def cancel_job(path: JobPath) -> Response:
+    """Withdraw a queued or running job. Cancelling it again changes nothing; a finished one is a conflict."""
+    who = principal(Scope.JOBS_WRITE)
+    service = services()
+    with service.database.transaction() as session:
+        jobs.cancel(session, who.tenant_id, path.job_id)
+        record(session, who, "job.cancel", path.job_id)
+        told = deliveries_scheduled(session)
+    if told:
+        ring(service.settings, DELIVER)
+    log.info("job.cancelled", job_id=path.job_id)
+    return respond(look(service, who, path.job_id))

@@ -1,0 +1,1 @@
+"""The tenant's API keys, and the log of what was done with them."""

@@ -1,0 +1,95 @@
+"""The tenant's API keys. A key itself is in the answer that made it, and nowhere else."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from flask import Response, jsonify
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from sqlalchemy.orm import Session
+
+from api.http.idempotency import earlier, located
+from api.http.openapi.document import ERRORS, IDEMPOTENCY_KEY
+from api.http.schemas import PageQuery
+from api.http.services import Principal, principal, services
+from api.keys.schemas import KeyList, KeyPath, KeyRequest, KeySecretView, KeyView
+from api.uploads.receive import fingerprint
+from shared import keys
+from shared.errors import Forbidden, NotFound
+from shared.ids import new_id
+from shared.keys import Scope
+from shared.models import ApiKey, Tenant
+
+blueprint = APIBlueprint("keys", __name__, url_prefix="/v1", abp_tags=[Tag(name="keys")], abp_responses=ERRORS)
+
+
+@blueprint.post("/keys", responses={"201": KeySecretView}, openapi_extensions={"parameters": [IDEMPOTENCY_KEY]})
+def create_key(body: KeyRequest) -> Response:
+    """Make a key. It is shown now and never again: the same request sent again gets what it made without the key."""
+    who = principal(Scope.ADMIN)
+    for scope in body.scopes:
+        if not who.has(scope):
+            raise Forbidden(f"a key without the scope {scope.value} can give it to no other")
+    key_id, secret = new_id("key"), None
+    with services().database.transaction() as session:
+        first = earlier(session, who, fingerprint(body.model_dump()), key_id)
+        if first is None:
+            tenant = session.get_one(Tenant, who.tenant_id)
+            made = keys.create(session, tenant, body.name, body.scopes, body.expires_at, who.key_id, key_id)
+            secret = made.key
+            session.flush()
+        view = _view(find_key(session, who, first or key_id))
+    response = jsonify(KeySecretView(**view.model_dump(), key=secret).model_dump(mode="json"))
+    response.status_code = 201
+    response.headers["Cache-Control"] = "no-store"
+    return located(response, f"/v1/keys/{view.id}", replayed=first is not None)
+
+
+@blueprint.get("/keys", responses={"200": KeyList})
+def list_keys(query: PageQuery) -> Response:
+    """The tenant's keys, newest first, those that have ended too; never the keys themselves."""
+    who = principal(Scope.ADMIN)
+    wanted = sa.select(ApiKey).where(ApiKey.tenant_id == who.tenant_id)
+    if query.cursor is not None:
+        wanted = wanted.where(ApiKey.id < query.cursor)
+    with services().database.transaction() as session:
+        found = session.scalars(wanted.order_by(ApiKey.id.desc()).limit(query.limit + 1)).all()
+        data = [_view(key) for key in found[: query.limit]]
+    cursor = data[-1].id if len(found) > query.limit else None
+    return jsonify(KeyList(data=data, next_cursor=cursor).model_dump(mode="json"))
+
+
+@blueprint.get("/keys/<string:key_id>", responses={"200": KeyView})
+def get_key(path: KeyPath) -> Response:
+    """A key: what it may do, and when it was used last."""
+    who = principal(Scope.ADMIN)
+    with services().database.transaction() as session:
+        view = _view(find_key(session, who, path.key_id))
+    return jsonify(view.model_dump(mode="json"))
+
+
+@blueprint.post("/keys/<string:key_id>/revoke", responses={"200": KeyView})
+def revoke_key(path: KeyPath) -> Response:
+    """End a key, and the sessions of the page that it opened. Again: nothing changes.
+
+    A process that has seen the key a moment ago takes it for another THORAQ_KEY_SECONDS.
+    """
+    who = principal(Scope.ADMIN)
+    with services().database.transaction() as session:
+        key = find_key(session, who, path.key_id)
+        if keys.revoke(session, key.id, who.key_id):
+            session.refresh(key)
+        view = _view(key)
+    return jsonify(view.model_dump(mode="json"))
+
+
+def find_key(session: Session, who: Principal, key_id: str) -> ApiKey:
+    """The tenant's key, or NotFound."""
+    key = session.scalar(sa.select(ApiKey).where(ApiKey.id == key_id, ApiKey.tenant_id == who.tenant_id))
+    if key is None:
+        raise NotFound("no such key")
+    return key
+
+
+def _view(key: ApiKey) -> KeyView:
+    return KeyView.model_validate(key, from_attributes=True)

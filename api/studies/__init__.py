@@ -1,0 +1,1 @@
+"""Studies: creating them at once or in pieces, reading and deleting them, and previews of their images."""

@@ -1,0 +1,307 @@
+"""Webhook endpoints and what was delivered to them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import sqlalchemy as sa
+from flask import Response, jsonify
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from api.http.idempotency import earlier, located
+from api.http.openapi.document import ERRORS, IDEMPOTENCY_KEY
+from api.http.schemas import (
+    AttemptView,
+    DeliveryList,
+    DeliveryPath,
+    DeliveryView,
+    EndpointList,
+    EndpointPath,
+    EndpointRequest,
+    EndpointSecretView,
+    EndpointUpdate,
+    EndpointView,
+    PageQuery,
+    Replay,
+    ReplayRequest,
+)
+from api.http.services import Principal, Services, principal, services
+from api.uploads.receive import fingerprint
+from shared.destinations import resolve
+from shared.errors import Conflict, NotFound, TooManyEndpoints
+from shared.ids import new_id
+from shared.keys import Scope
+from shared.models import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, EventType, WebhookEndpoint
+from shared.queue import DELIVER, ring
+from shared.replays import MOST, replay
+from shared.webhooks import new_secret, record_event, schedule
+
+blueprint = APIBlueprint("webhooks", __name__, url_prefix="/v1", abp_tags=[Tag(name="webhooks")], abp_responses=ERRORS)
+
+# Long enough to deploy the new secret at every receiver.
+OLD_SECRET_LIVES = timedelta(hours=24)
+
+
+def endpoint_view(endpoint: WebhookEndpoint) -> EndpointView:
+    """The endpoint as clients see it, without its secret."""
+    return EndpointView.model_validate(endpoint, from_attributes=True)
+
+
+def attempt_view(attempt: DeliveryAttempt) -> AttemptView:
+    """One attempt, and what came back."""
+    return AttemptView(
+        number=attempt.number,
+        status_code=attempt.status_code,
+        error=attempt.error,
+        response_body=attempt.response_head,
+        duration_ms=attempt.duration_ms,
+        created_at=attempt.created_at,
+    )
+
+
+def delivery_view(delivery: Delivery) -> DeliveryView:
+    """The delivery with its attempts."""
+    return DeliveryView(
+        id=delivery.id,
+        event_id=delivery.event_id,
+        endpoint_id=delivery.endpoint_id,
+        type=delivery.event.type,
+        state=delivery.state,
+        next_attempt_at=delivery.next_attempt_at,
+        created_at=delivery.created_at,
+        finished_at=delivery.finished_at,
+        attempts=[attempt_view(attempt) for attempt in delivery.attempts],
+    )
+
+
+def find_endpoint(session: Session, who: Principal, endpoint_id: str, *, keep: bool = False) -> WebhookEndpoint:
+    """The tenant's endpoint, or NotFound; with `keep` nobody removes it before this transaction has ended."""
+    mine = sa.select(WebhookEndpoint).where(
+        WebhookEndpoint.id == endpoint_id, WebhookEndpoint.tenant_id == who.tenant_id
+    )
+    if keep:
+        mine = mine.with_for_update(read=True, key_share=True)
+    endpoint = session.scalar(mine)
+    if endpoint is None:
+        raise NotFound("no such webhook endpoint")
+    return endpoint
+
+
+def find_delivery(session: Session, who: Principal, delivery_id: str) -> Delivery:
+    """The tenant's delivery with event and attempts, or NotFound."""
+    mine = sa.select(Delivery).where(Delivery.id == delivery_id, Delivery.tenant_id == who.tenant_id)
+    delivery = session.scalar(mine.options(joinedload(Delivery.event), selectinload(Delivery.attempts)))
+    if delivery is None:
+        raise NotFound("no such delivery")
+    return delivery
+
+
+def _audit(session: Session, who: Principal, action: str, subject: str) -> None:
+    session.add(AuditEntry(tenant_id=who.tenant_id, actor=who.key_id, action=f"webhook.{action}", subject=subject))
+
+
+def _check_url(service: Services, url: str) -> None:
+    settings = service.settings
+    resolve(url, allow_http=settings.webhook_allow_http, allowed=settings.webhook_allowed_networks)
+
+
+def _with_secret(endpoint: WebhookEndpoint, status: int) -> Response:
+    view = EndpointSecretView(**endpoint_view(endpoint).model_dump(), secret=endpoint.secret)
+    response = jsonify(view.model_dump(mode="json"))
+    response.status_code = status
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _add_endpoint(
+    session: Session, who: Principal, body: EndpointRequest, endpoint_id: str, most: int
+) -> WebhookEndpoint:
+    """Each event is sent to each of a tenant's endpoints: without a bound one tenant makes work without end."""
+    theirs = sa.select(sa.func.count()).select_from(WebhookEndpoint)
+    if session.scalars(theirs.where(WebhookEndpoint.tenant_id == who.tenant_id)).one() >= most:
+        raise TooManyEndpoints(f"a tenant has {most} webhook endpoints at most")
+    endpoint = WebhookEndpoint(
+        id=endpoint_id,
+        tenant_id=who.tenant_id,
+        url=body.url,
+        events=[str(event) for event in body.events],
+        description=body.description,
+        include_labels=body.include_labels,
+        secret=new_secret(),
+    )
+    session.add(endpoint)
+    _audit(session, who, "create", endpoint.id)
+    session.flush()
+    session.refresh(endpoint)
+    return endpoint
+
+
+@blueprint.post(
+    "/webhook-endpoints",
+    responses={"201": EndpointSecretView},
+    openapi_extensions={"parameters": [IDEMPOTENCY_KEY]},
+)
+def create_endpoint(body: EndpointRequest) -> Response:
+    """Subscribe a URL to events. The signing secret is shown now, and again only when it is rotated."""
+    who = principal(Scope.WEBHOOKS_MANAGE)
+    service = services()
+    _check_url(service, body.url)
+    with service.database.transaction() as session:
+        endpoint_id = new_id("whe")
+        first = earlier(session, who, fingerprint(body.model_dump()), endpoint_id)
+        most = service.settings.max_webhook_endpoints
+        endpoint = find_endpoint(session, who, first) if first else _add_endpoint(session, who, body, endpoint_id, most)
+    location = f"/v1/webhook-endpoints/{endpoint.id}"
+    return located(_with_secret(endpoint, 201), location, replayed=first is not None)
+
+
+@blueprint.get("/webhook-endpoints", responses={"200": EndpointList})
+def list_endpoints(query: PageQuery) -> Response:
+    """The tenant's endpoints, newest first."""
+    who = principal(Scope.WEBHOOKS_MANAGE)
+    wanted = sa.select(WebhookEndpoint).where(WebhookEndpoint.tenant_id == who.tenant_id)
+    if query.cursor is not None:
+        wanted = wanted.where(WebhookEndpoint.id < query.cursor)
+    with services().database.transaction() as session:
+        found = session.scalars(wanted.order_by(WebhookEndpoint.id.desc()).limit(query.limit + 1)).all()
+    data = [endpoint_view(endpoint) for endpoint in found[: query.limit]]
+    cursor = data[-1].id if len(found) > query.limit else None
+    return jsonify(EndpointList(data=data, next_cursor=cursor).model_dump(mode="json"))
+
+
+@blueprint.get("/webhook-endpoints/<string:endpoint_id>", responses={"200": EndpointView})
+def get_endpoint(path: EndpointPath) -> Response:
+    """An endpoint."""
+    who = principal(Scope.WEBHOOKS_MANAGE)
+    with services().database.transaction() as session:
+        endpoint = find_endpoint(session, who, path.endpoint_id)
+    return jsonify(endpoint_view(endpoint).model_dump(mode="json"))
+
+
+@blueprint.patch("/webhook-endpoints/<string:endpoint_id>", responses={"200": EndpointView})
+def update_endpoint(path: EndpointPath, body: EndpointUpdate) -> Response:
+    """Change an endpoint, or switch it off and on."""
+    who = principal(Scope.WEBHOOKS_MANAGE)
+    service = services()
+    if body.url is not None:
+        _check_url(service, body.url)
+    with service.database.transaction() as session:
+        endpoint = find_endpoint(session, who, path.endpoint_id)
+        if body.url is not None:
+            endpoint.url = body.url
+        if body.events is not None:
+            endpoint.events = [str(event) for event in body.events]
+        if body.description is not None:
+            endpoint.description = body.description
+        if body.enabled is not None:
+            endpoint.enabled = body.enabled
+            endpoint.disabled_reason = None if body.enabled else "disabled by request"
+            endpoint.failing_since = None
+        _audit(session, who, "update", endpoint.id)
+    return jsonify(endpoint_view(endpoint).model_dump(mode="json"))
+
+
+@blueprint.delete("/webhook-endpoints/<string:endpoint_id>", responses={"204": None})
+def delete_endpoint(path: EndpointPath) -> Response:
+    """Remove an endpoint and its deliveries."""
+    who = principal(Scope.WEBHOOKS_MANAGE)
+    with services().database.transaction() as session:
+        endpoint = find_endpoint(session, who, path.endpoint_id)
+        session.delete(endpoint)
+        _audit(session, who, "delete", endpoint.id)
+    return Response(status=204)
+
+
+@blueprint.post("/webhook-endpoints/<string:endpoint_id>/rotate-secret", responses={"200": EndpointSecretView})
+def rotate_secret(path: EndpointPath) -> Response:
+    """A new secret. For a day both sign every delivery, so receivers can change over without a gap."""
+    who = principal(Scope.WEBHOOKS_MANAGE)
+    with services().database.transaction() as session:
+        endpoint = find_endpoint(session, who, path.endpoint_id)
+        endpoint.previous_secret = endpoint.secret
+        endpoint.previous_secret_until = sa.func.now() + OLD_SECRET_LIVES
+        endpoint.secret = new_secret()
+        _audit(session, who, "rotate-secret", endpoint.id)
+    return _with_secret(endpoint, 200)
+
+
+@blueprint.post("/webhook-endpoints/<string:endpoint_id>/test", responses={"202": DeliveryView})
+def test_endpoint(path: EndpointPath) -> Response:
+    """Send a `test` event to this endpoint, whatever it subscribes to."""
+    who = principal(Scope.WEBHOOKS_MANAGE)
+    service = services()
+    with service.database.transaction() as session:
+        endpoint = find_endpoint(session, who, path.endpoint_id, keep=True)
+        if not endpoint.enabled:
+            raise Conflict("the endpoint is disabled")
+        event = record_event(session, who.tenant_id, EventType.TEST, {"endpoint_id": endpoint.id})
+        delivery_id = schedule(session, event, endpoint).id
+        _audit(session, who, "test", endpoint.id)
+    return _delivery_under_way(service, who, delivery_id)
+
+
+@blueprint.get("/webhook-endpoints/<string:endpoint_id>/deliveries", responses={"200": DeliveryList})
+def list_deliveries(path: EndpointPath, query: PageQuery) -> Response:
+    """What was sent to an endpoint, newest first, with every attempt."""
+    who = principal(Scope.WEBHOOKS_MANAGE)
+    with services().database.transaction() as session:
+        endpoint = find_endpoint(session, who, path.endpoint_id)
+        wanted = sa.select(Delivery).where(Delivery.endpoint_id == endpoint.id).order_by(Delivery.id.desc())
+        if query.cursor is not None:
+            wanted = wanted.where(Delivery.id < query.cursor)
+        wanted = wanted.options(joinedload(Delivery.event), selectinload(Delivery.attempts))
+        found = session.scalars(wanted.limit(query.limit + 1)).all()
+        data = [delivery_view(delivery) for delivery in found[: query.limit]]
+    cursor = data[-1].id if len(found) > query.limit else None
+    return jsonify(DeliveryList(data=data, next_cursor=cursor).model_dump(mode="json"))
+
+
+@blueprint.post("/webhook-endpoints/<string:endpoint_id>/replay", responses={"202": Replay})
+def replay_missed(path: EndpointPath, body: ReplayRequest) -> Response:
+    """Send what the endpoint missed since a time: what failed, and what happened while it was switched off.
+
+    Every event has the id that it had, so a receiver that got it after all knows it again.
+    """
+    who = principal(Scope.WEBHOOKS_MANAGE)
+    service = services()
+    with service.database.transaction() as session:
+        endpoint = find_endpoint(session, who, path.endpoint_id, keep=True)
+        if not endpoint.enabled:
+            raise Conflict("the endpoint is disabled")
+        scheduled = replay(session, endpoint, body.since, delivered=body.delivered)
+        _audit(session, who, "replay", endpoint.id)
+    ring(service.settings, DELIVER)
+    view = Replay(endpoint_id=path.endpoint_id, scheduled=scheduled, more=scheduled == MOST)
+    response = jsonify(view.model_dump(mode="json"))
+    response.status_code = 202
+    return response
+
+
+@blueprint.post("/deliveries/<string:delivery_id>/redeliver", responses={"202": DeliveryView})
+def redeliver(path: DeliveryPath) -> Response:
+    """Send an event again, with the same id, through the whole schedule of retries; a pending one is sent now."""
+    who = principal(Scope.WEBHOOKS_MANAGE)
+    service = services()
+    with service.database.transaction() as session:
+        # Locked first and alone: PostgreSQL locks no rows of the outer join that loads the event.
+        mine = sa.select(Delivery.id).where(Delivery.id == path.delivery_id, Delivery.tenant_id == who.tenant_id)
+        session.execute(mine.with_for_update())
+        delivery = find_delivery(session, who, path.delivery_id)
+        if not find_endpoint(session, who, delivery.endpoint_id).enabled:
+            raise Conflict("the endpoint is disabled")
+        if delivery.lease_token is None:  # else it is being sent at this moment
+            delivery.state, delivery.round_start = DeliveryState.PENDING, delivery.attempt_count
+            delivery.next_attempt_at, delivery.finished_at = sa.func.now(), None
+        _audit(session, who, "redeliver", delivery.id)
+    return _delivery_under_way(service, who, path.delivery_id)
+
+
+def _delivery_under_way(service: Services, who: Principal, delivery_id: str) -> Response:
+    with service.database.transaction() as session:
+        view = delivery_view(find_delivery(session, who, delivery_id))
+    ring(service.settings, DELIVER)
+    response = jsonify(view.model_dump(mode="json"))
+    response.status_code = 202
+    return response
