@@ -189,13 +189,17 @@ class StoredArchive:
     def __init__(self, path: Path) -> None:
         try:
             with ZipFile(path) as archive:
-                inside = [info for info in archive.infolist() if counted(info.filename)]
-                self._starts = sorted(info.header_offset for info in inside)
+                inside = archive.infolist()
                 self._end = archive.start_dir
         except BadZipFile as error:
             raise ValueError(f"{path} cannot be read as a ZIP: {error}") from None
-        if not inside:
+        self._starts = sorted(info.header_offset for info in inside if counted(info.filename))
+        if not self._starts:
             raise ValueError(f"no image found in {path}")
+        # An item is sent with what is left out before it: the server counts that with the item, and names it.
+        members = sorted(info.header_offset for info in inside)
+        behind = [0, *(bisect.bisect_right(members, start) for start in self._starts)]
+        self._begins = [members[at] if at < len(members) else self._end for at in behind]
         self._path = path
 
     def __len__(self) -> int:
@@ -207,14 +211,15 @@ class StoredArchive:
         return _digest([(self._path.absolute(), found.st_size, found.st_mtime_ns)])
 
     def offset(self, item: int) -> int:
-        return (self._starts[item] if item < len(self) else self._end) - self._starts[0]
+        return self._begins[item] - self._begins[0]
 
     def pieces(self, first: int) -> Iterator[Piece]:
         with self._path.open("rb") as file:
-            file.seek(self._starts[first] if first < len(self) else self._end)
+            file.seek(self._begins[first])
             while data := file.read(PIECE_BYTES):
                 at = file.tell()
-                yield Piece(len(self) if at >= self._end else bisect.bisect_right(self._starts, at) - 1, data)
+                items = len(self) if at >= self._end else bisect.bisect_right(self._starts, at) - 1
+                yield Piece(max(first, items), data)
 
 
 class _Sink(io.RawIOBase):

@@ -78,7 +78,8 @@ def submit_command(
 ) -> None:
     """Send images: each file a job of its own, or with --study all of them one job.
 
-    Of a directory, PNG, JPEG, TIFF and DICOM files at any depth are sent. File names stay on this machine.
+    Of a directory, PNG, JPEG, TIFF and DICOM files at any depth are sent, with their names but not their
+    directories': the server shows them with the answers.
     """
     studies = _studies(files, together=study)
     outcomes: list[Outcome] = []

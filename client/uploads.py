@@ -76,14 +76,19 @@ class PathReader(io.RawIOBase):
 def parts(files: Sequence[Path]) -> list[Part]:
     """Multipart parts named `files`, in order. ValueError when there are none, OSError when one cannot be read.
 
-    File names stay here: they often name a patient, and the server looks only at the bytes.
+    Their names, without directories, are sent along: the server shows them to their own tenant, and only there.
     """
     if not files:
         raise ValueError("at least one file is needed")
     return [
-        ("files", (f"image-{index}", cast(BinaryIO, PathReader(Path(path))), "application/octet-stream"))
-        for index, path in enumerate(files)
+        ("files", (_name(Path(path)), cast(BinaryIO, PathReader(Path(path))), "application/octet-stream"))
+        for path in files
     ]
+
+
+def _name(path: Path) -> str:
+    """A name may hold bytes that no encoding explains; a form's names are text."""
+    return path.name.encode(errors="replace").decode()
 
 
 @contextmanager

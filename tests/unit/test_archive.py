@@ -139,6 +139,27 @@ def test_a_stored_zip_is_sent_as_it_is(stored: Path) -> None:
     assert len(sent) > len(stored.read_bytes()) * 0.9
 
 
+def test_what_is_left_out_before_an_item_is_sent_with_it(stored: Path) -> None:
+    """The server notes it with the item: an upload that goes on must neither lose it nor bring it twice."""
+    unused = SecretStr("")
+    settings = Settings.model_construct(database_url=unused, redis_url=unused, secret_key=unused)
+
+    def left_out(first: int) -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = []
+        pieces = (piece.data for piece in StoredArchive(stored).pieces(first))
+        for member in ReceivedArchive(pieces, first, settings, lambda item, name: found.append((item, name))):
+            member.file.close()
+        return found
+
+    whole = left_out(0)
+    assert whole == [
+        *((index, f"__MACOSX/export/._{name}") for index, name in enumerate(PIXELS)),
+        (len(PIXELS), "export/DICOMDIR"),
+    ]
+    for first in range(len(PIXELS) + 1):
+        assert left_out(first) == [(item, name) for item, name in whole if item >= first]
+
+
 def test_packed_files_are_one_zip_for_every_reader(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "packed.zip"
     path.write_bytes(b"".join(piece.data for piece in archive_of([folder])[0].pieces(0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def test_submit_sends_the_bytes_and_the_fields_and_keeps_the_file_name(
+def test_submit_sends_the_bytes_and_the_fields_and_the_names_of_the_files(
     server: Server, thoraq: Client, image: Path
 ) -> None:
     server.on("POST /v1/jobs", Reply(202, job()))
@@ -66,7 +67,19 @@ def test_submit_sends_the_bytes_and_the_fields_and_keeps_the_file_name(
     fields = dict(re.findall(rb'name="(\w+)"\r\n\r\n([^\r]*)\r\n', request.body))
     expected = {b"classifier": b"binary", b"modality": b"xray", b"priority": b"routine", b"metadata": b'{"ward": 7}'}
     assert fields == expected
-    assert b"JANE" not in request.body
+    assert request.body.count(b'filename="DOE^JANE.png"') == 2
+    assert str(image.parent).encode() not in request.body
+
+
+def test_a_name_that_no_form_can_say_is_sent_as_near_as_can_be(server: Server, thoraq: Client, tmp_path: Path) -> None:
+    server.on("POST /v1/jobs", Reply(202, job()))
+    files = [Path(os.fsdecode(bytes(tmp_path) + name)) for name in (b"/M\xdcLLER.png", '/肺 "1".png'.encode())]
+    for file in files:
+        file.write_bytes(b"pixels")
+    thoraq.submit(files, classifier="binary")
+    (request,) = server.requests["POST /v1/jobs"]
+    assert b'filename="M?LLER.png"' in request.body
+    assert 'filename="肺 %221%22.png"'.encode() in request.body
 
 
 @pytest.mark.parametrize("first", [problem(503, "unavailable", **{"Retry-After": "7"}), Reply(0)])
