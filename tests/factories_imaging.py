@@ -14,9 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pydicom
-from imagecodecs import jpeg8_encode
+from imagecodecs import jpeg2k_encode, jpeg8_encode
 from numpy.typing import NDArray
-from openjpeg.utils import encode_array
 from pydicom import Dataset, FileMetaDataset, dcmread, dcmwrite
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -141,8 +140,8 @@ def _encoded(picture: NDArray[np.integer], syntax: UID, bits_stored: int) -> byt
         if picture.dtype.kind == "i":  # all bits of the two's complement
             picture, bits_stored = picture.view(f"u{picture.itemsize}"), 8 * picture.itemsize
         return bytes(jpeg8_encode(picture, lossless=True, bitspersample=bits_stored, predictor=predictor))
-    ratios = [2.0] if syntax == JPEG2000 else None
-    return bytes(encode_array(picture, bits_stored=bits_stored, compression_ratios=ratios))
+    how: dict[str, Any] = {"level": 80.0, "reversible": False} if syntax == JPEG2000 else {"reversible": True}
+    return bytes(jpeg2k_encode(picture, codecformat="J2K", bitspersample=bits_stored, **how))
 
 
 def real_dicom() -> Iterator[bytes]:

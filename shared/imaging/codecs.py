@@ -1,4 +1,4 @@
-"""Decoders for pydicom: JPEG by simplejpeg, lossless JPEG and RLE by imagecodecs, JPEG 2000 by OpenCV or OpenJPEG.
+"""Decoders for pydicom: JPEG by simplejpeg, lossless JPEG and RLE by imagecodecs, JPEG 2000 by OpenCV or imagecodecs.
 
 pydicom would give them to GDCM, which ends the process, or corrupts its memory, over damaged codestreams; these raise.
 None of them fills in what a frame lacks. The names `is_available` and `DECODER_DEPENDENCIES` are those of pydicom's
@@ -7,7 +7,6 @@ plugin interface.
 
 from __future__ import annotations
 
-import logging
 import struct
 from collections.abc import Iterator
 from itertools import pairwise
@@ -15,9 +14,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from imagecodecs import jpeg8_decode, packbits_decode
+from imagecodecs import jpeg2k_decode, jpeg8_decode, packbits_decode
 from numpy.typing import NDArray
-from openjpeg.utils import decode_pixel_data
 from pydicom.pixels.common import PhotometricInterpretation
 from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 from pydicom.uid import (
@@ -44,17 +42,14 @@ DECODER_DEPENDENCIES: dict[UID, tuple[str, ...]] = {
     JPEGLossless: ("imagecodecs",),
     JPEGLosslessSV1: ("imagecodecs",),
     RLELossless: ("imagecodecs",),
-    JPEG2000Lossless: ("openjpeg",),
-    JPEG2000: ("openjpeg",),
-    HTJ2KLossless: ("openjpeg",),
-    HTJ2KLosslessRPCL: ("openjpeg",),
-    HTJ2K: ("openjpeg",),
+    JPEG2000Lossless: ("imagecodecs",),
+    JPEG2000: ("imagecodecs",),
+    HTJ2KLossless: ("imagecodecs",),
+    HTJ2KLosslessRPCL: ("imagecodecs",),
+    HTJ2K: ("imagecodecs",),
 }
 #: Entropy-coded bytes of no meaning; none is FF, which would begin a marker.
 _MORE_CODES = bytes(range(0x11, 0xFF, 7)) * 4
-
-# It reports what becomes a CorruptImage anyway.
-logging.getLogger("openjpeg").setLevel(logging.CRITICAL)
 
 
 def is_available(uid: str) -> bool:
@@ -137,15 +132,15 @@ def decode_jpeg2000(src: bytes, runner: DecodeRunner) -> bytearray:
     grey = runner.samples_per_pixel == 1 and precision >= 8 and not runner.get_option("j2k_is_signed", False)
     # A codestream, as DICOM wants it (PS3.5 A.4.4): OpenCV's OpenJPEG 2.5.3 reads JP2 headers with CVE-2025-54874.
     if grey and src.startswith(JPEG2000_CODESTREAM):
-        # OpenCV has the same OpenJPEG inside, and lets go of the interpreter: a frame takes a hundred milliseconds,
-        # in which no other thread of a worker would move. It reads neither signed nor shallower samples.
+        # In half of imagecodecs' time; it reads neither signed nor shallower samples.
         return _through_opencv(src, runner)
-    frame = decode_pixel_data(src, version=2)
-    runner.set_option("bits_allocated", 8 if precision <= 8 else 16)
-    runner.set_option("planar_configuration", 0)
+    picture = jpeg2k_decode(src)
+    if picture.itemsize > 2:
+        raise ValueError("The frame has more than 16 bits.")
+    frame = _decoded(picture, runner)
     if runner.photometric_interpretation in (PhotometricInterpretation.YBR_ICT, PhotometricInterpretation.YBR_RCT):
         runner.set_option("photometric_interpretation", PhotometricInterpretation.RGB)
-    return bytearray(frame)
+    return frame
 
 
 def _through_opencv(src: bytes, runner: DecodeRunner) -> bytearray:

@@ -9,9 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from imagecodecs import htj2k_encode, jpeg8_encode
+from imagecodecs import htj2k_encode, jpeg2k_encode, jpeg8_encode
 from numpy.typing import NDArray
-from openjpeg.utils import encode_array
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.uid import (
@@ -227,7 +226,7 @@ COLOUR_STREAMS = {
     RLELossless: lambda: streams_of(make_dicom(COLOUR, photometric="RGB", transfer_syntax=RLELossless)),
     JPEGLSLossless: lambda: streams_of(make_dicom(COLOUR, photometric="RGB", transfer_syntax=JPEGLSLossless)),
     JPEGLosslessSV1: lambda: [bytes(jpeg8_encode(COLOUR, lossless=True, predictor=1))],
-    JPEG2000Lossless: lambda: [bytes(encode_array(COLOUR, photometric_interpretation=1, use_mct=False))],
+    JPEG2000Lossless: lambda: [bytes(jpeg2k_encode(COLOUR, codecformat="J2K", reversible=True, mct=False))],
 }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imagecodecs import jpeg2k_encode
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate, generate_frames
@@ -116,6 +117,19 @@ def test_a_codestream_that_is_unsigned_in_an_object_that_is_signed_is_read_by_th
     )
 
     assert np.array_equal(decode_one(compressed, LIMITS), decode_one(native, LIMITS))
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_a_frame_that_is_a_jp2_file_is_read_by_the_codestream_in_it(bits: int) -> None:
+    """PS3.5 A.4.4 forbids it, and archives have it."""
+    stored = smooth(bits)
+    dataset = dcmread(BytesIO(make_dicom(stored, bits_stored=bits, transfer_syntax=JPEG2000Lossless)))
+    jp2 = jpeg2k_encode(stored, codecformat="JP2", bitspersample=bits, reversible=True)
+    dataset.PixelData = encapsulate([bytes(jp2)])
+
+    assert np.array_equal(
+        decode_one(dicom_bytes(dataset), LIMITS), decode_one(make_dicom(stored, bits_stored=bits), LIMITS)
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 12])
