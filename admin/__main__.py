@@ -19,10 +19,10 @@ from client.command import Command, version_option
 from migrations.upgrade import upgrade
 from shared import keys
 from shared.config import settings
-from shared.database_checks import check_for_migration
+from shared.db.checks import check_for_migration
+from shared.db.tables import ApiKey, Tenant
 from shared.errors import Unavailable
 from shared.keys import Scope
-from shared.models import ApiKey, Tenant
 from shared.storage import open_storage
 
 HELP = """Operate Thoraq: works on the database and the object store directly.

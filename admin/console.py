@@ -12,7 +12,7 @@ import typer
 
 from client.terminal import Column, moment, print_rows
 from shared.config import settings
-from shared.db import Database
+from shared.db.engine import Database
 from shared.errors import ThoraqError
 
 ACTOR = "thoraq-admin"

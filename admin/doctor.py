@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from admin.console import ACTOR
 from admin.invariants import INVARIANTS, Invariant, Mend, broken
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import AuditEntry, ModelBundle
 from shared.errors import ModelError
-from shared.model_store import check
-from shared.models import AuditEntry, ModelBundle
-from shared.orphans import orphans
+from shared.inference.bundle_store import check
 from shared.storage import Storage, is_whole
+from shared.studies.orphans import orphans
 
 #: The sweeper looks for orphans once an hour.
 ORPHAN_GRACE = timedelta(hours=2)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared import jobs
 from shared.config import Settings
-from shared.webhooks import Happening, emit
+from shared.jobs import states as jobs
+from shared.webhooks.outbox import Happening, emit
 
 Mend = Callable[[Session, list[str], Settings], None]
 
@@ -91,7 +91,7 @@ UNTOLD = sa.text("""
     WHERE id = ANY (:ids) AND NOT EXISTS (SELECT FROM events WHERE job_id = jobs.id)
     UNION ALL SELECT tenant_id, 'batch.completed', NULL, id FROM batches
     WHERE id = ANY (:ids) AND NOT EXISTS (SELECT FROM events WHERE batch_id = batches.id)""")
-# With the ids that shared/webhooks.py would have given them: one that was lost and is made again has the same.
+# With the ids that shared/webhooks/outbox.py would have given them: one that was lost and is made again has the same.
 DELIVER_REST = sa.text("""
     INSERT INTO deliveries (id, tenant_id, event_id, endpoint_id, state)
     SELECT 'dlv_' || substr(e.id, 5, 12) || left(md5(e.id || w.id), 20), e.tenant_id, e.id, w.id, 'pending'

@@ -7,7 +7,7 @@ from psycopg import sql
 
 from migrations.login_defaults import set_login_defaults
 from shared.config import Settings
-from shared.db import API_ROLE, Database
+from shared.db.engine import API_ROLE, Database
 from shared.errors import ConfigError
 
 RIGHTS = "LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE"

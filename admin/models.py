@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 
 from admin.console import ACTOR, AsJson, field, open_database, show
 from client.command import Command
-from shared import model_store
-from shared.bundle import Bundle
 from shared.config import settings
+from shared.db.tables import AuditEntry, ModelBundle, Worker
 from shared.errors import Conflict, ModelError, NotFound
-from shared.models import AuditEntry, ModelBundle, Worker
+from shared.inference import bundle_store as model_store
+from shared.inference.bundle import Bundle
 from shared.storage import Storage, open_storage
 
 app = Command("models", "Model bundles.")

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from admin.console import AsJson, field, open_database, show
 from client.terminal import Column, duration
-from shared.models import QUEUE, Worker
+from shared.db.tables import QUEUE, Worker
 
 #: Workers that were seen within this time are shown; the sweeper forgets those of an hour ago.
 SEEN = timedelta(hours=1)

@@ -9,7 +9,7 @@ import typer
 
 from admin.console import ACTOR, AsJson, field, open_database, show
 from client.command import Command
-from shared.models import AuditEntry, Tenant
+from shared.db.tables import AuditEntry, Tenant
 
 app = Command("tenants", "Hospitals and their settings.")
 COLUMNS = [

@@ -44,10 +44,10 @@ from api.webhooks import routes as webhooks
 from shared import log as logs
 from shared import metrics
 from shared.config import Settings, settings
-from shared.database_checks import check_for_api
-from shared.db import TenantDatabase
+from shared.db.checks import check_for_api
+from shared.db.engine import TenantDatabase
+from shared.db.listen_notify import Listener
 from shared.errors import ConfigError, NotFound, Unavailable, UnguardedDatabase
-from shared.finished import Listener
 from shared.ids import new_id
 from shared.storage import open_storage
 

@@ -14,10 +14,10 @@ from api.http.audit import record
 from api.http.openapi.document import ERRORS
 from api.http.schemas import ModelList, ModelPath, ModelView
 from api.http.services import Services, principal, services
-from shared import model_store
+from shared.db.tables import ModelBundle, Worker
 from shared.errors import Conflict, ModelError, NotFound
+from shared.inference import bundle_store as model_store
 from shared.keys import Scope
-from shared.models import ModelBundle, Worker
 
 blueprint = APIBlueprint("models", __name__, url_prefix="/v1", abp_tags=[Tag(name="models")], abp_responses=ERRORS)
 

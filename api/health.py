@@ -17,11 +17,11 @@ from redis import Redis, RedisError
 
 from api.http.schemas import Readiness
 from api.http.services import Services, services
-from shared.database_checks import check_for_api
-from shared.db import SCHEMA_IS_MISSING, Database
+from shared.db.checks import check_for_api
+from shared.db.engine import SCHEMA_IS_MISSING, Database
+from shared.db.tables import PENDING_DELIVERIES, QUEUE, Worker
+from shared.doorbell import QUEUES
 from shared.errors import QueueError, ThoraqError, Unavailable
-from shared.models import PENDING_DELIVERIES, QUEUE, Worker
-from shared.queue import QUEUES
 
 NO_WORKER = "no live worker"
 #: A worker that cannot load its model is started again and again, at longer and longer intervals.

@@ -22,10 +22,10 @@ from rich.table import Table
 from bench.machine import machine, versions
 from bench.peers.model import keras_network
 from bench.report import RESULTS, Spread, plain, ratio, read, spread, write
-from shared.bundle import Bundle
 from shared.config import Settings
-from shared.engines import REFERENCE, Engine, candidates, choose_engine, make_engine
-from shared.heads import HeadNetwork
+from shared.inference.bundle import Bundle
+from shared.inference.engines import REFERENCE, Engine, candidates, choose_engine, make_engine
+from shared.inference.heads import HeadNetwork
 
 BATCH = 16
 PREDICT = "keras predict"

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from shared.models import Base
+from shared.db.tables import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from shared.db import API_ROLE, TENANT_SETTING
+from shared.db.engine import API_ROLE, TENANT_SETTING
 
 ALL = "SELECT, INSERT, UPDATE, DELETE"
 # Roles belong to the server, not to a database: two migrators of two databases may meet here.

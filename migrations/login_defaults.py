@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from psycopg import sql
 
-from shared.db import LOGIN_DEFAULTS
+from shared.db.engine import LOGIN_DEFAULTS
 
 
 def set_login_defaults(connection: sa.Connection, login: str | None = None) -> None:

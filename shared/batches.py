@@ -18,14 +18,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
-from shared import jobs
-from shared.db import Database
-from shared.envelope import SHOWN_IGNORED
+from shared.db.bulk_insert import insert_rows
+from shared.db.engine import Database
+from shared.db.tables import AuditEntry, Base, Batch, BatchFile, BatchRejection, Image, Job
 from shared.errors import Conflict, IdempotencyInProgress
-from shared.jobs import NewJob
-from shared.models import AuditEntry, Base, Batch, BatchFile, BatchRejection, Image, Job
-from shared.rows import insert_rows
-from shared.studies import NewStudy, study_rows
+from shared.jobs import states as jobs
+from shared.jobs.schemas import SHOWN_IGNORED
+from shared.jobs.states import NewJob
+from shared.studies.rows import NewStudy, study_rows
 
 #: A receiver that has shown no progress for so long may be replaced: its connection broke and nobody noticed.
 RECEIVER_SECONDS = 30

@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from shared.db.tables import ApiKey, AuditEntry, Tenant
 from shared.ids import new_id
-from shared.models import ApiKey, AuditEntry, Tenant
 
 #: `tq_` and 30 of the 256 bits.
 PREFIX_CHARACTERS = 8

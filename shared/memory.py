@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from shared.bundle import Bundle
 from shared.errors import ModelError
+from shared.inference.bundle import Bundle
 
 #: Version 1 writes the largest number of whole pages for "no limit".
 NO_LIMIT = 1 << 60

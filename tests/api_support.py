@@ -1,6 +1,6 @@
 """The HTTP edge under test: Flask's client on the real database, store and Redis; no worker runs.
 
-Where a job must go on, the test is the worker: it claims and finishes through shared/jobs.py, as a worker does.
+Where a job must go on, the test is the worker: it claims and finishes through shared/jobs/states.py, as a worker does.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from api.http.services import EXTENSION
-from shared import jobs, keys
-from shared.claims import Claim, Outcome
-from shared.db import Database
+from shared import keys
+from shared.db.engine import Database
+from shared.db.tables import Tenant
 from shared.errors import ThoraqError
+from shared.jobs import states as jobs
+from shared.jobs.claims import Claim, Outcome
 from shared.keys import Scope
 from shared.log import Lines
-from shared.models import Tenant
 from tests.queue_support import POLICY, add_bundle, answer, take
 
 MakeApp = Callable[..., Flask]

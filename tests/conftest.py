@@ -14,8 +14,8 @@ from minio import Minio
 
 from migrations.upgrade import upgrade
 from shared.config import Settings, parse
-from shared.db import Database
-from shared.models import Base
+from shared.db.engine import Database
+from shared.db.tables import Base
 from standalone.services import Postgres, Redis
 from tests.s3_server import MotoS3, SeaweedFs
 

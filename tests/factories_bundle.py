@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from shared.bundle import Bundle
-from shared.engines import make_engine
-from shared.heads import HeadNetwork
-from shared.parity import Reference
+from shared.inference.bundle import Bundle
+from shared.inference.engines import make_engine
+from shared.inference.heads import HeadNetwork
+from shared.inference.parity import Reference
 
 FILES = {
     "trunk.json": b'{"config": {}}',

@@ -15,9 +15,9 @@ import keras
 import numpy as np
 from safetensors.numpy import save
 
-from shared.bundle import CARD, Bundle, Card, Gate, Head, Trunk
-from shared.engines import Engine, EngineName, Maps, Pixels, TensorFlowEngine
 from shared.imaging.preprocess import InputSpec
+from shared.inference.bundle import CARD, Bundle, Card, Gate, Head, Trunk
+from shared.inference.engines import Engine, EngineName, Maps, Pixels, TensorFlowEngine
 from training.export import write_network
 from worker.model import Model
 

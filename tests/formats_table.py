@@ -7,7 +7,7 @@ from pathlib import Path
 from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import UID
 
-from shared.imaging.transfer_syntaxes import NEWER_NAMES, PLUGINS, PRIVATE_NAMES, registered_name
+from shared.imaging.dicom.transfer_syntaxes import NEWER_NAMES, PLUGINS, PRIVATE_NAMES, registered_name
 
 PAGE = Path(__file__).parents[1] / "docs" / "formats.md"
 HEAD = "| transfer syntax | UID | read |\n|---|---|---|\n"

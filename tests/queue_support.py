@@ -9,13 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared import jobs, keys
-from shared.claims import Answer, Claim, Outcome, RetryPolicy
-from shared.db import Database
-from shared.envelope import Rejection
-from shared.ids import new_id
-from shared.jobs import NewJob
-from shared.models import (
+from shared import keys
+from shared.db.engine import Database
+from shared.db.tables import (
     Batch,
     Classifier,
     Event,
@@ -30,7 +26,12 @@ from shared.models import (
     Tenant,
     WebhookEndpoint,
 )
-from shared.webhooks import new_secret, payloads
+from shared.ids import new_id
+from shared.jobs import states as jobs
+from shared.jobs.claims import Answer, Claim, Outcome, RetryPolicy
+from shared.jobs.schemas import Rejection
+from shared.jobs.states import NewJob
+from shared.webhooks.outbox import new_secret, payloads
 from tests.waiting import EVENT_SECONDS
 
 BUNDLE = "b" * 64

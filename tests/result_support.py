@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.claims import Answer, Claim, Heatmap, Outcome
-from shared.envelope import Rejection
+from shared.db.tables import Classifier, ResultOutcome
 from shared.ids import new_id
-from shared.models import Classifier, ResultOutcome
+from shared.jobs.claims import Answer, Claim, Heatmap, Outcome
+from shared.jobs.schemas import Rejection
 from tests.queue_support import BUNDLE
 
 PROBABILITIES = {

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from api.http.services import EXTENSION
-from shared.db import Database
+from shared.db.engine import Database
 from tests.api_support import PNG, Caller, claim_all, finish, json_of
 from tests.result_support import answered, spot
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from api.http.problems import problem_types
-from shared.models import JobState
+from shared.db.tables import JobState
 from tests import problems_table
 from tests.settings_table import with_table
 

@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from migrations.upgrade import upgrade
-from shared.models import Base
+from shared.db.tables import Base
 from standalone.services import Postgres
 
 CONSTRAINTS = sa.text("""

@@ -12,10 +12,10 @@ import cv2
 import sqlalchemy as sa
 
 from shared.config import Settings
-from shared.db import Database
-from shared.models import Image, Job, Study
+from shared.db.engine import Database
+from shared.db.tables import Image, Job, Study
 from shared.storage import FolderStorage, Storage, object_key
-from shared.studies import content_sha256
+from shared.studies.rows import content_sha256
 from tests.factories_imaging import grey
 from tests.queue_support import add_job, add_tenant
 from worker.classify import Classify

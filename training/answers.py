@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from shared.bundle import Bundle
-from shared.engines import Engine
 from shared.errors import ConfigError
-from shared.gate import Gate
-from shared.heads import HeadNetwork
+from shared.inference.bundle import Bundle
+from shared.inference.engines import Engine
+from shared.inference.gate import Gate
+from shared.inference.heads import HeadNetwork
 from training.data import Record, load_images
 
 CHUNK = 64  # images whose maps are held at once: 30 MB

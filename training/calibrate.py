@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from shared.bundle import OperatingPoint
+from shared.inference.bundle import OperatingPoint
 
 TINY = 1e-7
 SPAN = (0.25, 8.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from shared.bundle import Card, Head
+from shared.inference.bundle import Card, Head
 from training.measure import RATES, ranged
 
 KINDS = {"confusion": "confusion matrix", "roc": "ROC curves", "reliability": "reliability diagram"}

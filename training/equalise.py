@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.layers import Layer, Network, Weights, read_network
+from shared.inference.layers import Layer, Network, Weights, read_network
 
 Channel = tuple[str, int]  # a layer that makes it, and its number there
 # Layers whose output scales with their input, channel by channel, when the factor is positive.

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Column, Table
 
-from shared.bundle import Bundle, Head
-from shared.engines import REFERENCE, Engine, EngineName, make_engine
 from shared.errors import ConfigError, ThoraqError
+from shared.inference.bundle import Bundle, Head
+from shared.inference.engines import REFERENCE, Engine, EngineName, make_engine
 from training.answers import Answers, ask
 from training.bysource import by_source
 from training.bysource import show as show_sources

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 from safetensors.numpy import save
 
-from shared.bundle import CARD, Card, Head, Trunk
 from shared.errors import ConfigError
+from shared.inference.bundle import CARD, Card, Head, Trunk
 from training.modelcard import readme
 
 

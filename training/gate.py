@@ -15,10 +15,10 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
-from shared import bundle
 from shared.errors import ConfigError
-from shared.gate import MODALITIES, Gate, Space, regions
 from shared.imaging.preprocess import InputSpec
+from shared.inference import bundle
+from shared.inference.gate import MODALITIES, Gate, Space, regions
 from training.data import SEED, Warp, augment
 from training.outliers import SPOILED, Outlier, fitting, jigsaw, measuring
 

@@ -18,9 +18,9 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
-from shared.bundle import Bundle
-from shared.engines import Engine, EngineName, make_engine
-from shared.heads import HeadNetwork
+from shared.inference.bundle import Bundle
+from shared.inference.engines import Engine, EngineName, make_engine
+from shared.inference.heads import HeadNetwork
 from training.answers import CHUNK
 from training.data import Record, load_images
 from training.folders import Kinship, read_folders

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.bundle import OperatingPoint
+from shared.inference.bundle import OperatingPoint
 from training.data import SEED
 
 RESAMPLES = 1000

@@ -15,8 +15,8 @@ from typing import Annotated
 
 import typer
 
-from shared.bundle import Bundle, Card, MemoryNeed
-from shared.engines import EngineName, candidates
+from shared.inference.bundle import Bundle, Card, MemoryNeed
+from shared.inference.engines import EngineName, candidates
 from training.export import write_card
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from shared.bundle import Card, Source
+from shared.inference.bundle import Card, Source
 from training.architectures import DENSENET, VGG
 from training.cardparts import bullets, confusion_table, figures, gate_section, head_section, scored, table
 from training.data import ImageSet, Record

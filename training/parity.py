@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from shared.bundle import Bundle, Head
-from shared.engines import REFERENCE, EngineName, candidates, make_engine
 from shared.errors import ModelError
+from shared.inference.bundle import Bundle, Head
+from shared.inference.engines import REFERENCE, EngineName, candidates, make_engine
 from training.answers import Answers, ask
 from training.data import Record
 from training.measure import Bootstrap, flat, ratio, share

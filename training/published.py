@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from shared.bundle import Card
+from shared.inference.bundle import Card
 from training.measure import ranged
 
 

@@ -16,15 +16,15 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from shared.bundle import Bundle, EngineFiles
 from shared.cpu import this_cpu
-from shared.engines import REFERENCE, make_engine
 from shared.errors import ConfigError
-from shared.heads import HeadNetwork
 from shared.imaging.preprocess import InputSpec
-from shared.openvino_engine import precision
-from shared.openvino_graph import build_trunk
-from shared.parity import Reference
+from shared.inference.bundle import Bundle, EngineFiles
+from shared.inference.engines import REFERENCE, make_engine
+from shared.inference.heads import HeadNetwork
+from shared.inference.openvino_engine import precision
+from shared.inference.openvino_graph import build_trunk
+from shared.inference.parity import Reference
 from training.equalise import equalise
 from training.export import stored
 

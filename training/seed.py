@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from sklearn.model_selection import GroupKFold, train_test_split
 
-from shared.bundle import Bundle
-from shared.engines import EngineName, make_engine
 from shared.errors import ConfigError
+from shared.inference.bundle import Bundle
+from shared.inference.engines import EngineName, make_engine
 from training.architectures import DENSENET
 from training.cardparts import confusion_table
 from training.data import FOLDS, SEED, Record, read_index

@@ -18,11 +18,11 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
-from shared.bundle import Bundle, Head
-from shared.engines import Engine, EngineName, make_engine
 from shared.errors import ThoraqError
-from shared.heads import HeadNetwork
 from shared.imaging.preprocess import InputSpec
+from shared.inference.bundle import Bundle, Head
+from shared.inference.engines import Engine, EngineName, make_engine
+from shared.inference.heads import HeadNetwork
 from training.answers import CHUNK
 from training.architectures import DENSENET
 from training.bysource import by_source, show

@@ -11,7 +11,7 @@ import keras
 from safetensors.numpy import load_file
 
 from shared.errors import ConfigError
-from shared.networks import fill
+from shared.inference.keras_networks import fill
 from training.architectures import DENSENET, VGG, densenet_trunk, load_hed_weights, vgg_trunk
 from training.condense import condense
 from training.crossval import Log

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
 
-from shared import jobs, metrics
-from shared.claims import Answer, Claim, Outcome
+from shared import metrics
 from shared.config import Settings
-from shared.db import Database
-from shared.reuse import earlier_answers
+from shared.db.engine import Database
+from shared.jobs import states as jobs
+from shared.jobs.claims import Answer, Claim, Outcome
+from shared.jobs.reuse import earlier_answers
 from worker.late import LOOK_SECONDS, Late
 from worker.leases import Leases
 from worker.load import Loader, Loading, Study, unseen

@@ -1,7 +1,7 @@
 """Readings to an answer: how the images of a study combine, and what asks for a second look.
 
 The study's probabilities are the mean over its answered images; so is the second opinion. Images that are no chest
-images, or not of the modality that most of the study's chest images have, are left out. shared/envelope.py explains
+images, or not of the modality that most of the study's chest images have, are left out. shared/jobs/schemas.py explains
 the words.
 """
 
@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.claims import Answer, Heatmap
-from shared.envelope import Rejection, ReviewReason
+from shared.db.tables import Modality, ResultOutcome
 from shared.ids import new_id
-from shared.models import Modality, ResultOutcome
+from shared.jobs.claims import Answer, Heatmap
+from shared.jobs.schemas import Rejection, ReviewReason
 from worker.load import Study
 from worker.model import Opinion, Reading, Refusal
 

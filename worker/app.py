@@ -19,10 +19,10 @@ from prometheus_client import start_http_server
 
 from shared import log as logs
 from shared.config import Settings, settings
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import Worker
+from shared.doorbell import CLASSIFY, DELIVER, QUEUES, SWEEP, celery_settings
 from shared.errors import ConfigError, ModelError, ThoraqError, Unavailable
-from shared.models import Worker
-from shared.queue import CLASSIFY, DELIVER, QUEUES, SWEEP, celery_settings
 from shared.storage import Storage, open_storage
 from worker.bundles import BundleKeeper
 from worker.deliver import Deliver
@@ -138,8 +138,8 @@ def _station(queue: str, name: str, database: Database) -> Station:
 
 def _classify_station(name: str, database: Database, storage: Storage) -> Station:
     # Imported here: the other roles never load TensorFlow.
-    from shared.bundle import Bundle
-    from shared.engines import open_engine
+    from shared.inference.bundle import Bundle
+    from shared.inference.engines import open_engine
     from shared.memory import memory_limit, resident
     from worker import stand_in
     from worker.classify import Classify

@@ -17,12 +17,12 @@ from functools import partial
 
 import structlog
 
-from shared.claims import Outcome
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
+from shared.doorbell import CLASSIFY, ring
 from shared.errors import ThoraqError
-from shared.model_store import register
-from shared.queue import CLASSIFY, ring
+from shared.inference.bundle_store import register
+from shared.jobs.claims import Outcome
 from shared.storage import Storage
 from worker.ahead import MOST_BATCHES, Ahead, Batch, studies_of
 from worker.answer import answer

@@ -23,10 +23,10 @@ from sqlalchemy.orm import Session, joinedload
 
 from shared import metrics
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, WebhookEndpoint
 from shared.errors import WebhookDestinationRefused
-from shared.models import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, WebhookEndpoint
-from shared.webhooks import payloads, sign
+from shared.webhooks.outbox import payloads, sign
 from worker.egress import Egress, Failure
 from worker.receiver_answers import reason_of, refusal_of
 from worker.station import Serving

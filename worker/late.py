@@ -13,8 +13,8 @@ from collections.abc import Collection
 
 import structlog
 
-from shared.claims import Outcome
 from shared.errors import ThoraqError
+from shared.jobs.claims import Outcome
 from worker.leases import Leases
 from worker.load import Loading, Study
 from worker.model import Reader

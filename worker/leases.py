@@ -6,9 +6,9 @@ import threading
 from collections.abc import Sequence
 from datetime import timedelta
 
-from shared import jobs
-from shared.claims import Claim
-from shared.db import Database
+from shared.db.engine import Database
+from shared.jobs import states as jobs
+from shared.jobs.claims import Claim
 
 
 class Leases:

@@ -1,8 +1,8 @@
 """Claims to pixels: fetch, verify, decode, prepare. An image that cannot be read keeps its reason, and fails alone.
 
 Small PNG and JPEG files are decoded here, in threads, the rest in processes that may die of it
-(shared/imaging/sandbox.py). A job that runs alone is one whose last worker died: all of its files are decoded there, so
-that the worker outlives even a picture that crashes the codecs of this process.
+(shared/decoding/sandbox.py). A job that runs alone is one whose last worker died: all of its files are decoded there,
+so that the worker outlives even a picture that crashes the codecs of this process.
 
 Files are decoded in two lanes. What is claimed together goes through the quick one, stat studies first. What is not
 ready when its caller waits no longer goes on in the slow one, where tenants take turns, so that it holds up nobody.
@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.claims import Claim, ImageRef, Outcome
 from shared.config import Settings
+from shared.decoding.sandbox import Allowance, Budget, CalledOff, Sandbox
 from shared.errors import CorruptImage, ImageError, ObjectCorrupt, ObjectNotFound, ThoraqError, TooCostly
 from shared.imaging.decode import Picture, frames, wants_sandbox
 from shared.imaging.preprocess import InputSpec, prepare
-from shared.imaging.sandbox import Allowance, Budget, CalledOff, Sandbox
-from shared.jobs import problem_of
+from shared.jobs.claims import Claim, ImageRef, Outcome
+from shared.jobs.states import problem_of
 from shared.storage import Storage
 
 Pixels = NDArray[np.uint8]

@@ -18,8 +18,8 @@ import numpy as np
 import structlog
 
 from shared import metrics
+from shared.db.tables import Classifier
 from shared.errors import EngineOutOfMemory, ThoraqError
-from shared.models import Classifier
 from worker.load import Pixels, Study
 from worker.model import Ask, Reader, Reading, Refusal, Sight
 

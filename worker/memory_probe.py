@@ -15,9 +15,9 @@ import celery  # noqa: F401 - the process that is measured has it loaded
 import numpy as np
 
 import worker.classify  # noqa: F401 - so with this
-from shared.bundle import Bundle
-from shared.engines import choose_engine
-from shared.models import Classifier, Modality
+from shared.db.tables import Classifier, Modality
+from shared.inference.bundle import Bundle
+from shared.inference.engines import choose_engine
 from worker.model import Ask, Model
 
 ROUNDS = 3

@@ -15,13 +15,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.bundle import Bundle, Head
-from shared.engines import Engine, Maps, Pixels
-from shared.envelope import Rejection
-from shared.gate import Gate, Verdict
-from shared.heads import HeadNetwork
-from shared.model_store import check_heads
-from shared.models import Classifier, Modality
+from shared.db.tables import Classifier, Modality
+from shared.inference.bundle import Bundle, Head
+from shared.inference.bundle_store import check_heads
+from shared.inference.engines import Engine, Maps, Pixels
+from shared.inference.gate import Gate, Verdict
+from shared.inference.heads import HeadNetwork
+from shared.jobs.schemas import Rejection
 
 Grid = NDArray[np.uint8]
 #: A head's name and an image's row.

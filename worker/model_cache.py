@@ -17,10 +17,10 @@ from pathlib import Path
 
 import structlog
 
-from shared.bundle import Bundle
-from shared.engine_comparison import FOLDER
 from shared.errors import ModelError
-from shared.model_store import fetch
+from shared.inference.bundle import Bundle
+from shared.inference.bundle_store import fetch
+from shared.inference.engine_comparison import FOLDER
 from shared.storage import Storage
 
 log = structlog.get_logger(__name__)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.bundle import Bundle, Card, Head
-from shared.engines import Pixels
+from shared.db.tables import Classifier
 from shared.imaging.preprocess import InputSpec
-from shared.models import Classifier
+from shared.inference.bundle import Bundle, Card, Head
+from shared.inference.engines import Pixels
 from worker.model import Ask, Opinion, Reading, Refusal, Sight
 
 NOTICE = "Stands in for a model when Thoraq itself is measured; the answers have nothing to do with the pictures."

@@ -13,9 +13,9 @@ import structlog
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import Worker
 from shared.errors import ThoraqError
-from shared.models import Worker
 
 log = structlog.get_logger(__name__)
 #: The looks for work between two looks for another model.

@@ -9,13 +9,18 @@ from datetime import timedelta
 import sqlalchemy as sa
 import structlog
 
-from shared import deletion, jobs, metrics, open_studies, schedule, uploads
+from shared import metrics
 from shared.config import Settings
-from shared.db import Database
-from shared.models import Delivery, DeliveryState, IdempotencyKey, Worker
-from shared.orphans import orphans
-from shared.queue import CLASSIFY, DELIVER, ring
+from shared.db.engine import Database
+from shared.db.tables import Delivery, DeliveryState, IdempotencyKey, Worker
+from shared.doorbell import CLASSIFY, DELIVER, ring
+from shared.jobs import scheduling as schedule
+from shared.jobs import states as jobs
 from shared.storage import Storage
+from shared.studies import deletion
+from shared.studies import direct_uploads as uploads
+from shared.studies import open as open_studies
+from shared.studies.orphans import orphans
 from worker.station import Serving
 
 log = structlog.get_logger(__name__)

@@ -10,13 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from shared import jobs, metrics
-from shared.claims import Claim, Outcome, RetryPolicy
+from shared import metrics
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
+from shared.doorbell import DELIVER, ring
 from shared.errors import ThoraqError, Unavailable
-from shared.queue import DELIVER, ring
-from shared.webhooks import deliveries_scheduled
+from shared.jobs import states as jobs
+from shared.jobs.claims import Claim, Outcome, RetryPolicy
+from shared.webhooks.outbox import deliveries_scheduled
 from worker.leases import Leases
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from api.batches.routes import view_of
 from api.http.openapi.document import ERRORS
 from api.http.schemas import BatchPath
 from api.http.services import Principal, Services, principal, services
-from shared.envelope import BatchEnvelope
+from shared.jobs.schemas import BatchEnvelope
 from shared.keys import Scope
 
 blueprint = APIBlueprint(

@@ -16,11 +16,11 @@ from sqlalchemy.orm import Session
 from api.batches.items import Order, Sent, of_files, refuse
 from api.uploads.receive import Received
 from shared.batches import Accepted, Rejected
+from shared.db.bulk_insert import insert_rows
+from shared.db.tables import BatchFile, Grouping
 from shared.errors import ImageError, InvalidRequest, ThoraqError
 from shared.imaging.info import ImageInfo, MediaType
-from shared.jobs import problem_of
-from shared.models import BatchFile, Grouping
-from shared.rows import insert_rows
+from shared.jobs.states import problem_of
 
 GROUPS = 64  # made into studies in one transaction
 

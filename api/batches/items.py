@@ -10,11 +10,11 @@ from typing import Any
 from api.batches.schemas import BatchForm, BatchLine
 from api.uploads.receive import Received, check_supported, new_images, settle_modality
 from shared.batches import Accepted, Rejected
+from shared.db.tables import Modality, Study
 from shared.errors import ThoraqError
 from shared.ids import new_id
-from shared.jobs import NewJob, problem_of
-from shared.models import Modality, Study
-from shared.studies import NewStudy
+from shared.jobs.states import NewJob, problem_of
+from shared.studies.rows import NewStudy
 
 NOTHING_ASKED = BatchLine.model_construct()
 

@@ -15,12 +15,12 @@ from api.batches.schemas import BatchLine
 from api.http.fields import ExternalId
 from api.http.problems import invalid
 from api.uploads.receive import of_upload
-from shared import uploads
 from shared.batches import Accepted, Rejected
+from shared.db.tables import Study, Upload
 from shared.errors import Conflict, InvalidRequest, NotFound
-from shared.models import Study, Upload
-from shared.open_studies import check_classifiable
-from shared.uploads import Refusal
+from shared.studies import direct_uploads as uploads
+from shared.studies.direct_uploads import Refusal
+from shared.studies.open import check_classifiable
 
 LINE_BYTES = 256 * 1024  # 2,000 ids of uploads and the most metadata fit in
 CUSTOM_ID: TypeAdapter[str] = TypeAdapter(ExternalId)

@@ -14,8 +14,10 @@ from api.batches.schemas import BatchForm
 from api.http import audit, idempotency
 from api.http.services import Principal, Services
 from api.uploads.receive import count_bytes, discard, remove
-from shared import batches, jobs, metrics
+from shared import batches, metrics
 from shared.batches import Accepted, Rejected
+from shared.db.tables import Batch, Grouping, Priority
+from shared.doorbell import CLASSIFY, DELIVER, ring
 from shared.errors import (
     ArchiveLimits,
     ArchiveRefused,
@@ -26,8 +28,7 @@ from shared.errors import (
     UnsafeArchive,
 )
 from shared.ids import new_id
-from shared.models import Batch, Grouping, Priority
-from shared.queue import CLASSIFY, DELIVER, ring
+from shared.jobs import states as jobs
 
 Write = Callable[[Session, Order, Sequence[Sent]], list[Accepted | Rejected]]
 

@@ -21,11 +21,11 @@ from api.batches.schemas import ErrorLine, OutputQuery, ResultLine
 from api.http.openapi.document import ERRORS
 from api.http.schemas import BatchPath
 from api.http.services import principal, services
-from shared import job_rows
-from shared.db import Database
-from shared.envelope import job_envelope
+from shared.db.engine import Database
+from shared.db.tables import BatchRejection, Job, JobState, ModelBundle
+from shared.jobs import reads as job_rows
+from shared.jobs.schemas import job_envelope
 from shared.keys import Scope
-from shared.models import BatchRejection, Job, JobState, ModelBundle
 
 blueprint = APIBlueprint(
     "batch_output", __name__, url_prefix="/v1", abp_tags=[Tag(name="batches")], abp_responses=ERRORS

@@ -32,11 +32,11 @@ from api.http.services import Principal, Services, principal, services
 from api.uploads.prepare import digest_as_stored
 from api.uploads.receive import discard, fingerprint, receive_many, received, sent_fields, sent_files, single
 from shared import batches
-from shared.envelope import BatchEnvelope, batch_envelope
+from shared.db.tables import Batch, Grouping, IdempotencyKey
+from shared.doorbell import DELIVER, ring
 from shared.errors import BadRequest, ImageError, InvalidRequest, NotFound, PayloadTooLarge, UnsupportedMediaType
+from shared.jobs.schemas import BatchEnvelope, batch_envelope
 from shared.keys import Scope
-from shared.models import Batch, Grouping, IdempotencyKey
-from shared.queue import DELIVER, ring
 
 blueprint = APIBlueprint("batches", __name__, url_prefix="/v1", abp_tags=[Tag(name="batches")], abp_responses=ERRORS)
 log = structlog.get_logger(__name__)

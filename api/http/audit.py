@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from api.http.services import Principal
-from shared.models import AuditEntry
-from shared.rows import Rows
+from shared.db.bulk_insert import Rows
+from shared.db.tables import AuditEntry
 
 _ENTRY = sa.insert(AuditEntry.__table__).returning(AuditEntry.__table__.c.created_at)  # type: ignore[arg-type]
 

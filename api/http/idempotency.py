@@ -16,8 +16,8 @@ from sqlalchemy.dialects.postgresql import JSON, insert
 from sqlalchemy.orm import Session
 
 from api.http.services import Principal
+from shared.db.tables import IdempotencyKey
 from shared.errors import IdempotencyKeyReused, InvalidRequest
-from shared.models import IdempotencyKey
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"

@@ -15,12 +15,12 @@ from flask import Response, request
 
 from api.http.prefer import wait_of
 from api.http.services import Principal, Services, principal
-from shared import job_rows
-from shared.envelope import BatchEnvelope, JobEnvelope, job_envelope
+from shared.db.tables import Job, JobState
 from shared.errors import NotFound
-from shared.jobs import NewJob
-from shared.models import Job, JobState
-from shared.schedule import InLine, place_in_line
+from shared.jobs import reads as job_rows
+from shared.jobs.scheduling import InLine, place_in_line
+from shared.jobs.schemas import BatchEnvelope, JobEnvelope, job_envelope
+from shared.jobs.states import NewJob
 
 #: How often one who waits looks by himself, should a notification be lost.
 LOOK_SECONDS = 1.0

@@ -1,4 +1,4 @@
-"""Every JSON shape that is not a job or a batch (those are in shared/envelope.py), and every form and query."""
+"""Every JSON shape that is not a job or a batch (those are in shared/jobs/schemas.py), and every form and query."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from api.http.fields import (
     Moment,
     Url,
 )
-from shared.envelope import JobEnvelope
-from shared.models import ArtifactKind, Classifier, DeliveryState, EventType, JobState, Modality, Priority
+from shared.db.tables import ArtifactKind, Classifier, DeliveryState, EventType, JobState, Modality, Priority
+from shared.jobs.schemas import JobEnvelope
 
 
 class Strict(BaseModel):

@@ -12,10 +12,10 @@ from api.http.limits.rate_limits import Limits
 from api.http.ttl_cache import Memory
 from api.studies.previews import Previews
 from shared.config import Settings
-from shared.db import TenantDatabase
+from shared.db.engine import TenantDatabase
+from shared.db.listen_notify import Listener
 from shared.errors import Forbidden, Unauthenticated
-from shared.finished import Listener
-from shared.imaging.deidentify import Identity
+from shared.imaging.dicom.deidentify import Identity
 from shared.keys import Scope
 from shared.storage import Storage
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from api.http.openapi.document import ERRORS
 from api.http.schemas import ArtifactList, ArtifactPath, ArtifactView, JobPath
 from api.http.services import principal, services
-from shared.envelope import artifact_path
+from shared.db.tables import Artifact, Image, Job
 from shared.errors import NotFound, ObjectCorrupt
+from shared.jobs.schemas import artifact_path
 from shared.keys import Scope
-from shared.models import Artifact, Image, Job
 
 blueprint = APIBlueprint("artifacts", __name__, url_prefix="/v1", abp_tags=[Tag(name="jobs")], abp_responses=ERRORS)
 

@@ -21,11 +21,11 @@ import sqlalchemy as sa
 
 from api.http import audit, idempotency
 from api.http.idempotency import KeyUse
-from shared.db import TenantDatabase
+from shared.db.bulk_insert import insertion
+from shared.db.engine import TenantDatabase
 from shared.errors import IdempotencyKeyReused, Unavailable
-from shared.jobs import NewJob, job_rows
-from shared.rows import insertion
-from shared.studies import NewStudy, study_rows
+from shared.jobs.states import NewJob, job_rows
+from shared.studies.rows import NewStudy, study_rows
 
 #: Most requests in one transaction.
 MOST = 64

@@ -36,17 +36,18 @@ from api.uploads.receive import (
     settle_modality,
     uploaded,
 )
-from shared import jobs, metrics
-from shared.envelope import JobEnvelope, job_envelope
+from shared import metrics
+from shared.db.tables import Job, JobState, Priority, Result, Study
+from shared.doorbell import CLASSIFY, DELIVER, ring
 from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.ids import new_id
-from shared.jobs import NewJob
+from shared.jobs import states as jobs
+from shared.jobs.schemas import JobEnvelope, job_envelope
+from shared.jobs.states import NewJob
 from shared.keys import Scope
-from shared.models import Job, JobState, Priority, Result, Study
-from shared.open_studies import check_classifiable
-from shared.queue import CLASSIFY, DELIVER, ring
-from shared.studies import NewStudy, add_studies
-from shared.webhooks import deliveries_scheduled
+from shared.studies.open import check_classifiable
+from shared.studies.rows import NewStudy, add_studies
+from shared.webhooks.outbox import deliveries_scheduled
 
 blueprint = APIBlueprint("jobs", __name__, url_prefix="/v1", abp_tags=[Tag(name="jobs")], abp_responses=ERRORS)
 log = structlog.get_logger(__name__)

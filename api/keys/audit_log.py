@@ -10,8 +10,8 @@ from flask_openapi3.models.tag import Tag
 from api.http.openapi.document import ERRORS
 from api.http.services import principal, services
 from api.keys.schemas import AuditList, AuditQuery, AuditView
+from shared.db.tables import AuditEntry
 from shared.keys import Scope
-from shared.models import AuditEntry
 
 blueprint = APIBlueprint("audit", __name__, url_prefix="/v1", abp_tags=[Tag(name="audit")], abp_responses=ERRORS)
 

@@ -15,10 +15,10 @@ from api.http.services import Principal, principal, services
 from api.keys.schemas import KeyList, KeyPath, KeyRequest, KeySecretView, KeyView
 from api.uploads.receive import fingerprint
 from shared import keys
+from shared.db.tables import ApiKey, Tenant
 from shared.errors import Forbidden, NotFound
 from shared.ids import new_id
 from shared.keys import Scope
-from shared.models import ApiKey, Tenant
 
 blueprint = APIBlueprint("keys", __name__, url_prefix="/v1", abp_tags=[Tag(name="keys")], abp_responses=ERRORS)
 

@@ -15,11 +15,11 @@ from api.http.auth import authenticate
 from api.http.services import principal, services
 from api.pages.files import StudyFiles, files_of
 from api.pages.responses import conditional, tenant_name
-from shared import job_rows
-from shared.envelope import JobEnvelope, batch_envelope, job_envelope
+from shared.db.tables import BatchRejection, Job, Result
 from shared.errors import InvalidRequest
+from shared.jobs import reads as job_rows
+from shared.jobs.schemas import JobEnvelope, batch_envelope, job_envelope
 from shared.keys import Scope
-from shared.models import BatchRejection, Job, Result
 
 ITEMS = 50
 #: More would be a page of their own; the file of errors has them all.

@@ -11,9 +11,9 @@ from api.http.auth import authenticate
 from api.http.problems import problem_types
 from api.http.services import principal, services
 from api.pages.words import SCORES
+from shared.db.tables import ModelBundle
 from shared.errors import NotFound, meaning_of
 from shared.keys import Scope
-from shared.models import ModelBundle
 
 SWAGGER = Path(flask_openapi3_swagger.__file__).parent / "templates" / "swagger"
 #: Swagger UI's style sheet draws its icons from data: addresses; everything else is as strict as on the other pages.

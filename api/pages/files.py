@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared.models import Study
+from shared.db.tables import Study
 
 
 @dataclass(frozen=True)

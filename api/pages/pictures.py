@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from api.studies.previews import LONGEST_SIDE
 from api.studies.routes import file_name
-from shared.envelope import ImagePrediction, JobEnvelope
-from shared.models import Image, Study
+from shared.db.tables import Image, Study
+from shared.jobs.schemas import ImagePrediction, JobEnvelope
 
 LONG = 1.6  # times the other side; chest pictures are nearly square
 

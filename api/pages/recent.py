@@ -13,10 +13,10 @@ from api.http.services import Principal, principal, services
 from api.jobs.routes import WHOLE
 from api.pages.files import StudyFiles, files_of
 from api.pages.responses import conditional, tenant_name
-from shared.envelope import BatchEnvelope, JobEnvelope, batch_envelope, job_envelope
+from shared.db.tables import Batch, Job
 from shared.errors import InvalidRequest
+from shared.jobs.schemas import BatchEnvelope, JobEnvelope, batch_envelope, job_envelope
 from shared.keys import Scope
-from shared.models import Batch, Job
 
 RECENT = 20
 #: What ids have in common after their prefix: a UUIDv7, which sorts by time.

@@ -6,7 +6,7 @@ from flask import Response, make_response, render_template, request
 from sqlalchemy.orm import Session
 
 from api.http.services import Principal
-from shared.models import Tenant
+from shared.db.tables import Tenant
 
 
 def conditional(template: str, **values: object) -> Response:

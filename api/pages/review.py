@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from api.pages.pictures import Picture
 from api.pages.words import MODALITIES, class_name, percent
-from shared.envelope import JobEnvelope, JobResult, ReviewReason
+from shared.jobs.schemas import JobEnvelope, JobResult, ReviewReason
 
 #: Two answers that are no further apart are about equally probable; a bundle's `review_margin` may be much wider.
 ABOUT_EQUAL = 0.1

@@ -13,8 +13,8 @@ from api.pages.responses import conditional, tenant_name
 from api.pages.review import review_sentences
 from api.pages.words import TERMINAL_WORDS
 from api.studies.routes import file_name, find_study
+from shared.db.tables import Study
 from shared.keys import Scope
-from shared.models import Study
 
 #: What the reader last set the heatmap's switch to; static/heatmap.js keeps it.
 HEATMAP_COOKIE = "heatmap"

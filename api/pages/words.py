@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup, escape
 
-from shared.envelope import BatchStatus, JobEnvelope, Rejection
-from shared.models import Classifier, JobState, Modality, ResultOutcome
+from shared.db.tables import Classifier, JobState, Modality, ResultOutcome
+from shared.jobs.schemas import BatchStatus, JobEnvelope, Rejection
 
 #: Classes of the classifiers, and labels of the data that a card speaks of.
 CLASSES = {

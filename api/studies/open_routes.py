@@ -27,9 +27,9 @@ from api.uploads.receive import (
     settle_modality,
     uploaded,
 )
-from shared import open_studies
+from shared.doorbell import CLASSIFY, ring
 from shared.keys import Scope
-from shared.queue import CLASSIFY, ring
+from shared.studies import open as open_studies
 
 blueprint = APIBlueprint(
     "open_studies", __name__, url_prefix="/v1", abp_tags=[Tag(name="studies")], abp_responses=ERRORS

@@ -14,9 +14,9 @@ import cv2
 
 from api.http.ttl_cache import Memory
 from shared.config import Settings
+from shared.db.tables import Image
+from shared.decoding.sandbox import Allowance, Budget, Sandbox
 from shared.errors import ImageError, Unavailable
-from shared.imaging.sandbox import Allowance, Budget, Sandbox
-from shared.models import Image
 from shared.storage import Storage
 
 LONGEST_SIDE = 768

@@ -30,15 +30,16 @@ from api.uploads.receive import (
     settle_modality,
     uploaded,
 )
-from shared import deletion, open_studies
-from shared.envelope import ProblemRef
+from shared.db.tables import Image, Job, JobState, Priority, Study
+from shared.doorbell import CLASSIFY, ring
 from shared.errors import Conflict, InvalidRequest, NotFound, StorageError
 from shared.ids import new_id
 from shared.imaging.decode import MediaType
+from shared.jobs.schemas import ProblemRef
 from shared.keys import Scope
-from shared.models import Image, Job, JobState, Priority, Study
-from shared.queue import CLASSIFY, ring
-from shared.studies import add_studies
+from shared.studies import deletion
+from shared.studies import open as open_studies
+from shared.studies.rows import add_studies
 
 blueprint = APIBlueprint("studies", __name__, url_prefix="/v1", abp_tags=[Tag(name="studies")], abp_responses=ERRORS)
 

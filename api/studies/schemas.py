@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field
 
 from api.http.fields import ExternalId, Id, JsonBool, JsonNumber, Metadata, Sha256
 from api.http.schemas import Strict
-from shared.envelope import ProblemRef
-from shared.models import Classifier, Modality, Priority, UploadState
+from shared.db.tables import Classifier, Modality, Priority, UploadState
+from shared.jobs.schemas import ProblemRef
 
 
 class StudyRequest(Strict):

@@ -21,10 +21,10 @@ from itsdangerous import Signer
 from api.http.openapi.document import ERRORS
 from api.http.services import Services, services
 from api.studies.schemas import ContentQuery, UploadPath
-from shared import uploads
+from shared.db.tables import Upload, UploadState
 from shared.errors import AddressRefused, Conflict, UploadMismatch
-from shared.models import Upload, UploadState
 from shared.storage import SignedPut
+from shared.studies import direct_uploads as uploads
 
 blueprint = APIBlueprint("contents", __name__, abp_tags=[Tag(name="uploads")], abp_responses=ERRORS)
 

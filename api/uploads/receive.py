@@ -18,13 +18,14 @@ from werkzeug.datastructures import FileStorage, MultiDict
 from api.http.requests import MULTIPART
 from api.http.services import Principal, Services
 from api.uploads.prepare import prepared
-from shared import metrics, uploads
+from shared import metrics
+from shared.db.tables import Classifier, Modality, Upload
 from shared.errors import ImageError, InvalidRequest, StorageError, ThoraqError, UnsupportedMediaType
 from shared.imaging.decode import ImageInfo
-from shared.jobs import problem_of
-from shared.models import Classifier, Modality, Upload
+from shared.jobs.states import problem_of
 from shared.storage import Stored, object_key
-from shared.studies import NewImage, NewStudy, images_of
+from shared.studies import direct_uploads as uploads
+from shared.studies.rows import NewImage, NewStudy, images_of
 
 log = structlog.get_logger(__name__)
 

@@ -20,13 +20,14 @@ from api.studies.schemas import UploadAddress, UploadAddressList, UploadPath, Up
 from api.uploads.content import own_address
 from api.uploads.prepare import prepared
 from api.uploads.receive import fingerprint, remove
-from shared import metrics, uploads
+from shared import metrics
+from shared.db.tables import Upload, UploadState
 from shared.errors import Conflict, ImageError, InvalidRequest, NotFound, ObjectNotFound, StorageError, UploadMismatch
 from shared.ids import new_id
 from shared.imaging.decode import ImageInfo
 from shared.keys import Scope
-from shared.models import Upload, UploadState
 from shared.storage import ObjectInfo, SeekableObject, Stored, object_key
+from shared.studies import direct_uploads as uploads
 
 blueprint = APIBlueprint("uploads", __name__, url_prefix="/v1", abp_tags=[Tag(name="uploads")], abp_responses=ERRORS)
 log = structlog.get_logger(__name__)

@@ -29,14 +29,14 @@ from api.http.schemas import (
 )
 from api.http.services import Principal, Services, principal, services
 from api.uploads.receive import fingerprint
-from shared.destinations import resolve
+from shared.db.tables import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, EventType, WebhookEndpoint
+from shared.doorbell import DELIVER, ring
 from shared.errors import Conflict, NotFound, TooManyEndpoints
 from shared.ids import new_id
 from shared.keys import Scope
-from shared.models import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, EventType, WebhookEndpoint
-from shared.queue import DELIVER, ring
-from shared.replays import MOST, replay
-from shared.webhooks import new_secret, record_event, schedule
+from shared.webhooks.destinations import resolve
+from shared.webhooks.outbox import new_secret, record_event, schedule
+from shared.webhooks.replays import MOST, replay
 
 blueprint = APIBlueprint("webhooks", __name__, url_prefix="/v1", abp_tags=[Tag(name="webhooks")], abp_responses=ERRORS)
 

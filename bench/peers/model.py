@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.peers.environment import BUNDLE, OUR_ENGINE
-from shared.bundle import Bundle, Head
-from shared.engines import choose_engine
-from shared.heads import HeadNetwork
 from shared.imaging.decode import Limits, decode_one
 from shared.imaging.preprocess import prepare
-from shared.networks import rebuild, tensorflow
+from shared.inference.bundle import Bundle, Head
+from shared.inference.engines import choose_engine
+from shared.inference.heads import HeadNetwork
+from shared.inference.keras_networks import rebuild, tensorflow
 
 LIMITS = Limits(64_000_000, 1)
 Pixels = NDArray[np.uint8]

@@ -1,6 +1,6 @@
 """The database holds the rules of job states, and counts the jobs of a batch.
 
-The rules stand in shared/jobs.py; here they hold against every other writer too.
+The rules stand in shared/jobs/states.py; here they hold against every other writer too.
 """
 
 from __future__ import annotations

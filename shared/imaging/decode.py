@@ -20,10 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import EmptyFile, UnsupportedImage
-from shared.imaging import dicom, jpeg, png, signatures, tiff, tiff_tags
-from shared.imaging.dicom_file import START_BYTES, dataset_start
+from shared.imaging import jpeg, png, signatures
+from shared.imaging.dicom import reader as dicom
+from shared.imaging.dicom.file import START_BYTES, dataset_start
 from shared.imaging.headers import PNG_SIGNATURE, Header, jpeg_header, png_header
 from shared.imaging.info import ImageInfo, Limits, MediaType, Picture
+from shared.imaging.tiff import reader as tiff
+from shared.imaging.tiff import tags as tiff_tags
 
 __all__ = ["ImageInfo", "Limits", "MediaType", "Picture", "decode_one", "frames", "pictures", "probe"]
 
@@ -167,7 +170,7 @@ def _tiff_pages(file: BinaryIO, limits: Limits, extents: bool = False) -> list[t
 
 
 def _tiff_frames(data: bytes, limits: Limits, only: int | None = None) -> Iterator[NDArray[np.uint8]]:
-    from shared.imaging import tiff_pixels  # its codecs take a while to load, and the HTTP edge needs none
+    from shared.imaging.tiff import pixels as tiff_pixels
 
     pages = _tiff_pages(BytesIO(data), limits, extents=True)
     return tiff_pixels.frames(data, pages if only is None else [pages[only]])

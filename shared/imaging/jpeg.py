@@ -103,7 +103,7 @@ def _most(pixels: int) -> int:
 
 def _orientation(segment: bytes) -> int:
     """The Orientation of an EXIF segment (EXIF 2.32, 4.5.4); 1 where it has none, or a damaged one."""
-    from shared.imaging import tiff
+    from shared.imaging.tiff import reader as tiff
 
     if not segment.startswith(_EXIF):
         return 1

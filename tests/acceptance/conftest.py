@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from shared.config import parse
-from shared.db import Database
+from shared.db.engine import Database
 from shared.keys import Scope
 from shared.storage import open_storage
 from standalone.services import free_port

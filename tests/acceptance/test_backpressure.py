@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from client import BatchOptions, Client, Retry, archive_of
 from shared.config import parse
-from shared.db import Database
-from shared.models import Job, JobState
+from shared.db.engine import Database
+from shared.db.tables import Job, JobState
 from shared.storage import open_storage
 from tests.api_support import PNG, new_key, work
 from tests.server_support import Server

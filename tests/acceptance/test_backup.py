@@ -17,8 +17,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from shared.db import Database
-from shared.models import Batch, Image, Job, JobState
+from shared.db.engine import Database
+from shared.db.tables import Batch, Image, Job, JobState
 from shared.storage import FolderStorage
 from standalone.services import Postgres
 from tests.api_support import PNG, work

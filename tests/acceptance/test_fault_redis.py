@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from shared.queue import CLASSIFY
+from shared.doorbell import CLASSIFY
 from standalone.process import Service
 from tests.chaos.system import System
 from tests.fault_support import Hospital

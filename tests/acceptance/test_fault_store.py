@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from shared.config import parse
-from shared.db import Database
+from shared.db.engine import Database
 from shared.keys import Scope
 from shared.storage import open_storage
 from tests.api_support import new_key

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from shared.bundle import Bundle
-from shared.db import Database
-from shared.models import Job, JobState, Result
+from shared.db.engine import Database
+from shared.db.tables import Job, JobState, Result
+from shared.inference.bundle import Bundle
 from standalone.stack import Stack
 from tests.factories_bundle import write_working_bundle
 from tests.waiting import EVENT_SECONDS

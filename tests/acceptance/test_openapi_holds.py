@@ -14,9 +14,9 @@ import pytest
 import sqlalchemy as sa
 
 from shared import keys
-from shared.db import Database
-from shared.models import Worker
-from shared.queue import QUEUES
+from shared.db.engine import Database
+from shared.db.tables import Worker
+from shared.doorbell import QUEUES
 from tests.api_support import new_key
 from tests.server_support import Server
 

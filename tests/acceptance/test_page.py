@@ -21,10 +21,11 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
 
-from shared import jobs, keys
-from shared.db import Database
+from shared import keys
+from shared.db.engine import Database
+from shared.db.tables import Classifier, Job, Modality, Priority, Study, Tenant
 from shared.ids import new_id
-from shared.models import Classifier, Job, Modality, Priority, Study, Tenant
+from shared.jobs import states as jobs
 from standalone.process import ROOT
 from standalone.stack import Stack
 from tests.waiting import EVENT_SECONDS

@@ -18,9 +18,9 @@ import pytest
 from flask import Flask
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from shared.envelope import WebhookPayload
-from shared.models import EventType
-from shared.webhooks import new_secret, sign
+from shared.db.tables import EventType
+from shared.jobs.schemas import WebhookPayload
+from shared.webhooks.outbox import new_secret, sign
 from standalone.stack import Stack
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +123,7 @@ def test_the_receiver_verifies_what_is_sent(
 
 @pytest.mark.parametrize("kind", EventType)
 def test_the_receiver_takes_every_type_of_event(kind: EventType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The data of each as shared/envelope.py makes them, as far as the receiver looks."""
+    """The data of each as shared/jobs/schemas.py makes them, as far as the receiver looks."""
     data: dict[str, object] = {"id": "x_1", "status": "failed", "result": None, "error": None}
     if kind is EventType.TEST:
         data = {"endpoint_id": "we_1"}

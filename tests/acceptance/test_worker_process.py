@@ -12,8 +12,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from shared.db import Database
-from shared.models import ModelBundle, Result
+from shared.db.engine import Database
+from shared.db.tables import ModelBundle, Result
 from standalone.services import free_port
 from tests.queue_support import add_job, add_tenant
 from tests.waiting import EVENT_SECONDS

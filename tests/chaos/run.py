@@ -13,8 +13,8 @@ from pathlib import Path
 import redis
 import sqlalchemy as sa
 
-from shared.models import Tenant
-from shared.queue import QUEUES
+from shared.db.tables import Tenant
+from shared.doorbell import QUEUES
 from standalone.process import ROOT
 from standalone.samples import read_samples
 from standalone.services import HOST

@@ -15,7 +15,7 @@ from flask import Flask
 from api import create_app
 from api.http.services import EXTENSION
 from shared.config import Settings
-from shared.db import Database, TenantDatabase
+from shared.db.engine import Database, TenantDatabase
 from tests.api_support import Caller, MakeApp, new_key, record_log
 from tests.receiver_support import Receiver
 from tests.worker_support import Counting

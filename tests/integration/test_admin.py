@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ProgrammingError
 
 from shared import keys
-from shared.bundle import Bundle
 from shared.config import parse
-from shared.db import Database, TenantDatabase
-from shared.models import ApiKey, AuditEntry, ModelBundle, Tenant, Worker
+from shared.db.engine import Database, TenantDatabase
+from shared.db.tables import ApiKey, AuditEntry, ModelBundle, Tenant, Worker
+from shared.inference.bundle import Bundle
 from shared.storage import FolderStorage, Storage
 from tests.factories_bundle import write_bundle
 from tests.queue_support import BUNDLE, add_bundle, add_tenant

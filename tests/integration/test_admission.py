@@ -18,9 +18,9 @@ from api.http.limits import backpressure as admission
 from api.http.limits.backpressure import Admission
 from migrations.upgrade import upgrade
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import Image, Job, Priority
 from shared.errors import ThoraqError, Unavailable
-from shared.models import Image, Job, Priority
 from standalone.services import Postgres
 from tests.api_support import PNG, Caller, MakeApp, json_of, new_key, objects, problem_of, work
 from tests.batch_support import packed, post_zip

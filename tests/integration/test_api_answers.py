@@ -18,13 +18,13 @@ from flask import Flask
 
 from api.http import responses as answers
 from api.http.services import EXTENSION, Services
-from shared import jobs
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.listen_notify import CHANNEL, Listener, announce
+from shared.db.tables import Job
 from shared.errors import CorruptImage
-from shared.finished import CHANNEL, Listener, announce
+from shared.jobs import states as jobs
 from shared.keys import Scope
-from shared.models import Job
 from tests.api_support import PNG, Caller, MakeApp, claim_all, finish, json_of, new_key, problem_of, work
 from tests.queue_support import add_job, add_tenant, answer
 from tests.server_support import Server

@@ -10,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from shared.db import Database
-from shared.envelope import Rejection
+from shared.db.engine import Database
+from shared.db.tables import Artifact
+from shared.jobs.schemas import Rejection
 from shared.keys import Scope
-from shared.models import Artifact
 from tests.api_support import PNG, Caller, claim_all, finish, json_of, new_key, problem_of, work
 from tests.result_support import answered, rejected, spot
 

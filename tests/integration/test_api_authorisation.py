@@ -14,9 +14,9 @@ from flask import Flask
 
 from api.http.services import EXTENSION
 from shared import keys
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import Base
 from shared.keys import Scope
-from shared.models import Base
 from tests.api_support import Caller, MakeApp, json_of, new_key, problem_of
 from tests.openapi_support import Operation, operations
 from tests.tenant_support import UNKNOWN, world

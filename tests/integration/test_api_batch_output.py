@@ -13,13 +13,13 @@ import pytest
 import sqlalchemy as sa
 
 from api.batches import results as batch_output
-from shared import jobs
-from shared.claims import Outcome
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.listen_notify import Listener
+from shared.db.tables import Batch, Job
 from shared.errors import CorruptImage
-from shared.finished import Listener
-from shared.models import Batch, Job
+from shared.jobs import states as jobs
+from shared.jobs.claims import Outcome
 from tests.api_support import PNG, TEXT, Caller, MakeApp, claim_all, finish, json_of, new_key, problem_of, work
 from tests.batch_support import counts, errors, output, packed, post_held, post_zip
 from tests.queue_support import answer, refusal

@@ -12,8 +12,8 @@ import pytest
 import sqlalchemy as sa
 from pydicom import Dataset
 
-from shared.db import Database
-from shared.models import Batch, Image, Job, Study, Upload, UploadState
+from shared.db.engine import Database
+from shared.db.tables import Batch, Image, Job, Study, Upload, UploadState
 from tests.api_support import (
     CT_DICOM,
     PNG,

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from shared.claims import Outcome
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import Event, EventType
 from shared.errors import CorruptImage
-from shared.models import Event, EventType
-from shared.webhooks import payloads
+from shared.jobs.claims import Outcome
+from shared.webhooks.outbox import payloads
 from tests.api_support import (
     CT_DICOM,
     PNG,

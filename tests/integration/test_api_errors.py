@@ -16,8 +16,8 @@ from pydantic import SecretStr
 from migrations.upgrade import upgrade
 from shared import keys
 from shared.config import Settings
-from shared.db import Database
-from shared.models import ApiKey, Job
+from shared.db.engine import Database
+from shared.db.tables import ApiKey, Job
 from standalone.services import Postgres, free_port
 from tests.api_support import (
     PNG,

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from shared.db import Database
-from shared.models import AuditEntry, Base, Batch, Job, Study, WebhookEndpoint
+from shared.db.engine import Database
+from shared.db.tables import AuditEntry, Base, Batch, Job, Study, WebhookEndpoint
 from tests.api_support import CT_DICOM, PNG, Caller, json_of, new_key, objects, problem_of, work
 
 KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}

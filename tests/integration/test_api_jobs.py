@@ -13,9 +13,9 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import AuditEntry, Result
 from shared.errors import CorruptImage
-from shared.models import AuditEntry, Result
 from tests.api_support import PNG, Caller, MakeApp, claim_all, finish, json_of, new_key, problem_of, work
 from tests.queue_support import BUNDLE, answer
 

@@ -12,10 +12,10 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from api.http.services import EXTENSION
-from shared import model_store
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import ApiKey, AuditEntry, ModelBundle
+from shared.inference import bundle_store as model_store
 from shared.keys import Scope
-from shared.models import ApiKey, AuditEntry, ModelBundle
 from tests.api_support import PNG, Caller, MakeApp, fields_of, json_of, new_key, problem_of
 from tests.factories_bundle import write_bundle
 from tests.openapi_support import Operation, operations

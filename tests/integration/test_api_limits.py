@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 
 from api.http.limits.rate_limits import Limits
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
 from standalone.services import free_port
 from tests.api_support import PNG, Caller, MakeApp, json_of, new_key, objects, problem_of
 

@@ -13,10 +13,10 @@ from flask import Flask
 from pydantic import SecretStr
 
 from shared.config import Settings
-from shared.db import Database
-from shared.models import AuditEntry, Job, Study
+from shared.db.engine import Database
+from shared.db.tables import AuditEntry, Job, Study
 from shared.storage import open_storage
-from shared.studies import content_sha256
+from shared.studies.rows import content_sha256
 from standalone.services import free_port
 from tests.api_support import (
     CT_DICOM,

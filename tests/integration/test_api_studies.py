@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from shared.db import Database
-from shared.models import Image
+from shared.db.engine import Database
+from shared.db.tables import Image
 from tests.api_support import (
     CT_DICOM,
     PNG,

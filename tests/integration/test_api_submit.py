@@ -11,8 +11,8 @@ from pydicom import dcmread
 from werkzeug.test import TestResponse
 
 from api.http import responses as answers
-from shared.db import Database
-from shared.models import Job
+from shared.db.engine import Database
+from shared.db.tables import Job
 from tests.api_support import (
     CT_DICOM,
     PNG,

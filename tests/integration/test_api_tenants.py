@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
-from shared.db import Database
+from shared.db.engine import Database
 from shared.errors import CorruptImage
 from tests.api_support import PNG, TEXT, Caller, json_of, problem_of, work
 from tests.queue_support import told

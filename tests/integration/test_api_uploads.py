@@ -17,10 +17,10 @@ from pydantic import SecretStr
 from api.http.services import EXTENSION
 from api.uploads.content import own_address
 from api.uploads.routes import HEADER_BYTES
-from shared.db import Database
-from shared.models import AuditEntry, Image, Job, Study, Upload, UploadState
+from shared.db.engine import Database
+from shared.db.tables import AuditEntry, Image, Job, Study, Upload, UploadState
 from shared.storage import MinioStorage, Storage
-from shared.studies import content_sha256
+from shared.studies.rows import content_sha256
 from tests.api_support import (
     CT_DICOM,
     PNG,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from shared.db import Database
-from shared.destinations import is_allowed
-from shared.models import Delivery, DeliveryState, Event, WebhookEndpoint
+from shared.db.engine import Database
+from shared.db.tables import Delivery, DeliveryState, Event, WebhookEndpoint
+from shared.webhooks.destinations import is_allowed
 from tests.api_support import Caller, MakeApp, json_of, new_key, problem_of, work
 
 URL = "http://127.0.0.1:9/hook"

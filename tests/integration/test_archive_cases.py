@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from shared.db import Database
-from shared.models import Image, Job
+from shared.db.engine import Database
+from shared.db.tables import Image, Job
 from tests.api_support import CT_DICOM, PNG, SAMPLES, Caller, json_of
 from tests.batch_support import counts, errors, packed, post_zip
 from tests.factories_archives import SIGNED, STORED, Part, archive

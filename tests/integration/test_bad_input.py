@@ -24,8 +24,8 @@ from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 from werkzeug.test import TestResponse
 
-from shared.db import Database
-from shared.models import Base, Batch, Event, EventType, Job, JobState
+from shared.db.engine import Database
+from shared.db.tables import Base, Batch, Event, EventType, Job, JobState
 from tests.api_support import (
     PNG,
     TEXT,

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from shared.config import Settings
-from shared.queue import BUSY_SECONDS, CLASSIFY, DELIVER, GAP_SECONDS, Bell, ring
+from shared.doorbell import BUSY_SECONDS, CLASSIFY, DELIVER, GAP_SECONDS, Bell, ring
 from standalone.services import Redis
 from tests.waiting import EVENT_SECONDS
 

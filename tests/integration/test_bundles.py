@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from shared import model_store
-from shared.bundle import Bundle
 from shared.config import Settings
-from shared.db import Database
-from shared.engines import make_engine
+from shared.db.engine import Database
+from shared.db.tables import Image, Result
 from shared.errors import ModelError, StorageError, Unavailable
-from shared.models import Image, Result
+from shared.inference import bundle_store as model_store
+from shared.inference.bundle import Bundle
+from shared.inference.engines import make_engine
 from shared.storage import FolderStorage, Storage, object_key
 from tests.factories_bundle import write_bundle, write_working_bundle
 from tests.queue_support import add_job, add_tenant

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from shared import jobs
-from shared.bundle import Bundle
 from shared.config import Settings
-from shared.db import Database
-from shared.engines import Engine, EngineName, Maps, Pixels
-from shared.envelope import job_envelope
+from shared.db.engine import Database
+from shared.db.tables import Artifact, Classifier, Image, Job, JobState, Modality, Result
 from shared.errors import EngineError, EngineOutOfMemory
-from shared.gate import REASON
-from shared.models import Artifact, Classifier, Image, Job, JobState, Modality, Result
+from shared.inference.bundle import Bundle
+from shared.inference.engines import Engine, EngineName, Maps, Pixels
+from shared.inference.gate import REASON
+from shared.jobs import states as jobs
+from shared.jobs.schemas import job_envelope
 from tests.factories_model import BLACK, CT_GREY, DENSENET, SIZE, VGG, Watched, tiny_bundle, tiny_model
 from tests.queue_support import add_job, add_study, add_tenant, ask_about
 from tests.worker_support import Counting, drain, every_job, put, queue

@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from shared.config import Settings
-from shared.db import TCP_USER_TIMEOUT_MS, Database, TenantDatabase, _refuse_ended
+from shared.db.engine import TCP_USER_TIMEOUT_MS, Database, TenantDatabase, _refuse_ended
+from shared.db.tables import Tenant
 from shared.errors import Unavailable
-from shared.models import Tenant
 
 NUMBER = sa.select(sa.literal(7))
 

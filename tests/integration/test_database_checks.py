@@ -15,7 +15,7 @@ from psycopg import sql
 from pydantic import SecretStr
 
 from shared.config import Settings, parse
-from shared.database_checks import OLDEST, check_for_api, check_for_migration
+from shared.db.checks import OLDEST, check_for_api, check_for_migration
 from shared.errors import ConfigError, Unavailable
 from standalone import services
 from standalone.services import Postgres, free_port
@@ -88,7 +88,7 @@ def test_a_server_that_is_too_old_is_named(
     settings_for: Callable[..., Settings],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("shared.database_checks.OLDEST", 99)
+    monkeypatch.setattr("shared.db.checks.OLDEST", 99)
     with pytest.raises(ConfigError, match=r"is PostgreSQL \d+, and Thoraq needs 99 or newer"):
         check(settings_for(make_database()))
 

@@ -11,11 +11,9 @@ import sqlalchemy as sa
 
 from admin.doctor import Doctor
 from api.http.services import EXTENSION
-from shared import reuse
-from shared.claims import Outcome
 from shared.config import Settings
-from shared.db import Database
-from shared.models import (
+from shared.db.engine import Database
+from shared.db.tables import (
     AuditEntry,
     Base,
     Batch,
@@ -28,6 +26,8 @@ from shared.models import (
     Tenant,
     Tombstone,
 )
+from shared.jobs import reuse
+from shared.jobs.claims import Outcome
 from shared.storage import FolderStorage, Storage
 from tests.api_support import (
     PNG,

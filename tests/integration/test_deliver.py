@@ -15,10 +15,9 @@ import sqlalchemy as sa
 from httpcore import ConnectError
 from standardwebhooks.webhooks import Webhook
 
-from shared import jobs
 from shared.config import Settings
-from shared.db import Database
-from shared.models import (
+from shared.db.engine import Database
+from shared.db.tables import (
     AuditEntry,
     Batch,
     Delivery,
@@ -28,7 +27,8 @@ from shared.models import (
     Job,
     WebhookEndpoint,
 )
-from shared.webhooks import new_secret, record_event, schedule
+from shared.jobs import states as jobs
+from shared.webhooks.outbox import new_secret, record_event, schedule
 from tests.queue_support import POLICY, add_bundle, add_endpoint, add_job, add_tenant, answer, take
 from tests.receiver_support import Receiver
 from worker.deliver import Deliver

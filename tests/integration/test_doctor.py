@@ -18,10 +18,10 @@ from sqlalchemy.orm import Session
 
 from admin.doctor import Doctor, Finding
 from admin.invariants import INVARIANTS
-from shared import jobs
 from shared.config import Settings
-from shared.db import Database
-from shared.models import AuditEntry, Batch, Delivery, Image, Job, JobState
+from shared.db.engine import Database
+from shared.db.tables import AuditEntry, Batch, Delivery, Image, Job, JobState
+from shared.jobs import states as jobs
 from shared.storage import FolderStorage, Storage
 from tests.queue_support import POLICY, add_batch, add_bundle, add_endpoint, add_job, add_tenant, answer, take
 

@@ -98,7 +98,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
             address = known.pop(0) if len(known) > 1 else known[0]
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in address.split()]
 
-        monkeypatch.setattr("shared.destinations.getaddrinfo", found)
+        monkeypatch.setattr("shared.webhooks.destinations.getaddrinfo", found)
         return asked
 
     return install

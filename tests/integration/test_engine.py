@@ -19,11 +19,14 @@ from openvino import opset13 as ops
 from safetensors.numpy import save
 from structlog.testing import capture_logs
 
-from shared.bundle import CARD, Bundle, EngineFiles, MemoryNeed
 from shared.config import Settings, parse
 from shared.cpu import Cpu, this_cpu
-from shared.engine_comparison import Comparison, Comparisons, Timer, batch_seconds, key_of
-from shared.engines import (
+from shared.errors import EngineError, ModelError
+from shared.imaging.decode import Limits, decode_one
+from shared.imaging.preprocess import prepare
+from shared.inference.bundle import CARD, Bundle, EngineFiles, MemoryNeed
+from shared.inference.engine_comparison import Comparison, Comparisons, Timer, batch_seconds, key_of
+from shared.inference.engines import (
     Engine,
     EngineName,
     buckets,
@@ -33,13 +36,10 @@ from shared.engines import (
     open_engine,
     run_in_buckets,
 )
-from shared.errors import EngineError, ModelError
-from shared.heads import HeadNetwork
-from shared.imaging.decode import Limits, decode_one
-from shared.imaging.preprocess import prepare
-from shared.networks import rebuild
-from shared.openvino_engine import OpenVinoEngine, parts_of, precision
-from shared.parity import Reference, disagreement
+from shared.inference.heads import HeadNetwork
+from shared.inference.keras_networks import rebuild
+from shared.inference.openvino_engine import OpenVinoEngine, parts_of, precision
+from shared.inference.parity import Reference, disagreement
 from tests.factories_model import SIZE, tiny_bundle
 from training.quantize import quantize, write_parity
 
@@ -108,8 +108,8 @@ def assert_close(engine: Engine, bundle: Bundle, wanted: dict[str, NDArray[np.fl
 def test_tensorflows_float16_which_is_for_gpus_gives_its_float32_maps(whole: Bundle) -> None:
     """In a process of its own, without oneDNN: its kernels of float16 are not there on every CPU; TensorFlow's are."""
     code = (
-        "import sys; from pathlib import Path; from shared.bundle import Bundle; "
-        "from shared.engines import make_engine; "
+        "import sys; from pathlib import Path; from shared.inference.bundle import Bundle; "
+        "from shared.inference.engines import make_engine; "
         "from tests.integration.test_engine import assert_close, tensorflows_maps; "
         "bundle = Bundle.open(Path(sys.argv[1])); engine = make_engine('tensorflow-float16', bundle, 4); "
         "assert_close(engine, bundle, tensorflows_maps(bundle)); print(engine.name)"
@@ -448,8 +448,8 @@ def test_a_parity_file_that_does_not_fit_is_refused(own: Bundle, content: dict[s
 
 def test_openvino_serves_without_tensorflow(whole: Bundle) -> None:
     code = (
-        "import sys; from pathlib import Path; from shared.bundle import Bundle; "
-        "from shared.engines import choose_engine; "
+        "import sys; from pathlib import Path; from shared.inference.bundle import Bundle; "
+        "from shared.inference.engines import choose_engine; "
         "name = choose_engine(Bundle.open(Path(sys.argv[1]))).engine.name; "
         "print(name.partition('-')[0], 'tensorflow' in sys.modules)"
     )

@@ -9,9 +9,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import ProgrammingError
 
-from shared import job_rows, keys
-from shared.db import API_ROLE, Database, TenantDatabase
-from shared.models import AuditEntry, Base, Job, Study, Tenant
+from shared import keys
+from shared.db.engine import API_ROLE, Database, TenantDatabase
+from shared.db.tables import AuditEntry, Base, Job, Study, Tenant
+from shared.jobs import reads as job_rows
 from tests.api_support import Caller
 from tests.tenant_support import artifact, batch, complete_upload, endpoint, grave
 

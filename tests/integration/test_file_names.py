@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from shared.db import Database
-from shared.models import Study
+from shared.db.engine import Database
+from shared.db.tables import Study
 from tests.api_support import PNG, TEXT, XRAY_DICOM, Caller, json_of, multipart, part
 from tests.batch_support import output, packed, post_lines, post_zip, upload
 

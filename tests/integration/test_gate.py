@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.bundle import Bundle
 from shared.config import Settings
-from shared.engines import TensorFlowEngine
-from shared.gate import REASON, Gate, Verdict
 from shared.imaging.decode import Limits, decode_one
 from shared.imaging.preprocess import prepare
+from shared.inference.bundle import Bundle
+from shared.inference.engines import TensorFlowEngine
+from shared.inference.gate import REASON, Gate, Verdict
 from training.drawings import MEASURING
 
 ROOT = Path(__file__).parents[2]

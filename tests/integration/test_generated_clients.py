@@ -16,7 +16,7 @@ import httpx
 import pytest
 from flask import Flask
 
-from shared.db import Database
+from shared.db.engine import Database
 from tests.api_support import PNG, json_of, new_key, work
 
 CLIENTS = Path(__file__).parents[1] / "clients"

@@ -7,7 +7,7 @@ import re
 import pytest
 from werkzeug.test import TestResponse
 
-from shared.db import Database
+from shared.db.engine import Database
 from tests.api_support import Caller, MakeApp, new_key
 
 LOOSE = re.compile(r"unsafe-|\*|https?:|data:")

@@ -15,12 +15,12 @@ from pydicom import Dataset, dcmread
 from pydicom.sequence import Sequence
 
 from api.http.services import EXTENSION
-from shared.claims import Outcome
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import Base, Image, Upload
 from shared.errors import CorruptImage
 from shared.imaging.preprocess import InputSpec
-from shared.models import Base, Image, Upload
+from shared.jobs.claims import Outcome
 from shared.storage import FolderStorage
 from tests.api_support import (
     PNG,

@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from shared import jobs
-from shared.claims import Outcome
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import Batch, Event, EventType, Job, JobState
 from shared.errors import Conflict, CorruptImage, NotFound
-from shared.models import Batch, Event, EventType, Job, JobState
+from shared.jobs import states as jobs
+from shared.jobs.claims import Outcome
 from tests.queue_support import (
     POLICY,
     add_batch,

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 from sqlalchemy import exc
 
-from shared import jobs
-from shared.claims import Claim, Outcome
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import TERMINAL, Base, Delivery, Event, Job, JobState, Result
 from shared.errors import Conflict, CorruptImage, EngineError, ThoraqError
-from shared.models import TERMINAL, Base, Delivery, Event, Job, JobState, Result
+from shared.jobs import states as jobs
+from shared.jobs.claims import Claim, Outcome
 from tests.queue_support import POLICY, add_batch, add_bundle, add_endpoint, add_job, add_tenant, answer
 
 CRASHES = 3

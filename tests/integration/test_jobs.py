@@ -11,14 +11,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from shared import jobs
-from shared.claims import Claim, Heatmap, Outcome
 from shared.config import Settings
-from shared.db import Database
-from shared.envelope import job_envelope
-from shared.errors import Conflict, CorruptImage, EngineError, NotFound, Unavailable
-from shared.ids import new_id
-from shared.models import (
+from shared.db.engine import Database
+from shared.db.tables import (
     Artifact,
     Delivery,
     Event,
@@ -29,6 +24,11 @@ from shared.models import (
     Priority,
     Result,
 )
+from shared.errors import Conflict, CorruptImage, EngineError, NotFound, Unavailable
+from shared.ids import new_id
+from shared.jobs import states as jobs
+from shared.jobs.claims import Claim, Heatmap, Outcome
+from shared.jobs.schemas import job_envelope
 from tests.queue_support import (
     BUNDLE,
     LEASE,

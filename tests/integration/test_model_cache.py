@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shared import model_store
 from shared.cpu import Cpu
-from shared.engine_comparison import Comparison, Comparisons
 from shared.errors import ModelError
+from shared.inference import bundle_store as model_store
+from shared.inference.engine_comparison import Comparison, Comparisons
 from shared.storage import FolderStorage, Storage
 from tests.factories_bundle import write_bundle
 from worker.model_cache import ModelCache

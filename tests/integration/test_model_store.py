@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from shared import model_store
-from shared.bundle import Bundle
 from shared.config import parse
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import ModelBundle
 from shared.errors import ModelError
-from shared.models import ModelBundle
-from shared.orphans import orphans
+from shared.inference import bundle_store as model_store
+from shared.inference.bundle import Bundle
 from shared.storage import FolderStorage, Storage, open_storage
+from shared.studies.orphans import orphans
 from tests.factories_bundle import FILES, write_bundle
 
 

@@ -19,12 +19,12 @@ from flask import Flask
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from werkzeug.serving import make_server
 
-from shared.claims import Claim, Outcome
-from shared.db import Database
-from shared.envelope import Rejection, ReviewReason
+from shared.db.engine import Database
+from shared.db.tables import Modality
 from shared.errors import CorruptImage
 from shared.imaging.decode import Limits, decode_one
-from shared.models import Modality
+from shared.jobs.claims import Claim, Outcome
+from shared.jobs.schemas import Rejection, ReviewReason
 from tests.api_support import CT_DICOM, PNG, SAMPLES, TEXT, Caller, claim_all, finish, json_of, multipart, part
 from tests.axe_support import violations
 from tests.batch_support import packed, post_zip

@@ -13,11 +13,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared import jobs
 from shared.config import Settings
-from shared.db import Database
-from shared.engines import Pixels
-from shared.models import Image, Job, JobState, Priority, Result
+from shared.db.engine import Database
+from shared.db.tables import Image, Job, JobState, Priority, Result
+from shared.inference.engines import Pixels
+from shared.jobs import states as jobs
 from tests.queue_support import add_job, add_tenant, wait_for_a_lock
 from tests.waiting import EVENT_SECONDS
 from tests.worker_support import Counting, drain, every_job, put, queue

@@ -14,9 +14,9 @@ from pydantic import SecretStr
 from api import create_app
 from api.http.services import EXTENSION
 from shared.config import Settings
-from shared.db import API_ROLE, LOGIN_DEFAULTS, Database, TenantDatabase
+from shared.db.engine import API_ROLE, LOGIN_DEFAULTS, Database, TenantDatabase
+from shared.db.tables import Study, Tenant
 from shared.errors import Unavailable, UnguardedDatabase
-from shared.models import Study, Tenant
 from tests.api_support import Caller, MakeApp, json_of, problem_of
 from tests.pooler_support import PgBouncer
 

@@ -8,15 +8,15 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared import jobs
-from shared.claims import Answer, Claim, Heatmap, Outcome
 from shared.config import Settings
-from shared.db import Database
-from shared.envelope import job_envelope
+from shared.db.engine import Database
+from shared.db.tables import Artifact, Classifier, Image, Job, JobState, Modality, ModelBundle, Result, Study
 from shared.errors import CorruptImage
 from shared.ids import new_id
-from shared.models import Artifact, Classifier, Image, Job, JobState, Modality, ModelBundle, Result, Study
-from shared.reuse import earlier_answers
+from shared.jobs import states as jobs
+from shared.jobs.claims import Answer, Claim, Heatmap, Outcome
+from shared.jobs.reuse import earlier_answers
+from shared.jobs.schemas import job_envelope
 from tests.queue_support import BUNDLE, POLICY, add_bundle, add_job, add_tenant, answer, take
 from tests.worker_support import Counting, drain, every_job, know_contents, put, queue
 from worker.stand_in import null, stand_in

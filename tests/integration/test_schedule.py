@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from shared import jobs, schedule
-from shared.db import Database
-from shared.models import Delivery, Event, Job, JobState, Modality, Priority, Tenant
+from shared.db.engine import Database
+from shared.db.tables import Delivery, Event, Job, JobState, Modality, Priority, Tenant
+from shared.jobs import scheduling as schedule
+from shared.jobs import states as jobs
 from tests.queue_support import (
     POLICY,
     add_bundle,

@@ -19,8 +19,8 @@ from minio import Minio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from shared.db import Database
-from shared.models import Tenant
+from shared.db.engine import Database
+from shared.db.tables import Tenant
 from standalone.process import ROOT, Service, ServiceFailed, alive, wait_gone
 from standalone.services import Postgres, Redis
 from tests.waiting import EVENT_SECONDS

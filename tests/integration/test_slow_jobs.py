@@ -10,10 +10,10 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from shared import jobs
 from shared.config import Settings
-from shared.db import Database
-from shared.models import Image, Job, JobState, Priority
+from shared.db.engine import Database
+from shared.db.tables import Image, Job, JobState, Priority
+from shared.jobs import states as jobs
 from shared.storage import object_key
 from tests.costly_support import black_pages
 from tests.queue_support import add_job, add_tenant
@@ -71,7 +71,7 @@ def queue_quick(database: Database, storage: Counting, name: str, priority: Prio
 
 
 def decoders() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "shared.imaging.decoder" in command_of(child)]
+    return [child for child in psutil.Process().children() if "shared.decoding.child" in command_of(child)]
 
 
 def command_of(process: psutil.Process) -> list[str]:

@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import Worker
 from shared.errors import EngineError, Unavailable
-from shared.models import Worker
 from tests.waiting import EVENT_SECONDS
 from worker.station import Serving, Station, report_problem
 

@@ -14,12 +14,12 @@ from sqlalchemy.exc import IntegrityError
 from api.http.idempotency import KeyUse
 from api.jobs.group_commit import Submission, Submissions, Written
 from shared.config import Settings
-from shared.db import Database, TenantDatabase
+from shared.db.engine import Database, TenantDatabase
+from shared.db.tables import AuditEntry, Classifier, Job, Modality, Priority, Study
 from shared.errors import IdempotencyKeyReused, Unavailable
 from shared.ids import new_id
-from shared.jobs import NewJob
-from shared.models import AuditEntry, Classifier, Job, Modality, Priority, Study
-from shared.studies import NewImage, NewStudy
+from shared.jobs.states import NewJob
+from shared.studies.rows import NewImage, NewStudy
 from standalone.services import free_port
 from tests.queue_support import add_tenant
 

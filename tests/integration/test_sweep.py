@@ -15,15 +15,15 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared import uploads
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import Batch, EventType, IdempotencyKey, Image, Job, JobState, Upload, UploadState
+from shared.doorbell import CLASSIFY, DELIVER
 from shared.ids import new_id
 from shared.imaging.info import ImageInfo, MediaType
-from shared.models import Batch, EventType, IdempotencyKey, Image, Job, JobState, Upload, UploadState
-from shared.queue import CLASSIFY, DELIVER
 from shared.storage import Storage, object_key, open_storage
-from shared.webhooks import record_event, schedule
+from shared.studies import direct_uploads as uploads
+from shared.webhooks.outbox import record_event, schedule
 from tests.queue_support import add_batch, add_endpoint, add_job, add_tenant, take
 from tests.waiting import EVENT_SECONDS
 from worker.sweep import Sweep

@@ -11,12 +11,12 @@ from pydantic import SecretStr
 
 from admin.doctor import Doctor
 from migrations.upgrade import upgrade
-from shared import jobs
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import Batch, Delivery, Job, JobState, WebhookEndpoint
 from shared.errors import CorruptImage
-from shared.jobs import problem_of
-from shared.models import Batch, Delivery, Job, JobState, WebhookEndpoint
+from shared.jobs import states as jobs
+from shared.jobs.states import problem_of
 from shared.storage import FolderStorage
 from standalone.services import Postgres
 from tests.previous_worker import REVISION, PreviousWorker

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from admin.__main__ import app as admin
 from shared.config import settings as read_settings
-from shared.db import Database
-from shared.models import Worker
-from shared.queue import CLASSIFY
+from shared.db.engine import Database
+from shared.db.tables import Worker
+from shared.doorbell import CLASSIFY
 from tests.api_support import MakeApp, json_of
 from tests.queue_support import add_job, add_tenant
 from worker.station import report_problem

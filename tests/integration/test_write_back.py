@@ -7,12 +7,12 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
-from shared import jobs
-from shared.claims import Outcome
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
+from shared.db.tables import Delivery, Job, JobState, WebhookEndpoint
 from shared.errors import ThoraqError
-from shared.models import Delivery, Job, JobState, WebhookEndpoint
+from shared.jobs import states as jobs
+from shared.jobs.claims import Outcome
 from tests.queue_support import POLICY, add_bundle, add_endpoint, add_job, add_tenant, answer, take, wait_for_a_lock
 from worker.leases import Leases
 from worker.write import Writer

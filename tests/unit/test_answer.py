@@ -8,10 +8,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from shared.bundle import Head
-from shared.claims import Answer, Claim, ImageRef
-from shared.envelope import Rejection
-from shared.models import Classifier, Modality, ResultOutcome
+from shared.db.tables import Classifier, Modality, ResultOutcome
+from shared.inference.bundle import Head
+from shared.jobs.claims import Answer, Claim, ImageRef
+from shared.jobs.schemas import Rejection
 from worker.answer import answer
 from worker.load import Study
 from worker.model import Opinion, Reading, Refusal

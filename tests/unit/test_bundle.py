@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from shared.bundle import Bundle
 from shared.errors import ModelError
+from shared.inference.bundle import Bundle
 
 HEAD = {
     "classifier": "binary",
@@ -154,5 +154,5 @@ def test_bytes_that_are_no_safetensors_are_refused_even_when_the_card_pins_them(
 
 
 def test_reading_bundles_needs_no_tensorflow() -> None:
-    code = "import sys, shared.bundle; sys.exit(bool({'tensorflow', 'keras'} & sys.modules.keys()))"
+    code = "import sys, shared.inference.bundle; sys.exit(bool({'tensorflow', 'keras'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from shared.config import PREFIX, Settings, is_secret, parse
-from shared.queue import QUEUES
+from shared.doorbell import QUEUES
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")

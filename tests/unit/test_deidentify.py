@@ -13,9 +13,9 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
 from shared.errors import CorruptImage, ImageError, ImageTooLarge
-from shared.imaging import bounded, deidentify
 from shared.imaging.decode import Limits, frames, probe
-from shared.imaging.deidentify import deidentified, has_preamble, without_preamble
+from shared.imaging.dicom import bounded, deidentify
+from shared.imaging.dicom.deidentify import deidentified, has_preamble, without_preamble
 from tests.factories_imaging import LOSSLESS, NATIVE, dicom_bytes, make_dicom, real_dicom
 
 LIMITS = Limits()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.destinations import REFUSED_IPV4, is_allowed, resolve
 from shared.errors import WebhookDestinationRefused
+from shared.webhooks.destinations import REFUSED_IPV4, is_allowed, resolve
 
 #: Ways to write a place that is not public, or a URL that is more than one place to different readers.
 REFUSED_URLS = [
@@ -131,7 +131,7 @@ def test_one_address_of_many_that_is_not_public_refuses_the_host(monkeypatch: py
     def found(*_: object, **__: object) -> list[tuple[object, ...]]:
         return [(socket.AF_INET, 1, 6, "", (address, 443)) for address in ("93.184.215.14", "10.0.0.1")]
 
-    monkeypatch.setattr("shared.destinations.getaddrinfo", found)
+    monkeypatch.setattr("shared.webhooks.destinations.getaddrinfo", found)
     with pytest.raises(WebhookDestinationRefused, match="not public"):
         resolve("https://two-faces.example/", allow_http=False, allowed=())
     inside = (ip_network("10.0.0.0/8"),)

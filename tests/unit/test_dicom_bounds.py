@@ -15,9 +15,9 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from shared.errors import CorruptImage, ImageError, ImageTooLarge, InvalidDicom, TooCostly
-from shared.imaging import bounded, deflate
 from shared.imaging.decode import Limits, decode_one, frames, probe
-from shared.imaging.deidentify import deidentified
+from shared.imaging.dicom import bounded, deflate
+from shared.imaging.dicom.deidentify import deidentified
 from tests.factories_imaging import make_dicom
 from tests.imaging_support import raw_element, with_elements
 

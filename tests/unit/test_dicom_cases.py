@@ -25,7 +25,7 @@ from pydicom.uid import (
 
 from shared.errors import ImageError, InvalidDicom
 from shared.imaging.decode import Limits, MediaType, decode_one, probe
-from shared.imaging.deidentify import deidentified
+from shared.imaging.dicom.deidentify import deidentified
 from tests.factories_imaging import make_dicom
 from tests.imaging_support import edited, raw_element, says, with_elements
 

@@ -34,7 +34,7 @@ from pydicom.uid import (
 
 from shared.errors import CorruptImage, ImageError, InvalidDicom
 from shared.imaging.decode import Limits, decode_one, frames
-from shared.imaging.deidentify import deidentified
+from shared.imaging.dicom.deidentify import deidentified
 from tests.factories_imaging import LOSSLESS, NATIVE, dicom_bytes, make_dicom
 from tests.imaging_support import edited, says
 

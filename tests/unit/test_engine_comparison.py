@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from shared.cpu import Cpu
-from shared.engine_comparison import FOLDER, Comparison, Comparisons, compare
+from shared.inference.engine_comparison import FOLDER, Comparison, Comparisons, compare
 
 INT8, FLOAT32 = "openvino-int8", "openvino-float32"
 CPU = Cpu("a CPU")

@@ -15,7 +15,7 @@ from pydicom.uid import UID
 
 from shared.errors import UnsupportedDicom
 from shared.imaging.decode import Limits, decode_one, probe
-from shared.imaging.transfer_syntaxes import PLUGINS
+from shared.imaging.dicom.transfer_syntaxes import PLUGINS
 from tests.factories_imaging import dicom_bytes, make_dicom
 from tests.formats_table import PAGE, registered, with_table
 from tests.imaging_support import says

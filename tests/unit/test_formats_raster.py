@@ -8,7 +8,7 @@ from pathlib import Path
 from shared.errors import ImageError
 from shared.imaging.jpeg import READ_PROCESSES, REFUSED_PROCESSES
 from shared.imaging.signatures import SIGNATURES
-from shared.imaging.tiff_tags import COMPRESSIONS, DEPTHS, OTHER_COLOURS, REFUSED_COMPRESSIONS, REFUSED_SAMPLE_FORMATS
+from shared.imaging.tiff.tags import COMPRESSIONS, DEPTHS, OTHER_COLOURS, REFUSED_COMPRESSIONS, REFUSED_SAMPLE_FORMATS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
 HALF = PAGE[PAGE.index("## PNG, JPEG and TIFF") : PAGE.index("## DICOM")]

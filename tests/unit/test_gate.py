@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from shared.bundle import CARD, Bundle, Card, Trunk
 from shared.errors import ConfigError, ModelError
-from shared.gate import REASON, Gate, regions
 from shared.imaging.preprocess import InputSpec
+from shared.inference.bundle import CARD, Bundle, Card, Trunk
+from shared.inference.gate import REASON, Gate, regions
 from tests.factories_gate import SIDE, chest, maps
 from training.gate import Arrays, fit_gate, grid, measure_gate, share, write_gate
 from training.outliers import measuring

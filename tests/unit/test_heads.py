@@ -13,12 +13,12 @@ import tensorflow as tf
 from keras import layers
 from numpy.typing import NDArray
 
-from shared.bundle import Bundle
 from shared.config import Settings
 from shared.errors import ModelError
-from shared.heads import KINDS, HeadNetwork
-from shared.layers import read_network
-from shared.networks import rebuild
+from shared.inference.bundle import Bundle
+from shared.inference.heads import KINDS, HeadNetwork
+from shared.inference.keras_networks import rebuild
+from shared.inference.layers import read_network
 
 MODELS = Path(__file__).parents[2] / Settings.model_fields["model_dir"].default
 RNG = np.random.default_rng(7)

@@ -37,8 +37,8 @@ from pydicom.uid import (
 
 from shared.errors import CorruptImage, ImageError, ImageTooLarge, InvalidDicom, NoPixelData, UnsupportedDicom
 from shared.imaging.decode import Limits, MediaType, decode_one, frames, probe
+from shared.imaging.dicom.vendor import vendor_errors
 from shared.imaging.preprocess import InputSpec, prepare
-from shared.imaging.vendor import vendor_errors
 from tests.factories_imaging import LOSSLESS, NATIVE, SERIES_UID, STUDY_UID, dicom_bytes, make_dicom
 from tests.imaging_support import edited
 from tests.waiting import EVENT_SECONDS

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from shared.errors import CorruptImage, ImageError, ImageTooLarge, TooCostly, UnsupportedEncoding
 from shared.imaging.decode import Limits, decode_one, frames, probe
-from shared.imaging.tiff_tags import COMPRESSIONS, REFUSED_COMPRESSIONS
+from shared.imaging.tiff.tags import COMPRESSIONS, REFUSED_COMPRESSIONS
 
 LIMITS = Limits()
 BLOBS = np.random.default_rng(3).integers(0, 256, (7, 9), dtype=np.uint8)

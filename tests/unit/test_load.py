@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.claims import Claim, ImageRef
 from shared.config import Settings
+from shared.db.tables import Classifier, Modality
 from shared.imaging.preprocess import InputSpec
-from shared.models import Classifier, Modality
+from shared.jobs.claims import Claim, ImageRef
 from shared.storage import FolderStorage
 from tests.factories_imaging import make_dicom
 from tests.imaging_support import with_elements

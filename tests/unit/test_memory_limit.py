@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.bundle import Bundle, MemoryNeed
-from shared.engines import choose_engine
 from shared.errors import ModelError
+from shared.inference.bundle import Bundle, MemoryNeed
+from shared.inference.engines import choose_engine
 from shared.memory import images_that_fit, memory_limit, resident
 from tests.factories_bundle import write_working_bundle
 from training.memory import need

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shared.envelope import Rejection
-from shared.gate import REASON
-from shared.models import Classifier, Modality
+from shared.db.tables import Classifier, Modality
+from shared.inference.gate import REASON
+from shared.jobs.schemas import Rejection
 from tests.factories_imaging import grey
 from tests.factories_model import BLACK, CT_GREY, DENSENET, VGG, XRAY_GREY, Watched, tiny_model
 from worker.model import Ask, Model, Reading, Refusal
@@ -37,7 +37,7 @@ def watched(model: Model) -> Watched:
 
 def keras_says(model: Model, head: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The same from the bundle's Keras networks."""
-    from shared.networks import rebuild
+    from shared.inference.keras_networks import rebuild
 
     card = model.bundle.card
     pixels = np.repeat(images[..., np.newaxis], 3, axis=-1).astype(np.float32)

@@ -13,10 +13,10 @@ import pytest
 from keras import layers
 from safetensors.numpy import save
 
-from shared.bundle import Bundle, Card, Trunk
 from shared.errors import ModelError
 from shared.imaging.preprocess import InputSpec
-from shared.networks import rebuild
+from shared.inference.bundle import Bundle, Card, Trunk
+from shared.inference.keras_networks import rebuild
 
 
 def bundle_of(path: Path, network: Any, weights: dict[str, Any]) -> Bundle:

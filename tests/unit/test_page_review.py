@@ -11,8 +11,8 @@ import pytest
 from api.pages.pictures import Picture, first_to_look_at, pictures_of
 from api.pages.review import review_sentences
 from api.pages.words import status_word
-from shared.envelope import BundleRef, ImagePrediction, JobEnvelope, JobResult, ProblemRef, Rejection, ReviewReason
-from shared.models import Classifier, Image, JobState, Modality, Priority, ResultOutcome, Study
+from shared.db.tables import Classifier, Image, JobState, Modality, Priority, ResultOutcome, Study
+from shared.jobs.schemas import BundleRef, ImagePrediction, JobEnvelope, JobResult, ProblemRef, Rejection, ReviewReason
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 PNEUMONIA = {"normal": 0.1, "pneumonia": 0.85, "covid19": 0.05}

@@ -13,8 +13,8 @@ import pytest
 from api.studies import previews
 from api.studies.previews import LONGEST_SIDE, MOST_AT_ONCE, Previews
 from shared.config import Settings
+from shared.db.tables import Image
 from shared.errors import CorruptImage, ImageError, TooCostly, Unavailable
-from shared.models import Image
 from shared.storage import FolderStorage
 from tests.costly_support import black_pages, tiny_tiles
 

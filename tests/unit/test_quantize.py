@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shared.errors import ConfigError, ModelError
 from shared.imaging.preprocess import InputSpec
-from shared.openvino_graph import build_trunk
+from shared.inference.openvino_graph import build_trunk
 from tests.factories_networks import CHANNELS, SIZE, as_tensor, dense_trunk, described, pictures
 from training.equalise import equalise
 from training.quantize import quantize

@@ -14,10 +14,10 @@ import psutil
 import pytest
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
+from shared.decoding.sandbox import Allowance, Budget, CalledOff, Sandbox
 from shared.errors import CorruptImage, ImageTooLarge, TooCostly, UndecodableImage, UnsupportedImage
 from shared.imaging.decode import Limits, frames
 from shared.imaging.preprocess import InputSpec, prepare
-from shared.imaging.sandbox import Allowance, Budget, CalledOff, Sandbox
 from tests.costly_support import black_pages
 from tests.factories_imaging import make_dicom
 from tests.poison_support import CRASH, FOLDER, HANG, picture
@@ -57,7 +57,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def decoders() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "shared.imaging.decoder" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "shared.decoding.child" in child.cmdline()]
 
 
 def test_decoders_end_with_their_sandbox() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.bundle import Card
-from shared.models import Classifier, Modality
+from shared.db.tables import Classifier, Modality
+from shared.inference.bundle import Card
 from worker.model import Ask, Reading
 from worker.stand_in import StandIn, null, stand_in
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from shared.bundle import Bundle
-from shared.engines import make_engine
 from shared.errors import ConfigError
+from shared.inference.bundle import Bundle
+from shared.inference.engines import make_engine
 from tests.factories_model import tiny_bundle
 from training import evaluate
 from training.answers import ask

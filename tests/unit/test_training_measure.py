@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
 
-from shared.bundle import OperatingPoint
+from shared.inference.bundle import OperatingPoint
 from training.measure import (
     BINS,
     RESAMPLES,

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.bundle import Bundle, Card, Gate, Head, OperatingPoint, Source, Trunk
 from shared.imaging.preprocess import InputSpec
+from shared.inference.bundle import Bundle, Card, Gate, Head, OperatingPoint, Source, Trunk
 from training.measure import measure, summarise_folds
 from training.modelcard import NOTICE, origins, readme
 

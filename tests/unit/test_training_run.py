@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from shared.bundle import Bundle
+from shared.inference.bundle import Bundle
 from training import evaluate, train
 
 SHIPPED = Path("models/thoraq-3")

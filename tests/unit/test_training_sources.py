@@ -14,8 +14,8 @@ import typer
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from shared.bundle import Bundle
 from shared.errors import ConfigError
+from shared.inference.bundle import Bundle
 from tests.factories_model import tiny_bundle
 from training import sources
 from training.bysource import by_source

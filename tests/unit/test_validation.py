@@ -15,8 +15,8 @@ from api.http.problems import invalid, problem_types
 from api.http.validation import pointer
 from api.keys import schemas as key_schemas
 from api.studies import schemas as study_schemas
+from shared.db.tables import EventType
 from shared.errors import ThoraqError, meaning_of
-from shared.models import EventType
 
 MODULES = (batch_schemas, key_schemas, schemas, study_schemas)
 REQUESTS = sorted(

@@ -22,7 +22,7 @@ import structlog
 
 from shared import metrics
 from shared.config import Settings
-from shared.db import Database
+from shared.db.engine import Database
 from shared.errors import DiskFull, Overloaded, QueueFull, ThoraqError, Unavailable
 
 log = structlog.get_logger(__name__)

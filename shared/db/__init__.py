@@ -1,0 +1,1 @@
+"""PostgreSQL: the engine, the tables, and what is done to them everywhere."""

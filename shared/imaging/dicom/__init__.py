@@ -1,0 +1,1 @@
+"""DICOM: read within bounds, displayed, and de-identified."""

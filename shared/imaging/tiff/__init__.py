@@ -1,0 +1,1 @@
+"""TIFF: its directories and its pixels."""

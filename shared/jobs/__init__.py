@@ -1,0 +1,1 @@
+"""Jobs: their states, who runs next, and the answers."""

@@ -1,0 +1,384 @@
+"""The only writer of job states.
+
+    queued -> running -> succeeded | failed | cancelled | quarantined
+    queued -> failed        its time was over before it ran
+    queued -> cancelled
+    running -> queued       transient error (with `not_before`), release, expired lease
+
+The database is the truth: a worker may do what a claim here allows, for as long as its lease lasts, by the
+database's clock. Every write of a worker is guarded by its lease token (a fencing token), so a worker that was
+thought dead cannot overwrite the one that took over. Triggers (migrations 0005 and 0014) hold the same rules.
+
+Every function takes the caller's transaction; what a terminal state brings with it (result, events, the batch's
+completion) happens in that same transaction, by a handful of statements however many jobs there are. Nobody waits for
+each other in a circle: jobs are locked in the order of their ids and before batches, and one statement moves them all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from shared.db.bulk_insert import Rows as InsertedRows
+from shared.db.bulk_insert import insert_rows
+from shared.db.listen_notify import announce
+from shared.db.tables import TERMINAL, Batch, BatchFile, Classifier, EventType, Job, JobState, Priority
+from shared.errors import Conflict, Expired, NotFound, ThoraqError, WorkerCrashed
+from shared.jobs import results
+from shared.jobs.claims import Claim, Outcome, RetryPolicy, claims_of
+from shared.jobs.scheduling import Candidate, lock_next
+from shared.webhooks.outbox import Happening, emit
+
+EVENT_OF = {
+    JobState.SUCCEEDED: EventType.JOB_SUCCEEDED,
+    JobState.FAILED: EventType.JOB_FAILED,
+    JobState.CANCELLED: EventType.JOB_CANCELLED,
+    JobState.QUARANTINED: EventType.JOB_QUARANTINED,
+}
+Rows = Sequence[sa.Row[*tuple[Any, ...]]]
+NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_until": None, "worker": None}
+#: Jobs that one statement ends when a whole batch is cancelled: it stays far below the statement timeout.
+CHUNK = 5_000
+
+# The disk is not waited for: a claim that a crash of the server loses leaves its job queued.
+CLAIM = sa.text("""
+    UPDATE jobs j SET state = 'running', started_at = now(), worker = :worker,
+        lease_token = gen_random_uuid(), lease_until = now() + CAST(:lease AS interval)
+    FROM studies s, set_config('synchronous_commit', 'off', true) WHERE j.id = ANY (:ids) AND s.id = j.study_id
+    RETURNING j.id, j.lease_token AS token, j.tenant_id, j.classifier, j.force, j.alone, j.rank = 0 AS stat, j.study_id,
+        s.modality, s.content_sha256, CAST(extract(epoch FROM now() - j.queued_at) AS float) AS waited
+""")
+# Row by row: one whose lease was lost is not among those that end, and the others are not the worse for it.
+FINISH = sa.text("""
+    WITH ends AS (
+        SELECT j.id, e.error, e.transient, e.transient AND j.error_attempts + 1 < :max_attempts AS again
+        FROM json_to_recordset(:ends) AS e(id text, token text, error jsonb, transient boolean)
+        JOIN jobs j ON j.id = e.id AND j.lease_token = e.token AND j.state = 'running'
+        ORDER BY j.id FOR UPDATE OF j
+    )
+    UPDATE jobs j SET
+        state = CASE WHEN again THEN 'queued' WHEN ends.error IS NULL THEN 'succeeded' ELSE 'failed' END,
+        error = CASE WHEN NOT again THEN ends.error END,
+        finished_at = CASE WHEN NOT again THEN now() END,
+        error_attempts = error_attempts + CAST(transient AS int),
+        not_before = CASE WHEN again THEN
+            now() + make_interval(secs => :base_seconds * power(2, error_attempts) * (0.8 + 0.4 * random()))
+            ELSE not_before END,
+        lease_token = NULL, lease_until = NULL, worker = NULL
+    FROM ends WHERE j.id = ends.id RETURNING j.id, j.tenant_id, j.batch_id, j.state
+""").bindparams(sa.bindparam("ends", type_=JSON))
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job that is to be queued, for a study that is stored; `item`, `member` and `custom_id` are a batch's."""
+
+    id: str
+    tenant_id: str
+    study_id: str
+    classifier: Classifier
+    priority: Priority
+    external_id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    batch_id: str | None = None
+    item: int | None = None
+    member: str | None = None
+    custom_id: str | None = None
+    expires_at: datetime | None = None
+    force: bool = False
+
+
+def problem_of(error: ThoraqError) -> dict[str, Any]:
+    """An error as it is stored with a job or an image, and shown to clients."""
+    if error.problem is not None:
+        return error.problem
+    return {"type": error.type, "title": error.title, "detail": error.detail}
+
+
+def submit(session: Session, job: NewJob) -> None:
+    """Queue a job. The caller commits, and rings after that."""
+    submit_many(session, [job])
+
+
+def submit_many(session: Session, jobs: Sequence[NewJob]) -> None:
+    """Queue jobs by one statement. The caller commits, and rings after that."""
+    insert_rows(session, job_rows(jobs))
+
+
+def job_rows(jobs: Sequence[NewJob]) -> InsertedRows:
+    """As `submit_many` inserts them."""
+    return Job, [_row(job) for job in jobs]
+
+
+def _row(job: NewJob) -> dict[str, Any]:
+    expires_at = job.expires_at and job.expires_at.isoformat()
+    return {**vars(job), "rank": job.priority.rank, "state": JobState.QUEUED, "expires_at": expires_at}
+
+
+def claim(
+    session: Session,
+    *,
+    worker: str,
+    max_images: int,
+    lease: timedelta,
+    ageing: timedelta,
+    stat_only: bool = False,
+    lone: bool = True,
+    without: Collection[str] = (),
+) -> list[Claim]:
+    """Take the next jobs, at least one if there is one, and otherwise up to `max_images` images' worth.
+
+    A job that runs alone (its last batch died) comes alone; when its turn has come and it may not be claimed (`lone`),
+    nothing is, so that it is not overtaken for ever. Stat jobs come without others, which would make them slower. A
+    bulk job that waited for `ageing` counts as routine. Tenants `without` a turn are passed over.
+    """
+    candidates = lock_next(session, max_images, ageing, stat_only=stat_only, without=without)
+    if candidates and candidates[0].alone and not lone:
+        return []
+    chosen = _fill(candidates, max_images)
+    if not chosen:
+        return []
+    values = {"ids": chosen, "worker": worker, "lease": lease}
+    claimed = {row.id: row for row in session.execute(CLAIM, values).all()}
+    return claims_of(session, [claimed[job_id] for job_id in chosen])
+
+
+def _fill(candidates: Sequence[Candidate], max_images: int) -> list[str]:
+    if candidates and candidates[0].alone:
+        return [candidates[0].id]
+    chosen: list[str] = []
+    images = 0
+    for candidate in candidates:
+        if (
+            candidate.alone
+            or candidate.stat != candidates[0].stat
+            or (chosen and images + candidate.image_count > max_images)
+        ):
+            continue
+        chosen.append(candidate.id)
+        images += candidate.image_count
+    return chosen
+
+
+def heartbeat(session: Session, claims: Collection[Claim], lease: timedelta) -> set[str]:
+    """Extend the leases; the ids of the jobs that are still held.
+
+    A row whose end is being written is locked, and passed over: nobody else can take it meanwhile, and the others'
+    leases must not wait for it.
+    """
+    _update(session, _lock(session, _held(claims), wait=False), lease_until=sa.func.now() + lease)
+    return held(session, claims)
+
+
+def held(session: Session, claims: Collection[Claim]) -> set[str]:
+    """The ids of those jobs that are still held: not cancelled, and nobody else's."""
+    return set(session.scalars(sa.select(Job.id).where(_held(claims))))
+
+
+def release(session: Session, claims: Collection[Claim]) -> None:
+    """Give back what was not run: the worker stops. No attempt is counted."""
+    _update(session, _lock(session, _held(claims)), state=JobState.QUEUED, **NO_LEASE)
+
+
+def _held(claims: Collection[Claim]) -> sa.ColumnElement[bool]:
+    tokens = [claim.token for claim in claims]
+    return sa.and_(
+        Job.id.in_([claim.job_id for claim in claims]), Job.lease_token.in_(tokens), Job.state == JobState.RUNNING
+    )
+
+
+def finish(session: Session, outcomes: Sequence[Outcome], policy: RetryPolicy) -> list[str]:
+    """Write how a batch ended, row by row; the ids of the jobs whose lease was lost, which are left as they are."""
+    limits = {"max_attempts": policy.max_attempts, "base_seconds": policy.base_seconds}
+    rows = session.execute(FINISH, {"ends": [_end_of(outcome) for outcome in outcomes], **limits}).all()
+    ended = {row.id for row in rows if row.state != JobState.QUEUED}
+    results.keep(session, [(o.claim, o.answer) for o in outcomes if o.answer is not None and o.claim.job_id in ended])
+    _settle(session, [row for row in rows if row.id in ended])
+    written = {row.id for row in rows}
+    return [outcome.claim.job_id for outcome in outcomes if outcome.claim.job_id not in written]
+
+
+def _end_of(outcome: Outcome) -> dict[str, Any]:
+    error = None if outcome.answer is not None else outcome.error or ThoraqError()
+    return {
+        "id": outcome.claim.job_id,
+        "token": outcome.claim.token,
+        "error": error and problem_of(error),
+        "transient": outcome.answer is None and outcome.error is not None and not outcome.error.permanent,
+    }
+
+
+def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
+    """Withdraw a queued or running job. A worker that runs it loses its lease, and with it its result.
+
+    Cancelling a cancelled job changes nothing; NotFound for another tenant's; Conflict for other terminal ones.
+    """
+    mine = sa.and_(Job.id == job_id, Job.tenant_id == tenant_id)
+    _end(session, _lock(session, mine, Job.state.notin_(TERMINAL)), JobState.CANCELLED)
+    job = session.scalar(sa.select(Job).where(mine).execution_options(populate_existing=True))
+    if job is None:
+        raise NotFound("no such job")
+    if job.state is not JobState.CANCELLED:
+        raise Conflict(f"the job has already {job.state.value}", state=job.state.value)
+    return job
+
+
+def cancel_batch(session: Session, tenant_id: str, batch_id: str) -> None:
+    """Withdraw every queued or running job of a batch; whoever still takes its items in finds `cancelled_at` set.
+
+    Cancelling a cancelled batch again withdraws what came in meanwhile; NotFound for another tenant's; Conflict for a
+    complete one.
+    """
+    mine = sa.and_(Batch.id == batch_id, Batch.tenant_id == tenant_id)
+    if session.scalar(sa.select(Batch.id).where(mine)) is None:
+        raise NotFound("no such batch")
+    live = _lock(session, Job.batch_id == batch_id, Job.state.notin_(TERMINAL))
+    cancelled_at = sa.func.coalesce(Batch.cancelled_at, sa.func.now())
+    withdrawn = session.execute(
+        sa.update(Batch)
+        .where(mine, sa.or_(Batch.completed_at.is_(None), Batch.cancelled_at.is_not(None)))
+        .values(cancelled_at=cancelled_at)
+        .returning(Batch.id)
+        .execution_options(synchronize_session=False)
+    ).first()
+    if withdrawn is None:
+        raise Conflict("the batch is complete")
+    for start in range(0, len(live), CHUNK):
+        _end(session, live[start : start + CHUNK], JobState.CANCELLED)
+    complete_batches(session, [batch_id])
+
+
+def withdraw(session: Session, study_ids: Collection[str]) -> list[str]:
+    """For the deletion of studies: end what is live of their jobs; the ids of all of them, which are locked."""
+    theirs = Job.study_id.in_(study_ids)
+    live = _lock(session, theirs, Job.state.notin_(TERMINAL))
+    _end(session, live, JobState.CANCELLED)
+    return list(_lock(session, theirs))
+
+
+def close_batch(session: Session, batch_id: str) -> None:
+    """The whole batch is in: it is complete as soon as nothing of it is left to do, which may be now."""
+    # Of a batch that was given up: files whose study never came to be.
+    session.execute(sa.delete(BatchFile).where(BatchFile.batch_id == batch_id))
+    session.execute(
+        sa.update(Batch)
+        .where(Batch.id == batch_id, Batch.received_at.is_(None))
+        .values(received_at=sa.func.now())
+        .execution_options(synchronize_session=False)
+    )
+    complete_batches(session, [batch_id])
+
+
+def expire(session: Session, limit: int) -> list[str]:
+    """The sweeper's part: fail queued jobs whose time is over, at most so many; their ids."""
+    late = _lock_overdue(session, JobState.QUEUED, Job.expires_at, limit)
+    ended = _end(session, late, JobState.FAILED, problem_of(Expired()))
+    for batch_id, count in sorted(Counter(row.batch_id for row in ended if row.batch_id is not None).items()):
+        session.execute(
+            sa.update(Batch)
+            .where(Batch.id == batch_id)
+            .values(expired=Batch.expired + count)
+            .execution_options(synchronize_session=False)
+        )
+    return [row.id for row in ended]
+
+
+def close_stalled(session: Session, quiet: timedelta) -> str | None:
+    """The sweeper's part: cancel and close a batch whose client went away in the middle; its id, None without one.
+
+    One in a transaction: those of several batches would not be locked in the order that all others keep.
+    """
+    silent = sa.and_(Batch.received_at.is_(None), Batch.progress_at < sa.func.now() - quiet)
+    stalled = session.scalar(sa.select(Batch).where(silent).limit(1))
+    if stalled is None:
+        return None
+    cancel_batch(session, stalled.tenant_id, stalled.id)
+    close_batch(session, stalled.id)
+    return stalled.id
+
+
+def rescue(session: Session, max_crashes: int, limit: int = 500) -> tuple[list[str], list[str]]:
+    """The sweeper's part: jobs whose worker is gone. Returns (put back to run alone, quarantined).
+
+    A job that was alone when its worker died has a crash counted; `max_crashes` of them quarantine it.
+    """
+    hopeless = sa.and_(Job.alone, Job.crash_attempts + 1 >= max_crashes)
+    error = problem_of(WorkerCrashed(f"{max_crashes} workers died of it"))
+    rows = _update(
+        session,
+        _lock_overdue(session, JobState.RUNNING, Job.lease_until, limit),
+        state=sa.case((hopeless, JobState.QUARANTINED), else_=JobState.QUEUED),
+        finished_at=sa.case((hopeless, sa.func.now())),
+        error=sa.case((hopeless, sa.cast(error, Job.error.type))),
+        crash_attempts=Job.crash_attempts + sa.cast(Job.alone, sa.Integer),
+        alone=True,
+        rank=Priority.STAT.rank,  # next: it has waited its turn once, and for a lease
+        # Once alone and not done, behind the others that run alone: those that did nothing are done before it is tried
+        # again, and workers that are killed for another reason are not killed over the same job each time.
+        queued_at=sa.case((Job.alone, sa.func.now()), else_=Job.queued_at),
+        **NO_LEASE,
+    )
+    quarantined = [row for row in rows if row.state is JobState.QUARANTINED]
+    _settle(session, quarantined)
+    return [row.id for row in rows if row.state is JobState.QUEUED], [row.id for row in quarantined]
+
+
+def _lock(session: Session, *which: sa.ColumnElement[bool], wait: bool = True) -> Sequence[str]:
+    rows = sa.select(Job.id).where(*which).order_by(Job.id).with_for_update(skip_locked=not wait)
+    return session.scalars(rows).all()
+
+
+def _lock_overdue(
+    session: Session, state: JobState, due: InstrumentedAttribute[datetime | None], limit: int
+) -> Sequence[str]:
+    """Those whose time has passed, the earliest first. What others hold is passed over, so no order is to be kept."""
+    overdue = sa.select(Job.id).where(Job.state == state, due < sa.func.now()).order_by(due)
+    return session.scalars(overdue.limit(limit).with_for_update(skip_locked=True)).all()
+
+
+def _update(session: Session, ids: Sequence[str], **values: Any) -> Rows:
+    if not ids:
+        return []
+    chosen = Job.id == sa.any_(sa.literal(list(ids), sa.ARRAY(sa.Text)))
+    moved = sa.update(Job).where(chosen).values(**values).returning(Job.id, Job.tenant_id, Job.batch_id, Job.state)
+    return session.execute(moved, execution_options={"synchronize_session": False}).all()
+
+
+def _end(session: Session, ids: Sequence[str], state: JobState, error: dict[str, Any] | None = None) -> Rows:
+    ended = _update(session, ids, state=state, error=error, finished_at=sa.func.now(), **NO_LEASE)
+    _settle(session, ended)
+    return ended
+
+
+def _settle(session: Session, ended: Rows) -> None:
+    """What the end of jobs brings with it."""
+    announce(session, [row.id for row in ended])
+    emit(session, [Happening(row.tenant_id, EVENT_OF[row.state], job_id=row.id) for row in ended])
+    complete_batches(session, {row.batch_id for row in ended if row.batch_id is not None})
+
+
+def complete_batches(session: Session, batch_ids: Collection[str]) -> None:
+    """Complete those of which all is in and nothing is left to do; the others stay as they are."""
+    if not batch_ids:
+        return
+    completed = session.execute(
+        sa.update(Batch)
+        .where(
+            Batch.id.in_(batch_ids),
+            Batch.completed_at.is_(None),
+            Batch.received_at.is_not(None),
+            Batch.queued + Batch.running == 0,
+        )
+        .values(completed_at=sa.func.now())
+        .returning(Batch.id, Batch.tenant_id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    announce(session, [batch.id for batch in completed])
+    emit(session, [Happening(batch.tenant_id, EventType.BATCH_COMPLETED, batch_id=batch.id) for batch in completed])

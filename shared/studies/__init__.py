@@ -1,0 +1,1 @@
+"""Studies: their rows, the uploads that fill them, and their deletion."""

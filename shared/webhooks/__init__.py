@@ -1,0 +1,1 @@
+"""Webhooks: which events become deliveries, and where deliveries may go."""

@@ -1,0 +1,132 @@
+"""Webhooks: which events become deliveries, and how a delivery is signed.
+
+shared/webhooks/destinations.py says where deliveries may go.
+
+Follows the Standard Webhooks specification: headers `webhook-id`, `webhook-timestamp`, `webhook-signature`;
+secrets `whsec_` + base64; signed content `id.timestamp.body`.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.orm import Session, joinedload
+from standardwebhooks.webhooks import Webhook
+
+from shared.db.tables import Batch, Delivery, DeliveryState, Event, EventType, Job, Result, WebhookEndpoint
+from shared.ids import new_id
+from shared.jobs.schemas import WebhookPayload, batch_event, job_event
+
+SCHEDULED = "deliveries_scheduled"
+# A delivery's id begins with its event's time, as all ids do, and goes on with a hash of what it is. An endpoint is
+# locked against its removal: one that went away between the look at it and the insert would undo what happened, and
+# with it the jobs of every tenant in the same transaction.
+EMIT = sa.text("""
+    WITH happened AS (
+        SELECT id, tenant_id, type, job_id, batch_id FROM json_populate_recordset(NULL::events, :happenings)
+    ), endpoints AS (
+        SELECT id, tenant_id, enabled, events FROM webhook_endpoints
+        WHERE tenant_id IN (SELECT tenant_id FROM happened) ORDER BY id FOR KEY SHARE
+    ), told AS (
+        INSERT INTO events (id, tenant_id, type, job_id, batch_id)
+        SELECT id, tenant_id, type, job_id, batch_id FROM happened
+        WHERE tenant_id IN (SELECT tenant_id FROM endpoints) RETURNING id, tenant_id, type
+    ), sent AS (
+        INSERT INTO deliveries (id, tenant_id, event_id, endpoint_id, state)
+        SELECT 'dlv_' || substr(t.id, 5, 12) || left(md5(t.id || w.id), 20), t.tenant_id, t.id, w.id, 'pending'
+        FROM told t JOIN endpoints w ON w.tenant_id = t.tenant_id
+        WHERE w.enabled AND (t.type = ANY (w.events) OR '*' = ANY (w.events)) RETURNING id
+    )
+    SELECT count(*) FROM sent
+""").bindparams(sa.bindparam("happenings", type_=JSON))
+JOB_PARTS = (joinedload(Job.study), joinedload(Job.result).joinedload(Result.bundle))
+
+
+def new_secret() -> str:
+    """A fresh signing secret: 256 random bits."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def sign(signing_secrets: Iterable[str], message_id: str, at: datetime, body: str) -> dict[str, str]:
+    """The three headers of a delivery; one signature per secret, so that receivers can rotate."""
+    signatures = " ".join(Webhook(secret).sign(message_id, at, body) for secret in signing_secrets)
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": signatures,
+    }
+
+
+class Happening(NamedTuple):
+    """What a tenant's endpoints are told of: a job that ended, or a batch that is complete."""
+
+    tenant_id: str
+    type: EventType
+    job_id: str | None = None
+    batch_id: str | None = None
+
+
+def emit(session: Session, happenings: Sequence[Happening]) -> None:
+    """Record an event and one delivery per subscribed endpoint for each, in the transaction of what happened.
+
+    One statement, however many they are. A tenant without endpoints has no events.
+    """
+    if not happenings:
+        return
+    told = [{"id": new_id("msg"), **happening._asdict()} for happening in happenings]
+    if session.scalar(EMIT, {"happenings": told}):
+        session.info[SCHEDULED] = True
+
+
+def record_event(session: Session, tenant_id: str, kind: EventType, data: dict[str, Any]) -> Event:
+    """The row of an event that is about no job and no batch; its id becomes the `webhook-id` of every delivery."""
+    payload = WebhookPayload(type=kind, timestamp=datetime.now(UTC), data=data).model_dump(mode="json")
+    event = Event(id=new_id("msg"), tenant_id=tenant_id, type=kind, payload=payload)
+    session.add(event)
+    session.flush()
+    return event
+
+
+def payloads(session: Session, events: Collection[Event], *, labels: bool = False) -> dict[str, dict[str, Any]]:
+    """The bodies of events by the events' ids; `labels`: with the clients' `external_id`.
+
+    That of a job or a batch is made when it is sent, not when it happens: what ended never changes, and its body
+    would be most of what the end of a job costs.
+    """
+    job_ids = [event.job_id for event in events if event.job_id]
+    batch_ids = [event.batch_id for event in events if event.batch_id]
+    jobs = session.scalars(sa.select(Job).where(Job.id.in_(job_ids)).options(*JOB_PARTS)).all() if job_ids else []
+    batches = session.scalars(sa.select(Batch).where(Batch.id.in_(batch_ids))).all() if batch_ids else []
+    data = {job.id: job_event(job, labels=labels) for job in jobs}
+    data |= {batch.id: batch_event(batch, labels=labels) for batch in batches}
+    return {event.id: event.payload or _payload(event, data[event.job_id or event.batch_id or ""]) for event in events}
+
+
+def _payload(event: Event, data: dict[str, Any]) -> dict[str, Any]:
+    return WebhookPayload(type=event.type, timestamp=event.created_at, data=data).model_dump(mode="json")
+
+
+def schedule(session: Session, event: Event, endpoint: WebhookEndpoint) -> Delivery:
+    """A delivery that is due now."""
+    delivery = Delivery(
+        id=new_id("dlv"),
+        tenant_id=event.tenant_id,
+        event_id=event.id,
+        endpoint_id=endpoint.id,
+        state=DeliveryState.PENDING,
+    )
+    session.add(delivery)
+    session.flush()
+    session.info[SCHEDULED] = True
+    return delivery
+
+
+def deliveries_scheduled(session: Session) -> bool:
+    """Whether this transaction made deliveries: its owner rings the deliver queue once it has committed."""
+    return bool(session.info.get(SCHEDULED))
