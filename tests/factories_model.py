@@ -19,7 +19,7 @@ from shared.imaging.preprocess import InputSpec
 from shared.inference.bundle import CARD, Bundle, Card, Gate, Head, Trunk
 from shared.inference.engines import Engine, EngineName, Maps, Pixels, TensorFlowEngine
 from training.export import write_network
-from worker.model import Model
+from worker.classify.predictor import Model
 
 SIZE, GRID, CHANNELS = 56, 7, 4
 BLACK, CT_GREY, XRAY_GREY = 0, 60, 200

@@ -18,8 +18,8 @@ from shared.storage import FolderStorage, Storage, object_key
 from shared.studies.rows import content_sha256
 from tests.factories_imaging import grey
 from tests.queue_support import add_job, add_tenant
-from worker.classify import Classify
-from worker.model import Reader
+from worker.classify.handler import Classify
+from worker.classify.predictor import Reader
 
 
 class Counting(FolderStorage):

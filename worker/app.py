@@ -24,9 +24,9 @@ from shared.db.tables import Worker
 from shared.doorbell import CLASSIFY, DELIVER, QUEUES, SWEEP, celery_settings
 from shared.errors import ConfigError, ModelError, ThoraqError, Unavailable
 from shared.storage import Storage, open_storage
-from worker.bundles import BundleKeeper
-from worker.deliver import Deliver
-from worker.station import Station, report_problem
+from worker.bundles.reloader import BundleKeeper
+from worker.deliver.handler import Deliver
+from worker.runner import Station, report_problem
 from worker.sweep import Sweep
 from worker.watchdog import Watchdog
 
@@ -50,7 +50,7 @@ SETTINGS = _settings_or_exit()
 app = Celery("thoraq")
 app.conf.update(
     celery_settings(SETTINGS),
-    worker_consumer="worker.listener:Listener",
+    worker_consumer="worker.celery_consumer:Listener",
     beat_scheduler="worker.beat:HeartbeatScheduler",
 )
 
@@ -141,10 +141,10 @@ def _classify_station(name: str, database: Database, storage: Storage) -> Statio
     from shared.inference.bundle import Bundle
     from shared.inference.engines import open_engine
     from shared.memory import memory_limit, resident
-    from worker import stand_in
-    from worker.classify import Classify
-    from worker.model import Model
-    from worker.model_cache import ModelCache
+    from worker.bundles.cache import ModelCache
+    from worker.classify import fake_predictor as stand_in
+    from worker.classify.handler import Classify
+    from worker.classify.predictor import Model
 
     if SETTINGS.engine in {"null", "stand-in"}:
         reader = stand_in.null() if SETTINGS.engine == "null" else stand_in.stand_in(SETTINGS.stand_in_rate)

@@ -14,11 +14,11 @@ from pathlib import Path
 import celery  # noqa: F401 - the process that is measured has it loaded
 import numpy as np
 
-import worker.classify  # noqa: F401 - so with this
+import worker.classify.handler  # noqa: F401 - so with this
 from shared.db.tables import Classifier, Modality
 from shared.inference.bundle import Bundle
 from shared.inference.engines import choose_engine
-from worker.model import Ask, Model
+from worker.classify.predictor import Ask, Model
 
 ROUNDS = 3
 

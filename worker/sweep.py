@@ -21,7 +21,7 @@ from shared.studies import deletion
 from shared.studies import direct_uploads as uploads
 from shared.studies import open as open_studies
 from shared.studies.orphans import orphans
-from worker.station import Serving
+from worker.runner import Serving
 
 log = structlog.get_logger(__name__)
 

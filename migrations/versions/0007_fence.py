@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from migrations.fence import allow, fence, make_role
+from migrations.row_level_security import allow, fence, make_role
 
 revision = "0007"
 down_revision = "0006"

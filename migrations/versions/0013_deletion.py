@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from migrations.fence import allow, fence
+from migrations.row_level_security import allow, fence
 
 revision = "0013"
 down_revision = "0012"

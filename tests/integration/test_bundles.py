@@ -20,11 +20,11 @@ from shared.inference.engines import make_engine
 from shared.storage import FolderStorage, Storage, object_key
 from tests.factories_bundle import write_bundle, write_working_bundle
 from tests.queue_support import add_job, add_tenant
-from worker import bundles
-from worker.bundles import BundleKeeper
-from worker.classify import Classify
-from worker.model import Model
-from worker.model_cache import ModelCache
+from worker.bundles import reloader as bundles
+from worker.bundles.cache import ModelCache
+from worker.bundles.reloader import BundleKeeper
+from worker.classify.handler import Classify
+from worker.classify.predictor import Model
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,8 +23,8 @@ from shared.jobs.schemas import job_envelope
 from tests.factories_model import BLACK, CT_GREY, DENSENET, SIZE, VGG, Watched, tiny_bundle, tiny_model
 from tests.queue_support import add_job, add_study, add_tenant, ask_about
 from tests.worker_support import Counting, drain, every_job, put, queue
-from worker.classify import Classify
-from worker.model import Model
+from worker.classify.handler import Classify
+from worker.classify.predictor import Model
 
 
 class Faulty:

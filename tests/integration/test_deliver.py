@@ -31,8 +31,8 @@ from shared.jobs import states as jobs
 from shared.webhooks.outbox import new_secret, record_event, schedule
 from tests.queue_support import POLICY, add_bundle, add_endpoint, add_job, add_tenant, answer, take
 from tests.receiver_support import Receiver
-from worker.deliver import Deliver
-from worker.receiver_answers import reason_of, refusal_of
+from worker.deliver.handler import Deliver
+from worker.deliver.receiver_responses import reason_of, refusal_of
 
 
 @pytest.fixture

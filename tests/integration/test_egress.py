@@ -19,7 +19,7 @@ import trustme
 
 from shared.config import Settings
 from shared.errors import ConfigError, WebhookDestinationRefused
-from worker.egress import Egress
+from worker.deliver.http import Egress
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 

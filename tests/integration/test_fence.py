@@ -62,7 +62,7 @@ def test_every_table_of_tenants_has_its_policy(clean_database: Database) -> None
     with clean_database.transaction() as session:
         rows = {row.relname: row for row in session.execute(POLICIES)}
     for table in TENANT_TABLES:
-        assert rows[table].fenced, f"{table}: its migration must call migrations.fence.fence"
+        assert rows[table].fenced, f"{table}: its migration must call migrations.row_level_security.fence"
         assert rows[table].polcmd == b"*" or rows[table].polcmd == "*"
         condition = "(tenant_id = current_setting('thoraq.tenant'::text, true))"
         assert (rows[table].shown, rows[table].taken) == (condition, condition)

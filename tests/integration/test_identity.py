@@ -40,8 +40,8 @@ from tests.batch_support import output, packed, post_lines, post_zip, upload
 from tests.factories_imaging import dicom_bytes
 from tests.queue_support import answer
 from tests.receiver_support import Receiver
-from worker.deliver import Deliver
-from worker.load import Loader
+from worker.classify.load import Loader
+from worker.deliver.handler import Deliver
 
 CANARY = "KANARIENVOGEL"
 

@@ -14,14 +14,14 @@ from shared.inference import bundle_store as model_store
 from shared.inference.engine_comparison import Comparison, Comparisons
 from shared.storage import FolderStorage, Storage
 from tests.factories_bundle import write_bundle
-from worker.model_cache import ModelCache
+from worker.bundles.cache import ModelCache
 
 ROOT = Path(__file__).parents[2]
 OPEN = """
 import sys, time
 from pathlib import Path
 from shared.storage import FolderStorage
-from worker.model_cache import ModelCache
+from worker.bundles.cache import ModelCache
 
 class Slow(FolderStorage):
     def get(self, *words, **named):

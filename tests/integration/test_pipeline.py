@@ -21,10 +21,10 @@ from shared.jobs import states as jobs
 from tests.queue_support import add_job, add_tenant, wait_for_a_lock
 from tests.waiting import EVENT_SECONDS
 from tests.worker_support import Counting, drain, every_job, put, queue
-from worker.ahead import MOST_BATCHES
-from worker.classify import Classify
-from worker.model import Ask, Reading, Refusal, Sight
-from worker.stand_in import StandIn, stand_in
+from worker.classify.fake_predictor import StandIn, stand_in
+from worker.classify.handler import Classify
+from worker.classify.predictor import Ask, Reading, Refusal, Sight
+from worker.classify.prefetch import MOST_BATCHES
 
 SIZE = 8
 

@@ -19,7 +19,7 @@ from shared.jobs.reuse import earlier_answers
 from shared.jobs.schemas import job_envelope
 from tests.queue_support import BUNDLE, POLICY, add_bundle, add_job, add_tenant, answer, take
 from tests.worker_support import Counting, drain, every_job, know_contents, put, queue
-from worker.stand_in import null, stand_in
+from worker.classify.fake_predictor import null, stand_in
 
 CONTENT = "c" * 64
 OTHER = "d" * 64

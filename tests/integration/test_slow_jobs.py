@@ -19,9 +19,9 @@ from tests.costly_support import black_pages
 from tests.queue_support import add_job, add_tenant
 from tests.waiting import EVENT_SECONDS
 from tests.worker_support import Counting, drain, every_job, put
-from worker import late
-from worker.classify import Classify
-from worker.stand_in import StandIn, stand_in
+from worker.classify import slow_jobs as late
+from worker.classify.fake_predictor import StandIn, stand_in
+from worker.classify.handler import Classify
 
 #: Without a budget it would be decoded for a minute, or for several on a busy machine.
 SLOW = black_pages(120)

@@ -14,7 +14,7 @@ from shared.db.engine import Database
 from shared.db.tables import Worker
 from shared.errors import EngineError, Unavailable
 from tests.waiting import EVENT_SECONDS
-from worker.station import Serving, Station, report_problem
+from worker.runner import Serving, Station, report_problem
 
 
 class Work:

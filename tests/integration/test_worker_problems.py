@@ -15,7 +15,7 @@ from shared.db.tables import Worker
 from shared.doorbell import CLASSIFY
 from tests.api_support import MakeApp, json_of
 from tests.queue_support import add_job, add_tenant
-from worker.station import report_problem
+from worker.runner import report_problem
 
 PROBLEM = "no engine runs model bundle tiny as it should: it needs 0.50 GB of memory"
 

@@ -14,8 +14,8 @@ from shared.errors import ThoraqError
 from shared.jobs import states as jobs
 from shared.jobs.claims import Outcome
 from tests.queue_support import POLICY, add_bundle, add_endpoint, add_job, add_tenant, answer, take, wait_for_a_lock
-from worker.leases import Leases
-from worker.write import Writer
+from worker.classify.leases import Leases
+from worker.classify.write_back import Writer
 
 NOWHERE = "http://127.0.0.1:9/hook"
 

@@ -12,9 +12,9 @@ from shared.db.tables import Classifier, Modality, ResultOutcome
 from shared.inference.bundle import Head
 from shared.jobs.claims import Answer, Claim, ImageRef
 from shared.jobs.schemas import Rejection
-from worker.answer import answer
-from worker.load import Study
-from worker.model import Opinion, Reading, Refusal
+from worker.classify.aggregate import answer
+from worker.classify.load import Study
+from worker.classify.predictor import Opinion, Reading, Refusal
 
 XRAY, CT = Modality.XRAY, Modality.CT
 PIXELS = np.zeros((4, 4), np.uint8)

@@ -16,7 +16,7 @@ from shared.jobs.claims import Claim, ImageRef
 from shared.storage import FolderStorage
 from tests.factories_imaging import make_dicom
 from tests.imaging_support import with_elements
-from worker.load import Loader, Study
+from worker.classify.load import Loader, Study
 
 SLICE = np.linspace(-1000, 400, 64 * 64).reshape(64, 64).astype(np.int16)
 WITHOUT_UNITS = {"slope": None, "intercept": None}

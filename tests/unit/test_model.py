@@ -11,7 +11,7 @@ from shared.inference.gate import REASON
 from shared.jobs.schemas import Rejection
 from tests.factories_imaging import grey
 from tests.factories_model import BLACK, CT_GREY, DENSENET, VGG, XRAY_GREY, Watched, tiny_model
-from worker.model import Ask, Model, Reading, Refusal
+from worker.classify.predictor import Ask, Model, Reading, Refusal
 
 BINARY, ENSEMBLE = Classifier.BINARY, Classifier.ENSEMBLE
 XRAY, CT = Modality.XRAY, Modality.CT

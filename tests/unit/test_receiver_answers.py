@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import httpcore
 import pytest
 
-from worker.deliver import next_delay
-from worker.egress import Failure
-from worker.receiver_answers import read_answer, reason_of, refusal_of, retry_after
+from worker.deliver.handler import next_delay
+from worker.deliver.http import Failure
+from worker.deliver.receiver_responses import read_answer, reason_of, refusal_of, retry_after
 
 NOW = datetime(2026, 11, 29, 12, 0, 0, tzinfo=UTC)
 

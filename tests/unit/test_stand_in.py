@@ -7,8 +7,8 @@ import pytest
 
 from shared.db.tables import Classifier, Modality
 from shared.inference.bundle import Card
-from worker.model import Ask, Reading
-from worker.stand_in import StandIn, null, stand_in
+from worker.classify.fake_predictor import StandIn, null, stand_in
+from worker.classify.predictor import Ask, Reading
 
 IMAGES = np.stack([np.full((4, 4), level, np.uint8) for level in (0, 51, 255)])
 

@@ -1,7 +1,8 @@
 """The story of a job in a worker: claim, load, decode, infer, finish.
 
 Threads pass batches on: one claims and loads the next while the engine has this one, each of its lanes in a thread of
-worker/look.py, and the one before is written. What is claimed and not run yet is little, and stat studies go before it.
+worker/classify/dispatch.py, and the one before is written. What is claimed and not run yet is little, and stat studies
+go before it.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from shared.errors import ThoraqError
 from shared.inference.bundle_store import register
 from shared.jobs.claims import Outcome
 from shared.storage import Storage
-from worker.ahead import MOST_BATCHES, Ahead, Batch, studies_of
-from worker.answer import answer
-from worker.leases import Leases
-from worker.load import Loader, Study
-from worker.look import Looker, Seen, Stopped, split
-from worker.model import Reader, Reading, Refusal
-from worker.station import Serving
-from worker.write import Writer
+from worker.classify.aggregate import answer
+from worker.classify.dispatch import Looker, Seen, Stopped, split
+from worker.classify.leases import Leases
+from worker.classify.load import Loader, Study
+from worker.classify.predictor import Reader, Reading, Refusal
+from worker.classify.prefetch import MOST_BATCHES, Ahead, Batch, studies_of
+from worker.classify.write_back import Writer
+from worker.runner import Serving
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from shared.db.engine import Database
 from shared.errors import ThoraqError, Unavailable
 from shared.inference.bundle import Bundle
 from shared.inference.bundle_store import Activation, active
-from worker.model_cache import ModelCache
+from worker.bundles.cache import ModelCache
 
 log = structlog.get_logger(__name__)
 Loaded = TypeVar("Loaded")

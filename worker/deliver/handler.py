@@ -27,9 +27,9 @@ from shared.db.engine import Database
 from shared.db.tables import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, WebhookEndpoint
 from shared.errors import WebhookDestinationRefused
 from shared.webhooks.outbox import payloads, sign
-from worker.egress import Egress, Failure
-from worker.receiver_answers import reason_of, refusal_of
-from worker.station import Serving
+from worker.deliver.http import Egress, Failure
+from worker.deliver.receiver_responses import reason_of, refusal_of
+from worker.runner import Serving
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ import httpcore
 from shared.config import Networks, Settings
 from shared.errors import ConfigError
 from shared.webhooks.destinations import addresses_of, check_url
-from worker.receiver_answers import HEAD_CHARACTERS, ReceiverAnswer, read_answer
+from worker.deliver.receiver_responses import HEAD_CHARACTERS, ReceiverAnswer, read_answer
 
 #: What may come back before it is read to its end, so that the connection can be used again; else it is closed.
 MOST_RESPONSE_BYTES = 16_384

@@ -20,8 +20,8 @@ from shared.db.tables import Modality, ResultOutcome
 from shared.ids import new_id
 from shared.jobs.claims import Answer, Heatmap
 from shared.jobs.schemas import Rejection, ReviewReason
-from worker.load import Study
-from worker.model import Opinion, Reading, Refusal
+from worker.classify.load import Study
+from worker.classify.predictor import Opinion, Reading, Refusal
 
 COVID19 = "covid19"
 

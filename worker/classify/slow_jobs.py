@@ -15,9 +15,9 @@ import structlog
 
 from shared.errors import ThoraqError
 from shared.jobs.claims import Outcome
-from worker.leases import Leases
-from worker.load import Loading, Study
-from worker.model import Reader
+from worker.classify.leases import Leases
+from worker.classify.load import Loading, Study
+from worker.classify.predictor import Reader
 
 log = structlog.get_logger(__name__)
 #: Between two looks at the leases.

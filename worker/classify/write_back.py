@@ -18,7 +18,7 @@ from shared.errors import ThoraqError, Unavailable
 from shared.jobs import states as jobs
 from shared.jobs.claims import Claim, Outcome, RetryPolicy
 from shared.webhooks.outbox import deliveries_scheduled
-from worker.leases import Leases
+from worker.classify.leases import Leases
 
 log = structlog.get_logger(__name__)
 

@@ -20,8 +20,8 @@ import structlog
 from shared import metrics
 from shared.db.tables import Classifier
 from shared.errors import EngineOutOfMemory, ThoraqError
-from worker.load import Pixels, Study
-from worker.model import Ask, Reader, Reading, Refusal, Sight
+from worker.classify.load import Pixels, Study
+from worker.classify.predictor import Ask, Reader, Reading, Refusal, Sight
 
 log = structlog.get_logger(__name__)
 #: An image and a classifier: what several jobs of a batch ask of it is read once.

@@ -1,8 +1,8 @@
 """A loaded bundle: prepared pixels to what gate and heads say of each image, and where the network looked.
 
-Numbers only; worker/answer.py makes answers of them. Each trunk sees an image once, however many classifiers were
-asked about it, and VGG16 only X-rays that the ensemble was asked about: the gate has spoken by then. A look needs the
-engine; the readings of it do not, so that the heads speak while the engine has its next look.
+Numbers only; worker/classify/aggregate.py makes answers of them. Each trunk sees an image once, however many
+classifiers were asked about it, and VGG16 only X-rays that the ensemble was asked about: the gate has spoken by then.
+A look needs the engine; the readings of it do not, so that the heads speak while the engine has its next look.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 As long as the engine is busy there is no hurry: a batch that is not full takes in what comes meanwhile, and a stat
 study that comes is made ready to go before it. So a stat study waits for the batch that runs, and for no other.
 
-A batch waits for its files for a moment. Jobs that are not ready then go on loading beside the others (worker/late.py),
-and are handed over when they are.
+A batch waits for its files for a moment. Jobs that are not ready then go on loading beside the others
+(worker/classify/slow_jobs.py), and are handed over when they are.
 
 A job that runs alone (its last worker died) is alone in this worker: nothing else is claimed until the engine is done
 with it, and the engine gets it when all else is written. Else the jobs beside it would pay for its crashes, or it for
@@ -26,11 +26,11 @@ from shared.db.engine import Database
 from shared.jobs import states as jobs
 from shared.jobs.claims import Answer, Claim, Outcome
 from shared.jobs.reuse import earlier_answers
-from worker.late import LOOK_SECONDS, Late
-from worker.leases import Leases
-from worker.load import Loader, Loading, Study, unseen
-from worker.look import Asked, split
-from worker.model import Reader
+from worker.classify.dispatch import Asked, split
+from worker.classify.leases import Leases
+from worker.classify.load import Loader, Loading, Study, unseen
+from worker.classify.predictor import Reader
+from worker.classify.slow_jobs import LOOK_SECONDS, Late
 
 #: A claim, with the answer to it that is known already.
 Claimed = tuple[Claim, Answer | None]

@@ -1,0 +1,1 @@
+"""The bundle that a worker serves: fetched, kept on disk, and replaced while the worker runs."""

@@ -1,0 +1,1 @@
+"""Classification: jobs are claimed, loaded, shown to the engine, and their answers written."""

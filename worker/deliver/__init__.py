@@ -1,0 +1,1 @@
+"""Webhooks out: what is due, signed and sent to receivers."""
