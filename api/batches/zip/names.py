@@ -25,7 +25,7 @@ def member_name(raw: bytes, extra: dict[int, bytes]) -> str:
         except UnicodeDecodeError:
             continue
     folder, slash, base = raw.rpartition(b"/")
-    text = legacy_text(folder) + ("/" if slash else "") + legacy_text(base)
+    text = legacy_text(folder, oem=True) + ("/" if slash else "") + legacy_text(base, oem=True)
     # What has slashes as separators has no others, so that this is part of a name.
     return text.replace("\\", "\N{FULLWIDTH REVERSE SOLIDUS}") if slash else text
 

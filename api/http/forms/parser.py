@@ -31,6 +31,10 @@ Files: TypeAlias = MultiDict[str, FileStorage]
 PIECE_BYTES = 64 * 1024
 #: Encodings that a text may be in; RFC 7578, 5.1.2 wants UTF-8.
 CHARSETS = frozenset({"ascii", "us-ascii", "utf-8", "iso-8859-1"})
+#: UTF-16 between two quotes, with its byte order mark or of characters that have a zero byte.
+WIDE_NAME = re.compile(
+    rb'(?<=filename=")(?:\xff\xfe(?:[^\r\n"][^\r\n])+|\xfe\xff(?:[^\r\n][^\r\n"])+|(?:[^\r\n"\0]\0)+|(?:\0[^\r\n"\0])+)(?=")'
+)
 EXTENDED_NAME = re.compile(r"filename\*\s*=\s*\"?(?P<charset>[\w.:-]*)'[\w-]*'(?P<name>[^;\"\s]*)", re.IGNORECASE)
 
 
@@ -83,10 +87,19 @@ class LenientDecoder(MultipartDecoder):
     """werkzeug's decoder, which takes a whole form for malformed because of one name that is no UTF-8."""
 
     def _parse_headers(self, data: bytes | bytearray) -> Headers:
+        data = WIDE_NAME.sub(_narrow, bytes(data))
         try:
             return super()._parse_headers(data)
         except UnicodeDecodeError:
             return super()._parse_headers(legacy_text(bytes(data)).encode())
+
+
+def _narrow(name: re.Match[bytes]) -> bytes:
+    """A name of UTF-16 in UTF-8, with its quotes escaped."""
+    raw = name[0]
+    encoding = "utf-16" if raw[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-16-be" if raw[0] == 0 else "utf-16-le"
+    text = raw.decode(encoding, "replace").replace("\\", "\\\\").replace('"', '\\"')
+    return re.sub(r"[\r\n\0]", "", text).encode()
 
 
 class _Form:
@@ -163,6 +176,7 @@ def _is_plain(part: MultipartSegment, content: bytes, boundary: str) -> bool:
     # Names that are no ASCII come as `filename*` from some clients, though RFC 7578, 4.2 forbids it.
     return bool(
         part.name
+        and "\0" not in (part.filename or "")
         and part.charset in {None, "utf-8"}
         and not content.startswith(b"--" + boundary.encode())
         and "filename*" not in part.header("Content-Disposition", "").lower()
