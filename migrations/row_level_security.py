@@ -36,8 +36,8 @@ def make_role() -> None:
 def fence(table: str, rights: str = ALL, column: str = "tenant_id") -> None:
     """Let the API do this much with the table, and with the rows of the tenant alone that it speaks for.
 
-    Every table with a `tenant_id` needs it: tests/integration/test_fence.py finds one without. The comparison is one
-    that an index serves: the setting is the same for the whole statement, and equality of text leaks nothing.
+    Every table with a `tenant_id` needs it: tests/integration/shared/test_fence.py finds one without. The comparison is
+    one that an index serves: the setting is the same for the whole statement, and equality of text leaks nothing.
     """
     mine = f"{column} = current_setting('{TENANT_SETTING}', true)"
     op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")

@@ -17,7 +17,7 @@ from shared.config import Settings, parse
 from shared.db.engine import Database
 from shared.db.tables import Base
 from standalone.services import Postgres, Redis
-from tests.s3_server import MotoS3, SeaweedFs
+from tests.support.servers.s3 import MotoS3, SeaweedFs
 
 
 @dataclass(frozen=True)

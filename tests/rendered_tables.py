@@ -29,7 +29,7 @@ from client.models import Job, Model
 from client.sending import Outcome
 from client.tables import jobs_table, models_table, results_table
 from client.tally import tally
-from tests.scripted_server import batch, failed, job, succeeded
+from tests.support.servers.scripted import batch, failed, job, succeeded
 
 FOLDER = Path(__file__).with_name("rendered")
 WIDTHS = (60, 80, 100)

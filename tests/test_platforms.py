@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from standalone.supported import GLIBC, MACHINES
-from tests.waiting import EVENT_SECONDS
+from tests.support.waiting import EVENT_SECONDS
 
 ROOT = Path(__file__).parents[1]
 ALIKE = {"x86_64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}

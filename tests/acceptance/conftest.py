@@ -15,11 +15,11 @@ from shared.keys import Scope
 from shared.storage import open_storage
 from standalone.services import free_port
 from standalone.stack import Stack
-from tests.api_support import new_key
 from tests.chaos.system import System
-from tests.fault_support import FAULTY, QUICK, Hospital
-from tests.server_support import Server
-from tests.waiting import EVENT_SECONDS
+from tests.support.api import new_key
+from tests.support.faults import FAULTY, QUICK, Hospital
+from tests.support.servers.api import Server
+from tests.support.waiting import EVENT_SECONDS
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,9 @@ from shared.db.engine import Database
 from shared.db.tables import Batch, Image, Job, JobState
 from shared.storage import FolderStorage
 from standalone.services import Postgres
-from tests.api_support import PNG, work
-from tests.batch_support import packed
-from tests.waiting import EVENT_SECONDS
+from tests.support.api import PNG, work
+from tests.support.batches import packed
+from tests.support.waiting import EVENT_SECONDS
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "backup.md").read_text(encoding="utf-8")
 BACKUP, RESTORE, *_ = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)

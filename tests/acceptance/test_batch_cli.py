@@ -22,8 +22,8 @@ import pytest
 from client import Batch, Client
 from standalone.services import HOST
 from standalone.stack import Stack
-from tests.many_images import SAMPLES, many_images
-from tests.waiting import EVENT_SECONDS
+from tests.support.files.many_images import SAMPLES, many_images
+from tests.support.waiting import EVENT_SECONDS
 
 COMMAND = Path(sys.executable).with_name("thoraq")
 FILES = 60

@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 
-from tests.api_support import PNG
-from tests.batch_support import counts, packed, streamed
-from tests.factories_imaging import png_header
-from tests.server_support import Server, peak_memory
+from tests.support.api import PNG
+from tests.support.batches import counts, packed, streamed
+from tests.support.files.images import png_header
+from tests.support.servers.api import Server, peak_memory
 
 QUERY = {"classifier": "binary", "modality": "xray"}
 ALLOWED_GROWTH = 50_000_000

@@ -14,7 +14,7 @@ from shared.imaging.decode import Limits, decode_one
 from shared.imaging.preprocess import InputSpec, prepare
 from standalone.process import ROOT
 from standalone.stack import Stack
-from tests.many_images import many_images
+from tests.support.files.many_images import many_images
 
 IMAGES = 5000
 CHECKED = 50  # every so manieth answer is compared with the picture

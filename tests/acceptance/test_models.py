@@ -20,8 +20,8 @@ from shared.db.engine import Database
 from shared.db.tables import Job, JobState, Result
 from shared.inference.bundle import Bundle
 from standalone.stack import Stack
-from tests.factories_bundle import write_working_bundle
-from tests.waiting import EVENT_SECONDS
+from tests.support.bundles.tiny import write_working_bundle
+from tests.support.waiting import EVENT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "samples" / "xray-normal.png"

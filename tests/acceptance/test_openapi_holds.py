@@ -17,8 +17,8 @@ from shared import keys
 from shared.db.engine import Database
 from shared.db.tables import Worker
 from shared.doorbell import QUEUES
-from tests.api_support import new_key
-from tests.server_support import Server
+from tests.support.api import new_key
+from tests.support.servers.api import Server
 
 RUN = Path(__file__).parents[1] / "openapi_run"
 ROOT = RUN.parents[1]

@@ -28,7 +28,7 @@ from shared.ids import new_id
 from shared.jobs import states as jobs
 from standalone.process import ROOT
 from standalone.stack import Stack
-from tests.waiting import EVENT_SECONDS
+from tests.support.waiting import EVENT_SECONDS
 
 SAMPLES = ROOT / "samples"
 XRAY = SAMPLES / "xray-normal.png"

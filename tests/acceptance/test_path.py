@@ -17,8 +17,8 @@ from pydicom import Dataset, dcmread
 from client import ApiError, Client
 from standalone.receiver import Receiver
 from standalone.stack import Stack
-from tests.factories_imaging import dicom_bytes, make_dicom, png_header
-from tests.waiting import EVENT_SECONDS
+from tests.support.files.images import dicom_bytes, make_dicom, png_header
+from tests.support.waiting import EVENT_SECONDS
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 XRAY = SAMPLES / "xray-normal.png"

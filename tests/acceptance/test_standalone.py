@@ -26,8 +26,8 @@ from standalone.process import ROOT, wait_gone
 from standalone.receiver import Receiver
 from standalone.redis_program import redis_program
 from standalone.services import free_port
-from tests.command_support import into
-from tests.waiting import EVENT_SECONDS
+from tests.support.command import into
+from tests.support.waiting import EVENT_SECONDS
 
 STARTING = ".* api, workers and beat are started; the models load"
 SERVING = "serving; Ctrl-C stops"

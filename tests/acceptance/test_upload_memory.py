@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from tests.factories_imaging import dicom_bytes, make_dicom, png_header
-from tests.server_support import Server, peak_memory
-from tests.waiting import EVENT_SECONDS
+from tests.support.files.images import dicom_bytes, make_dicom, png_header
+from tests.support.servers.api import Server, peak_memory
+from tests.support.waiting import EVENT_SECONDS
 
 SIZE = 500_000_000
 ALLOWED_GROWTH = 50_000_000

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from shared.db.engine import Database
 from shared.db.tables import ModelBundle, Result
 from standalone.services import free_port
-from tests.queue_support import add_job, add_tenant
-from tests.waiting import EVENT_SECONDS
+from tests.support.rows import add_job, add_tenant
+from tests.support.waiting import EVENT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 

@@ -25,7 +25,7 @@ from standalone.programs import WORKER, Program
 from standalone.services import HOST, Postgres, Redis, free_port
 from standalone.stack import Stack
 from tests.chaos.proxy import Proxy
-from tests.s3_server import MotoS3
+from tests.support.servers.s3 import MotoS3
 
 #: Without fsync: processes are killed, not the machine. And little on disk, which may be a small one.
 POSTGRES = {"fsync": "off", "min_wal_size": "32MB", "max_wal_size": "64MB"}

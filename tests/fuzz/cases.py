@@ -19,7 +19,7 @@ from imagecodecs import png_encode
 from pydicom.uid import JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
 from shared.imaging.headers import PNG_SIGNATURE
-from tests.factories_imaging import LOSSLESS, NATIVE, SAMPLES, make_dicom, real_dicom
+from tests.support.files.images import LOSSLESS, NATIVE, SAMPLES, make_dicom, real_dicom
 
 #: Larger files take longer, and say no more.
 MAX_SEED_BYTES = 150_000

@@ -16,9 +16,9 @@ from api import create_app
 from api.http.services import EXTENSION
 from shared.config import Settings
 from shared.db.engine import Database, TenantDatabase
-from tests.api_support import Caller, MakeApp, new_key, record_log
-from tests.receiver_support import Receiver
-from tests.worker_support import Counting
+from tests.support.api import Caller, MakeApp, new_key, record_log
+from tests.support.servers.webhook_receiver import Receiver
+from tests.support.worker_drain import Counting
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from schemathesis import Case, DeserializationContext, GenerationMode, HookConte
 from schemathesis.core.failures import AcceptedNegativeData, Failure
 from schemathesis.transport.serialization import Binary
 
-from tests.api_support import PNG
+from tests.support.api import PNG
 
 #: The key that the run itself uses: it must not end it.
 OWN_KEY = os.environ["OPENAPI_RUN_KEY_ID"]

@@ -100,7 +100,7 @@ def form_body(
 
 
 def scope_of(tag: str, method: str) -> Scope:
-    """The scope that a route asks for; tests/integration/test_api_authorisation.py holds the routes to it."""
+    """The scope that a route asks for; tests/integration/api/http/test_api_authorisation.py holds the routes to it."""
     reads = method == "get"
     return {
         "webhooks": Scope.WEBHOOKS_MANAGE,

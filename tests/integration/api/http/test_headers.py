@@ -1,0 +1,55 @@
+"""What browsers are told about every answer, and about the cookie of a session."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from werkzeug.test import TestResponse
+
+from shared.db.engine import Database
+from tests.support.api import Caller, MakeApp, new_key
+
+LOOSE = re.compile(r"unsafe-|\*|https?:|data:")
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/nowhere", "/openapi.json", "/healthz", "/", "/problems", "/nowhere"])
+def test_every_answer_says_what_may_be_done_with_it(path: str, north: Caller) -> None:
+    headers = north.get(path).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    policy = headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "frame-ancestors 'none'" in policy
+    assert not LOOSE.search(policy)
+    assert headers["Cache-Control"] == "no-store"
+    assert not [name for name, _ in headers if name.startswith("Access-Control")]
+
+
+@pytest.mark.parametrize("path", ["/", "/problems", "/docs"])
+def test_pages_are_in_no_frame_and_tell_nobody_where_they_were(path: str, north: Caller) -> None:
+    headers = north.client.get(path).headers
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cross-Origin-Opener-Policy"] == headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert "script-src 'self'" in headers["Content-Security-Policy"]
+
+
+def sign_in(make_app: MakeApp, database: Database, *, secure: bool) -> TestResponse:
+    client = make_app(session_secure=secure).test_client()
+    url = f"{'https' if secure else 'http'}://localhost"
+    token = re.search(r'name="csrf_token" value="([^"]+)"', client.get("/", base_url=url).text)
+    assert token is not None
+    return client.post("/sign-in", data={"csrf_token": token[1], "key": new_key(database)}, base_url=url)
+
+
+def test_a_session_is_for_this_server_alone_and_no_script(make_app: MakeApp, clean_database: Database) -> None:
+    response = sign_in(make_app, clean_database, secure=True)
+    assert response.status_code == 303
+    assert {"Secure", "HttpOnly", "SameSite=Lax"} <= set(response.headers["Set-Cookie"].split("; "))
+    assert response.headers["Strict-Transport-Security"] == "max-age=31536000"
+
+
+def test_without_tls_nobody_is_told_to_expect_it(make_app: MakeApp, clean_database: Database) -> None:
+    response = sign_in(make_app, clean_database, secure=False)
+    assert response.status_code == 303
+    assert "Strict-Transport-Security" not in response.headers
