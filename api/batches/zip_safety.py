@@ -45,7 +45,9 @@ class Entries:
         # A drive alone (`P:4711.jpg`) is part of a name: DICOM names and old Mac names have colons.
         if ABSOLUTE.match(name):
             raise UnsafeArchive("a member's name is an absolute path")
-        if ".." in name.replace("\\", "/").split("/") or "\0" in name:
+        if "\0" in name:
+            raise UnsafeArchive("a member's name holds a zero byte, where others see its end")
+        if ".." in name.replace("\\", "/").split("/"):
             raise UnsafeArchive("a member's name leads out of the archive")
 
 

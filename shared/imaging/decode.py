@@ -133,7 +133,9 @@ def _media_type(file: BinaryIO) -> MediaType:
         return MediaType.DICOM
     if start.startswith(tiff_tags.TIFF_SIGNATURES):
         return MediaType.TIFF
-    raise UnsupportedImage(f"It is a {name}." if (name := signatures.name_of(start)) else "")
+    if start.startswith(b"\xff\xd8"):  # what lies between its segments may lie before the first one, too
+        return MediaType.JPEG
+    raise UnsupportedImage(f"It is {name}." if (name := signatures.name_of(start)) else "")
 
 
 def _png(data: bytes, limits: Limits, threads: int) -> NDArray[np.uint8]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 #: Offset, magic bytes and what they begin; the first that fits is taken.
 SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
@@ -70,6 +72,11 @@ SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
 LONGEST = max(offset + len(magic) for offset, magic, _ in SIGNATURES)
 
 
+#: Those that begin with a vowel, as they are said.
+AN = re.compile(r"[AEO]|HDF|M4|MNG|MP4|NRRD|RAR|RIFF|SQL|SVG|XML|empty|xz")
+
+
 def name_of(start: bytes) -> str | None:
-    """What a file is that begins like this, None when nobody knows."""
-    return next((name for offset, magic, name in SIGNATURES if start.startswith(magic, offset)), None)
+    """What a file is that begins like this, with its article; None when nobody knows."""
+    name = next((name for offset, magic, name in SIGNATURES if start.startswith(magic, offset)), None)
+    return name and f"{'an' if AN.match(name) else 'a'} {name}"

@@ -77,6 +77,8 @@ def _table(item: Dataset) -> LookupTable:
     if not 1 <= bits <= 16:
         raise invalid("LUTDescriptor", f"says that entries have {bits} bits; 8 to 16 are allowed")
     entries = _entries(item, count or 1 << 16, bits)
+    if (entries == entries[0]).all():
+        raise invalid("LUTData", "has the same entry for every value: nothing would be seen")
     return LookupTable(first, representation(item, "LUTDescriptor") == "SS", bits, entries.astype("<u2").tobytes())
 
 

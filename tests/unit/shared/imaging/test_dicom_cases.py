@@ -219,6 +219,10 @@ SIBLINGS = {
         lambda: with_lut("ModalityLUTSequence", lut_item(0, 12, RAMP12[:2048], count=4096)),
         refused=r"LUTData \(0028,3006\) has 2048 entries",
     ),
+    "a table of zeros": Case(
+        lambda: with_lut("VOILUTSequence", lut_item(0, 12, AS_WINDOW * 0)),
+        refused=r"LUTData \(0028,3006\) has the same entry for every value",
+    ),
     "an empty item before the table": Case(
         lambda: base_dx12(
             window=None, elements=with_elements(VOILUTSequence=[Dataset(), lut_item(0, 12, AS_WINDOW)])

@@ -69,10 +69,15 @@ def jpeg_junk_between_segments() -> bytes:
     return data[:end_of_first] + b"\x00\x11\x22\x33" + data[end_of_first:]
 
 
+def jpeg_junk_before_all_segments() -> bytes:
+    return jpeg()[:2] + b"\x00\x11\x22\x33" + jpeg()[2:]
+
+
 #: Case, the file, the file whose pixels it must have, and how many grey levels they may differ by.
 CASES: list[tuple[str, Callable[[], bytes], Callable[[], bytes], int]] = [
     ("apng-default-hidden.png", apng_default_hidden, lambda: png(PNG8), 1),
     ("jpeg-junk-between-segments.jpg", jpeg_junk_between_segments, jpeg, 1),
+    ("junk before all segments", jpeg_junk_before_all_segments, jpeg, 1),
     ("jpeg-ls.jpg", lambda: bytes(jpegls_encode(PNG8)), lambda: png(PNG8), 1),
     ("tiff-bigtiff.tif", lambda: tiff(PNG8, bigtiff=True), lambda: png(PNG8), 1),
     ("tiff8-jpeg2000.tif", lambda: tiff(PNG8, compression="jpeg2000"), lambda: png(PNG8), 3),

@@ -98,8 +98,14 @@ OTHER_FILES = {
 @pytest.mark.parametrize(("name", "data"), OTHER_FILES.items(), ids=OTHER_FILES)
 def test_other_files_are_called_by_their_name(name: str, data: bytes) -> None:
     for attempt in (lambda: probe(BytesIO(data), LIMITS), lambda: decode_one(data, LIMITS)):
-        with pytest.raises(UnsupportedImage, match=f"It is a {name}"):
+        with pytest.raises(UnsupportedImage, match=f"It is an? {name}"):
             attempt()
+
+
+def test_a_name_has_the_article_that_is_said() -> None:
+    for data, said in ((OTHER_FILES["MP4 film"], "an MP4"), (b"<?xml", "an XML"), (b"BM", "a BMP"), (b"8BPS", "a Ph")):
+        with pytest.raises(UnsupportedImage, match=f"It is {said}"):
+            probe(BytesIO(data), LIMITS)
 
 
 @pytest.mark.parametrize("data", [b"text, whatever it is called", b"\x89PNG", bytes(200)])
