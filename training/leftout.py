@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
 
 from training.calibrate import review_margin
-from training.data import Record
+from training.data import FOLDS, SEED, Record
 from training.folders import Flags, Kinship, Rows, cells, weights_of
 
 Matrix = NDArray[np.float32]
@@ -99,10 +100,11 @@ class Study:
         if key not in self._fitted:
             rows = self.without(*left_out)
             both = len(np.unique(self.positive[rows])) == 2
-            self._fitted[key] = self._fit(rows) if both else None
+            self._fitted[key] = self.fit_rows(rows) if both else None
         return self._fitted[key]
 
-    def _fit(self, rows: Flags) -> Linear:
+    def fit_rows(self, rows: Flags) -> Linear:
+        """A head fitted to these images (N,) alone."""
         means, numbers = self.means[rows].astype(np.float32), self.numbers[rows]
         centre, deviation = means.mean(0), means.std(0)
         deviation = np.maximum(deviation, LEAST_DEVIATION * float(np.median(deviation)))
@@ -126,6 +128,20 @@ class Study:
         rows = ~np.isnan(held)
         if len(np.unique(self.positive[rows])) < 2:
             return Calibrated(head, 0.0, held, 1.0, 0.0)
+        return self._on_held(head, held)
+
+    def calibrated_by_patient(self) -> Calibrated:
+        """A head on all images, its calibration from a patient-wise cross-validation: for sources that it knows."""
+        held = np.full(len(self.records), np.nan)
+        patients = [record.patient for record in self.records]
+        splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED)
+        for seen, rows in splitter.split(held, self.cells, patients):
+            held[rows] = self.fit_rows(np.isin(np.arange(len(held)), seen)).logits(self.means[rows])
+        return self._on_held(self.fit_rows(self.without()), held)
+
+    def _on_held(self, head: Linear, held: Logits) -> Calibrated:
+        """The head with scale, offset and margin from the logits (N,) of images that were held out (NaN: not)."""
+        rows = ~np.isnan(held)
         weights = weights_of(self.cells[rows], self.numbers[rows])
         scale, offset = platt(held[rows], self.positive[rows], weights)
         held = held * scale + offset

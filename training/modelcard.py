@@ -12,6 +12,7 @@ from typing import Any
 from shared.inference.bundle import Card, Source
 from training.architectures import DENSENET, VGG
 from training.cardparts import bullets, confusion_table, figures, gate_section, head_section, scored, table
+from training.cardsources import REFITTED, left_out_heads, left_out_section
 from training.data import ImageSet, Record
 from training.measure import ranged
 from training.published import comparisons, shortfalls
@@ -80,11 +81,39 @@ def sources(sets: Mapping[str, ImageSet], described: Mapping[str, Any]) -> tuple
     )
 
 
-def readme(card: Card, made: Sequence[str] = (HEADS_MADE, CALIBRATION_MADE)) -> str:
-    """The card for people, in Markdown; `made` says how it was trained, a paragraph each."""
+def sources_of(
+    fitted: Mapping[str, Sequence[Record]], test: Mapping[str, Sequence[Record]], described: Mapping[str, Any]
+) -> tuple[Source, ...]:
+    """The card's account of images of many sources, those that heads were fitted to and those of the test parts.
+
+    `described` is the recipe's table `sources`, by the sources' short names.
+    """
+    found: dict[str, list[tuple[str, Record]]] = {}
+    for part, sets in (("train", fitted), ("test", test)):
+        for record in (record for records in sets.values() for record in records):
+            found.setdefault(record.source, []).append((part, record))
+    return tuple(
+        Source(
+            name=described.get(name, {}).get("name", name),
+            description=described.get(name, {}).get("description", "No description given."),
+            licence=", ".join(sorted({record.licence for _, record in rows})),
+            images={
+                part: dict(sorted(Counter(record.label for p, record in rows if p == part).items()))
+                for part in ("train", "test")
+            },
+        )
+        for name, rows in sorted(found.items())
+    )
+
+
+def readme(card: Card) -> str:
+    """The card for people, in Markdown."""
+    refitted = left_out_heads(card)
+    made = REFITTED if refitted else (HEADS_MADE, CALIBRATION_MADE)
     parts = [
         [f"# Model bundle {card.name}, version {card.version}", f"**{card.notice}**", WHAT],
         ["## Read this before any number", bullets([*card.limits, *shortfalls(card)])],
+        left_out_section(card),
         ["## How well it does on patients that it never saw", HOW, test_table(card), *figures(card, "")],
         cross_validation(card),
         published(card),
@@ -179,7 +208,8 @@ def ending(card: Card) -> list[str]:
     """Input, and how to do it all again."""
     size, name = card.preprocessing.size, card.name
     grey = f"Input: grey, resized to {size} x {size} ({card.preprocessing.interpolation} averaging), 0 to 255; the "
-    again = f"Made again with `python -m training.train --data DIR --out models/{name}`; measured again with "
+    how = "training.refit --bundle OLD" if left_out_heads(card) else "training.train"
+    again = f"Made again with `python -m {how} --data DIR --out models/{name}`; measured again with "
     return [
         grey + "normalisation is in the networks. `card.json` pins every file by SHA-256.",
         again + f"`python -m training.evaluate --bundle models/{name} --data DIR --part test`.",

@@ -1,0 +1,247 @@
+"""Refit a bundle's heads to many sources: `python -m training.refit --bundle OLD --data DIR --out NEW`.
+
+Backbones, gate and int8 files stay as they are, and so does the memory that they need. DIR holds folders with index.csv
+(training/folders.py). Scale, offset and thresholds come from answers to sources that the answering head does not know
+(training/leftout.py): a head that is calibrated on the hospitals it was fitted to is sure of itself at any other
+(DeGrave et al. 2021, doi 10.1038/s42256-021-00338-7). cxr/ and ct/ keep their test parts, whose patients no head is
+fitted to.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+
+from shared.errors import ConfigError
+from shared.inference.bundle import Bundle, Card, Head
+from shared.inference.engines import REFERENCE, Engine, EngineName, make_engine
+from shared.inference.parity import Reference
+from training.answers import ask
+from training.architectures import DENSENET
+from training.calibrate import operating_points, review_margin
+from training.data import Record, partition, read_index
+from training.evaluate import MODALITIES, draw, measures, show
+from training.export import write_card, write_network
+from training.folders import Flags, Kinship, at_most, read_folders
+from training.heads import first_dense, spread
+from training.left_out_classes import ClassStudy, join
+from training.leftout import Fit, Study, two_columns
+from training.modelcard import sources_of
+from training.parity import parity
+from training.quantize import write_parity
+from training.shrinkage import Regression, carry
+from training.sources import WORK, measure_left_out, study_of, trunk_means
+from training.tasks import COVID, TASKS, Task, class_numbers
+
+console = Console()
+RECIPE = Path(__file__).with_name("recipes") / "thoraq-4.toml"
+#: Below this AUC at sources that it does not know, a head has nothing to be sure of: every answer asks for review.
+NEARLY_CHANCE = 0.65
+REVIEW_ALL = 1.0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A head's regressions (one for each backbone), its held-out answers, and how it does on left-out sources."""
+
+    regressions: Sequence[Regression]
+    temperature: float
+    margin: float
+    held: NDArray[np.float64]  # (K, classes)
+    numbers: NDArray[np.int64]  # (K,)
+    left_out: Mapping[str, Any]
+
+
+def fit_binary(study: Study) -> Fitted:
+    """The binary head, calibrated on left-out sources.
+
+    Where it is near chance there, no scale makes sense of its logits: then it is calibrated on other patients of the
+    sources that it knows, and every answer asks for review.
+    """
+    measured = measure_left_out(study)
+    sure = measured["pooled"].get("auc", 0.0) >= NEARLY_CHANCE
+    found = study.calibrated() if sure else study.calibrated_by_patient()
+    if found is None:
+        raise ConfigError("a head needs images with and without COVID-19")
+    known = ~np.isnan(found.held_logits)
+    numbers = np.where(study.positive[known], 0, 1).astype(np.int64)
+    kernel = np.stack([found.head.kernel, -found.head.kernel], axis=1).astype(np.float32)
+    bias = np.array([found.head.bias, -found.head.bias], np.float32)
+    margin = found.margin if sure else REVIEW_ALL
+    return Fitted([(kernel, bias)], 1 / found.scale, margin, two_columns(found.held_logits[known]), numbers, measured)
+
+
+def fit_classes(study: ClassStudy) -> Fitted:
+    """The ensemble: weights of its backbones, temperature and margin from left-out sources."""
+    found = join(study)
+    known = ~np.isnan(found.held).any(axis=1)
+    held, numbers = found.held[known], study.numbers[known]
+    regressions = [
+        ((kernel * share / found.temperature).astype(np.float32), (bias * share / found.temperature).astype(np.float32))
+        for (kernel, bias), share in zip(study.fit(), found.shares, strict=True)
+    ]
+    correct = held.argmax(1) == numbers
+    cells = study.study.cells[known]
+    by_cell = {
+        cell: {"images": int((cells == cell).sum()), "accuracy": float(correct[cells == cell].mean())}
+        for cell in np.unique(cells).tolist()
+    }
+    measured = {"accuracy_by_cell": by_cell, "shares": found.shares}
+    return Fitted(regressions, found.temperature, review_margin(held, numbers), held, numbers, measured)
+
+
+def write_head(out: Path, task: Task, fitted: Fitted) -> Head:
+    """The published head that computes the regressions, and its entry in the card."""
+    twin, head = task.head(side=2), task.head()
+    kernel = np.concatenate([kernel for kernel, _ in fitted.regressions])
+    carry(twin, first_dense(twin), kernel, np.sum([bias for _, bias in fitted.regressions], axis=0))
+    for layer in twin.layers:
+        if layer.weights:
+            spread(layer, head)
+    return Head(
+        **vars(task),
+        temperature=fitted.temperature,
+        review_margin=fitted.margin,
+        operating_points=operating_points(fitted.held, fitted.numbers, task.classes.index(COVID)),
+        metrics={"left_out": fitted.left_out},
+        **write_network(out, task.name, head),
+    )
+
+
+def test_parts(data: Path) -> dict[str, list[Record]]:
+    """By modality the records that nothing is fitted to: the test parts of cxr/ and ct/."""
+    found: dict[str, list[Record]] = {}
+    for name, modality in MODALITIES.items():
+        if (data / name / "index.csv").is_file():
+            records = read_index(data / name)
+            found[modality] = [records[row] for row in partition(records)["test"]]
+    return found
+
+
+def unheld(study: Study, held: Sequence[Record]) -> Flags:
+    """The images (N,) that share neither patient nor picture with those held back."""
+    paths, patients = {record.path for record in held}, {record.patient for record in held}
+    mine = np.array([record.path in paths for record in study.records])
+    theirs = np.array([record.patient in patients for record in study.records])
+    return np.asarray(~(mine | theirs | np.isin(study.copies, study.copies[mine])), bool)
+
+
+def part_of(study: Study, rows: Flags) -> Study:
+    """The study of some of its images."""
+    records = [record for record, wanted in zip(study.records, rows, strict=True) if wanted]
+    return Study(study.means[rows], records, study.positive[rows], study.kinship, study.copies[rows], study.how)
+
+
+class Refitting:
+    """A bundle on its way: what the old one's backbones make of the images, and the new heads."""
+
+    def __init__(self, old: Bundle, engine: Engine, work: Path, plan: Mapping[str, Any]) -> None:
+        self.old, self.engine, self.work, self.plan = old, engine, work, plan
+
+    def heads(self, out: Path, modality: str, study: Study) -> dict[str, Head]:
+        """The heads of a modality, written to `out`."""
+        return {
+            task.name: write_head(out, task, self.fitted(task, study)) for task in TASKS if task.modality == modality
+        }
+
+    def fitted(self, task: Task, study: Study) -> Fitted:
+        """A task's regressions."""
+        console.print(f"fitting: {task.name}")
+        if task.classifier == "binary":
+            return fit_binary(study)
+        return fit_classes(self._classes(task, study))
+
+    def _classes(self, task: Task, study: Study) -> ClassStudy:
+        """At most so many images of each source and label, of the labels that the task knows."""
+        numbers = class_numbers([record.label for record in study.records], task.classes)
+        rows = np.zeros(len(numbers), bool)
+        rows[at_most(study.records, self.plan["ensemble_images"])] = True
+        rows &= numbers >= 0
+        some = part_of(study, rows)
+        means = {
+            name: some.means if name == DENSENET else trunk_means(self.old, name, some.records, self.engine, self.work)
+            for name in task.trunks
+        }
+        return ClassStudy(some, means, numbers[rows], len(task.classes), self.plan["strength"])
+
+
+def copy_kept(old: Bundle, out: Path) -> None:
+    """Backbones, their engine files, the gate and its weights."""
+    card = old.card
+    parts = [file for trunk in card.trunks.values() for file in (trunk.architecture, trunk.weights)]
+    parts += [file for each in card.engines.values() for one in each.values() for file in (one.model, one.weights)]
+    for file in parts + ([card.gate.weights] if card.gate else []):
+        shutil.copyfile(old.path / file, out / file)
+
+
+def measured(out: Path, card: Card, test: Mapping[str, list[Record]]) -> Card:
+    """The card with what the written files do on the test parts."""
+    bundle = Bundle.open(out)
+    answers = ask(bundle, test, make_engine(REFERENCE, bundle))
+    results, agreements = measures(bundle, answers), parity(bundle, test)
+    show(results, console)
+    draw(bundle, answers, out)
+    heads = {
+        name: head.model_copy(update={"metrics": head.metrics | results[name] | {"engines": agreements[name]}})
+        if name in results
+        else head
+        for name, head in card.heads.items()
+    }
+    return write_card(out, card.model_copy(update={"heads": heads}))
+
+
+def main(
+    bundle: Annotated[Path, typer.Option(help="The bundle whose backbones are kept.")],
+    data: Annotated[Path, typer.Option(help="Holds folders with index.csv; cxr/ and ct/ keep their test parts.")],
+    out: Annotated[Path, typer.Option(help="The new bundle's directory; its last part is the bundle's name.")],
+    recipe: Annotated[Path, typer.Option(help="Penalties, and what the card says about the images.")] = RECIPE,
+    engine: Annotated[EngineName, typer.Option(help="What runs the backbones.")] = "openvino-int8",
+    work: Annotated[Path, typer.Option(help="What the backbones made of the images.")] = WORK,
+) -> None:
+    """Fit, calibrate, write and measure new heads on a bundle's backbones."""
+    old, plan, kinship = Bundle.open(bundle), tomllib.loads(recipe.read_text(encoding="utf-8")), Kinship.read()
+    refitting = Refitting(old, make_engine(engine, old), work, plan)
+    out.mkdir(parents=True, exist_ok=True)
+    copy_kept(old, out)
+    heads: dict[str, Head] = {}
+    test, used = test_parts(data), dict[str, list[Record]]()
+    for modality, records in read_folders(data, kinship).items():
+        means = trunk_means(old, DENSENET, records, refitting.engine, work)
+        study = study_of(records, means, kinship, Fit(plan[f"strength_{modality}"]))
+        study = part_of(study, unheld(study, test.get(modality, [])))
+        heads |= refitting.heads(out, modality, study)
+        used[modality] = list(study.records)
+    card = old.card.model_copy(
+        update={
+            "name": out.name,
+            "version": plan["version"],
+            "created": datetime.now(UTC).replace(microsecond=0),
+            "heads": heads,
+            "data": sources_of(used, test, plan["sources"]),
+            "limits": tuple(plan["limits"]),
+            "cross_validation": {},
+            "parity": None,
+        }
+    )
+    card = write_card(out, card)
+    reference = Reference.read(old)
+    if reference is not None:
+        name = write_parity(Bundle.open(out, verify=False), reference.images)
+        card = write_card(out, card.model_copy(update={"parity": name}))
+    if test:
+        measured(out, card, test)
+    console.print(f"written: {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
