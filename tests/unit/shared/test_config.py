@@ -113,6 +113,14 @@ def test_a_certificate_of_redis_is_checked_unless_it_says_otherwise() -> None:
         ("THORAQ_DATABASE_URL", "postgresql+psycopg2://hunter2@h/d", "write postgresql://"),
         ("THORAQ_DATABASE_URL", "host=h dbname=d password=hunter2", "write postgresql://"),
         ("THORAQ_API_DATABASE_URL", "postgresql+asyncpg://hunter2@h/d", "write postgresql://"),
+        ("THORAQ_DATABASE_URL", "", "write postgresql://"),
+        ("THORAQ_DATABASE_URL", "postgresql://u:hunter2@h:99999/d", "the port must be between"),
+        ("THORAQ_DATABASE_URL", "postgresql://u:hunter2@h:port/d", "the port must be a number"),
+        ("THORAQ_DATABASE_URL", "postgresql://u:hunter2@h/d?sslmod=require", "PostgreSQL knows no such parameter"),
+        ("THORAQ_REDIS_URL", "redis://:hunter2@h:99999", "the port must be a number between 1 and 65535"),
+        ("THORAQ_REDIS_URL", "redis://:hunter2#1@h:6379/0", "the port must be a number .* in the password, %40"),
+        ("THORAQ_REDIS_URL", "redis://:hunter2@h/main", "what follows the address is the number of a database"),
+        ("THORAQ_REDIS_URL", "redis://:hunter2@h1,h2/0", "one address"),
     ],
 )
 def test_an_url_that_is_not_supported_says_what_to_write(variable: str, value: str, said: str) -> None:
