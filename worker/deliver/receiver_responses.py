@@ -79,7 +79,7 @@ def retry_after(value: str | None, now: datetime) -> float | None:
     """Seconds of a Retry-After, which is a number or a date (RFC 9110, 10.2.3); None for what is neither."""
     if value is None:
         return None
-    if re.fullmatch(r"[0-9]{1,9}", value.strip()):
+    if re.fullmatch(r"[0-9]+", value.strip()):
         return float(value)
     try:
         date = parsedate_to_datetime(value)

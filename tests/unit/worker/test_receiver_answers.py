@@ -27,7 +27,9 @@ NOW = datetime(2026, 11, 29, 12, 0, 0, tzinfo=UTC)
         ("soon", None),
         ("-5", None),
         ("1.5", None),
-        ("9" * 50, None),
+        ("9" * 50, 1e50),
+        ("9" * 500, float("inf")),
+        ("Mon, 01 Jan 99999 12:00:00 GMT", None),
         ("", None),
     ],
 )
@@ -39,6 +41,7 @@ def test_a_receiver_s_wish_is_bounded_by_the_delay_after_this_one() -> None:
     schedule = (5, 300, 1800)
     assert next_delay(schedule, 1, 120) == 120
     assert next_delay(schedule, 1, 10**9) == 300
+    assert next_delay(schedule, 1, float("inf")) == 300
     assert next_delay(schedule, 2, 1) == 1
     assert next_delay(schedule, 3, 10**9) == 1800
     assert 4 <= next_delay(schedule, 1, None) <= 6
