@@ -24,6 +24,7 @@ from shared.db.tables import ApiKey, Tenant
 from shared.errors import Unavailable
 from shared.keys import Scope
 from shared.storage import open_storage
+from shared.version import VERSION
 
 HELP = """Operate Thoraq: works on the database and the object store directly.
 
@@ -62,7 +63,7 @@ DOCTOR_COLUMNS = [field("invariant", wraps=28), field("violations", right=True, 
 
 
 @app.callback()
-def main(version: Annotated[bool, version_option("thoraq-admin")] = False) -> None:
+def main(version: Annotated[bool, version_option("thoraq-admin", lambda: VERSION)] = False) -> None:
     """Stand for what comes before a command."""
 
 

@@ -50,6 +50,7 @@ from shared.db.listen_notify import Listener
 from shared.errors import ConfigError, NotFound, Unavailable, UnguardedDatabase
 from shared.ids import new_id
 from shared.storage import open_storage
+from shared.version import VERSION
 
 log = structlog.get_logger(__name__)
 BLUEPRINTS = (
@@ -84,7 +85,9 @@ def create_app(given: Settings | None = None) -> Flask:
     _check_database_or_exit(config, database)
     app = OpenAPI(
         __name__,
-        info=Info(title="Thoraq", version="1", description="Chest X-ray and CT studies in, classified results out."),
+        info=Info(
+            title="Thoraq", version=VERSION, description="Chest X-ray and CT studies in, classified results out."
+        ),
         security_schemes=SECURITY,
         doc_ui=False,
         validation_error_callback=_invalid,

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -59,7 +60,7 @@ Paths = Annotated[
 
 
 @app.callback()
-def main(version: Annotated[bool, version_option("thoraq")] = False) -> None:
+def main(version: Annotated[bool, version_option("thoraq", lambda: metadata.version("thoraq"))] = False) -> None:
     """Stand for what comes before a command."""
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from typing import Any, TextIO, cast
 
 import typer
@@ -67,12 +66,12 @@ def checked_output(program: str) -> Iterator[None]:
         sys.stdout, sys.stderr = streams
 
 
-def version_option(program: str) -> Any:
+def version_option(program: str, version: Callable[[], str]) -> Any:
     """An option `--version` that prints which one this is, and ends."""
 
     def show(asked: bool) -> None:
         if asked:
-            print(f"{program} {version('thoraq')}")
+            print(f"{program} {version()}")
             raise typer.Exit
 
     return typer.Option("--version", callback=show, is_eager=True, help="Print the version and end.")
