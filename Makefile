@@ -1,7 +1,7 @@
 # Thoraq's commands. Python 3.11, 3.12 or 3.13 and make are all they need; everything else comes from locks/all.lock.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit test-big test-compose lint bench chaos fuzz train evaluate lock tools secrets compose-check data-given
+.PHONY: help setup run demo docs test test-unit test-big test-compose lint bench chaos fuzz train evaluate lock tools secrets compose-check data-given
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,7 +31,7 @@ help: ## this list
 
 setup: $(READY) ## everything that the other commands need, into .venv; costs nothing the second time
 
-$(READY): locks/all.lock pyproject.toml
+$(READY): locks/all.lock pyproject.toml shared/version.py
 	@command -v "$(PYTHON)" >/dev/null || { echo "Thoraq needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is not there (set PYTHON=/path/to/python3.13)." >&2; exit 1; }
 	@"$(PYTHON)" standalone/supported.py
 	@# Debian's python3 comes without ensurepip; as root, in a container for instance, its package is one step away.
@@ -49,6 +49,15 @@ run: $(READY) ## the whole system on this machine [PORT=8080] [DATA=.thoraq]
 demo: $(READY) ## classify the samples over HTTP, receive a webhook, and end [PORT=] [DATA=]
 	@exec $(BIN)/python -m standalone --demo $(call option,port,$(PORT)) $(call option,data,$(DATA))
 
+SITE := docs/_build
+# A warning is an error: a link that leads nowhere, a page that no other names.
+SPHINX := $(BIN)/python -m sphinx -W --keep-going -n -q -b html
+docs: DOCS_PORT = $(or $(PORT),8000)
+docs: $(READY) ## build the documentation and serve it on this machine [PORT=8000]
+	$(SPHINX) docs $(SITE)
+	@echo "the documentation: http://127.0.0.1:$(DOCS_PORT) (Ctrl-C stops)"
+	@exec $(BIN)/python -m http.server --bind 127.0.0.1 --directory $(SITE) $(DOCS_PORT) >/dev/null
+
 # Each worker has a PostgreSQL, a Redis and a running system of its own: 3 GB of memory, and a file's tests stay together.
 WORKERS := 2
 test: $(READY) tools ## every test, in two processes; ARGS='tests/unit -k name' narrows them [WORKERS=0: in one]
@@ -64,16 +73,17 @@ test-compose: TOOLS := /usr/sbin/dockerd:docker.io /usr/bin/docker-compose:docke
 test-compose: $(READY) tools ## docker-compose.yml in a real container engine, as root [ARGS=] [ALLOW_NO_ENGINE=1]
 	$(BIN)/python -m pytest -m compose --timeout 1500 tests/compose $(ARGS)
 
-lint: $(READY) ## style, format, types, import directions, compose specification, versions with known holes
+lint: $(READY) ## style, format, types, import directions, compose specification, versions with known holes, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(CODE)
 	$(BIN)/lint-imports
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/python -m tests.advisories
+	$(SPHINX) docs $(SITE)
 
 bench: TOOLS := /usr/bin/wrk:wrk
-bench: $(BENCH_READY) tools ## measure what the README claims [ARGS=--quick|ROW...]
+bench: $(BENCH_READY) tools ## measure what docs/explain/how-fast.md claims [ARGS=--quick|ROW...]
 	$(BIN)/python -m bench $(ARGS)
 
 # The peers, beside everything else and pinned like it; make setup does without them.
@@ -107,7 +117,7 @@ lock: $(READY) ## rewrite locks/*.lock from pyproject.toml, with the newest vers
 # A file that says a package is there, and the package.
 TOOLS := /usr/bin/chromium:chromium /usr/bin/curl:curl /usr/bin/jq:jq /usr/bin/npm:npm /usr/lib/*-linux-gnu/libatomic.so.1:libatomic1 \
 	/usr/sbin/pgbouncer:pgbouncer
-tools: ## Debian's packages that tests and bench use and Python cannot bring: a browser, what drives it, what the README calls
+tools: ## Debian's packages that tests and bench use and Python cannot bring: a browser, what drives it, what the documents call
 	@for tool in $(TOOLS); do ls $${tool%:*} >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && ($(APT) $${tool#*:}) || \
 		echo "this needs $${tool#*:}: apt-get install $${tool#*:} (as root)" >&2; }; done
 

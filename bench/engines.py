@@ -119,7 +119,7 @@ def run_rounds(cases: Mapping[str, Act], rounds: int) -> dict[str, list[float]]:
 def conclusions(
     default: str, seconds: Mapping[str, Sequence[float]], rates: Mapping[str, Sequence[float]]
 ) -> dict[str, Spread]:
-    """The figures that the README quotes, compared within each round."""
+    """The figures that docs/explain/how-fast.md quotes, compared within each round."""
     ours = rates[f"{default}, batch {BATCH}"]
     return {
         "default engine to TensorFlow float32": ratio(ours, rates[f"{REFERENCE}, batch {BATCH}"]),

@@ -1,4 +1,4 @@
-"""Throughput and latency of the end-to-end row, as a picture for the README."""
+"""Throughput and latency of the end-to-end row, as a picture for docs/explain/how-fast.md."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ Seconds = Annotated[tuple[float, ...], BeforeValidator(_split)]
 
 
 class Settings(BaseModel):
-    """The settings; each field's description is what the README's table prints."""
+    """The settings; each field's description is what docs/operate/settings.md prints."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -293,7 +293,7 @@ def _field(variable: str, value: str) -> tuple[str, str]:
     field = name.removesuffix("_file")
     if name.endswith("_file") and field in Settings.model_fields and is_secret(field):
         return field, _read_secret(variable, Path(value))
-    raise ConfigError(f"{variable} is not a setting of Thoraq; the README lists them all")
+    raise ConfigError(f"{variable} is not a setting of Thoraq; docs/operate/settings.md lists them all")
 
 
 def _read_secret(variable: str, path: Path) -> str:

@@ -209,7 +209,10 @@ class UnguardedDatabase(Unavailable):
     """The database does not keep tenants apart, or has no timeouts, as the system is deployed; nothing was accepted."""
 
     type, title = "unguarded-database", "Database without its guards"
-    remedy = "The operator runs `thoraq-admin migrate`, and sees docs/poolers.md if a pooler stands before PostgreSQL."
+    remedy = (
+        "The operator runs `thoraq-admin migrate`; docs/operate/poolers.md says what to do if a pooler stands before "
+        "PostgreSQL."
+    )
 
 
 class StorageError(Unavailable):
@@ -276,7 +279,10 @@ class UnsupportedEncoding(ImageError):
     """The format is read, and this compression or layout of pixels in it is not; the detail names it."""
 
     type, title = "unsupported-encoding", "Compression or pixel layout that is not read"
-    remedy = "Export the image again in a form that docs/formats.md lists: 8 or 16 bits of grey, LZW or no compression."
+    remedy = (
+        "Export the image again in a form that docs/reference/formats.md lists: 8 or 16 bits of grey, LZW or no "
+        "compression."
+    )
 
 
 class CorruptImage(ImageError):
@@ -325,7 +331,7 @@ class UnsupportedDicom(ImageError):
     """A DICOM transfer syntax, photometric interpretation or modality that we do not read."""
 
     type, title = "unsupported-dicom", "Unsupported DICOM object"
-    remedy = "Send CR, DX or CT images in a transfer syntax that docs/formats.md lists."
+    remedy = "Send CR, DX or CT images in a transfer syntax that docs/reference/formats.md lists."
 
 
 class InvalidDicom(ImageError):

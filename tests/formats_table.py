@@ -1,4 +1,4 @@
-"""The transfer syntaxes in docs/formats.md: `python -m tests.formats_table` writes them."""
+"""The transfer syntaxes in docs/reference/formats.md: `python -m tests.formats_table` writes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydicom.uid import UID
 
 from shared.imaging.dicom.transfer_syntaxes import NEWER_NAMES, PLUGINS, PRIVATE_NAMES, registered_name
 
-PAGE = Path(__file__).parents[1] / "docs" / "formats.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "formats.md"
 HEAD = "| transfer syntax | UID | read |\n|---|---|---|\n"
 
 

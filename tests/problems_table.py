@@ -1,4 +1,4 @@
-"""docs/problems.md, from the classes of shared/errors.py: `python -m tests.problems_table` writes it."""
+"""docs/reference/problems.md, from the classes of shared/errors.py: `python -m tests.problems_table` writes it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from api.http.problems import problem_types
 from shared.errors import meaning_of
 
-PAGE = Path(__file__).parents[1] / "docs" / "problems.md"
-INTRODUCTION = """# Problems
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "problems.md"
+INTRODUCTION = """# Problem types
 
 Every error is answered as `application/problem+json` (RFC 9457). The last part of its `type` is a row of this table,
 which a running installation shows at `/problems`; a job, an image or an item of a batch that failed carries the same

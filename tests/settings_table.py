@@ -1,4 +1,4 @@
-"""The README's table of settings, from the settings themselves: `python -m tests.settings_table` writes it."""
+"""The table of docs/operate/settings.md, from the settings: `python -m tests.settings_table` writes it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shared.config import PREFIX, Settings, is_secret
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "operate" / "settings.md"
 BEGIN = "<!-- settings: written by `python -m tests.settings_table`, held by tests/test_docs.py -->\n"
 END = "<!-- /settings -->"
 
@@ -25,11 +25,11 @@ def _plain(value: object) -> str:
     return f"`{text}`" if text else ""
 
 
-def with_table(readme: str) -> str:
-    """The README with the table as it should be."""
-    before, rest = readme.split(BEGIN)
+def with_table(page: str) -> str:
+    """The page with the table as it should be."""
+    before, rest = page.split(BEGIN)
     return before + BEGIN + table() + END + rest.split(END)[1]
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

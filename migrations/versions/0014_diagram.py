@@ -1,4 +1,4 @@
-"""The database lets a job go just where the README's diagram does: to quarantine from a worker, not from the line."""
+"""The database lets a job go just where the documented diagram does: to quarantine from a worker, not from the line."""
 
 from __future__ import annotations
 

@@ -206,7 +206,9 @@ def _errors() -> Iterator[None]:
         raise Unavailable("the database does not answer") from error
     except exc.DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.InvalidSqlStatementName | psycopg.errors.DuplicatePreparedStatement):
-            raise Unavailable("a pooler before the database loses prepared statements: see docs/poolers.md") from error
+            raise Unavailable(
+                "a pooler before the database loses prepared statements: see docs/operate/poolers.md"
+            ) from error
         if error.connection_invalidated or isinstance(error, exc.OperationalError | exc.InterfaceError):
             raise Unavailable("the database does not answer") from error
         raise

@@ -1,4 +1,4 @@
-"""docs/backup.md, as it stands there: a copy that is made while hospitals send, restored into fresh services."""
+"""docs/operate/backup.md as it stands there: a copy made while hospitals send, restored into fresh services."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.api import PNG, work
 from tests.support.batches import packed
 from tests.support.waiting import EVENT_SECONDS
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "backup.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "operate" / "backup.md").read_text(encoding="utf-8")
 BACKUP, RESTORE, *_ = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
 PER_BATCH = 10
 

@@ -48,9 +48,9 @@ def images(engine: Engine) -> dict[str, str]:
 def deployment(
     engine: Engine, images: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
-    """The system as the README's own lines start it, with a key as they make one."""
+    """The system as the documented lines start it, with a key as they make one."""
     deployment = Deployment(engine, images, tmp_path_factory.mktemp("thoraq"))
-    secrets, up, key = readme_lines()
+    secrets, up, key = documented_lines()
     deployment.shell(secrets)
     # What every hospital sets whose receivers are in its own network.
     deployment.settings(THORAQ_WEBHOOK_ALLOW_HTTP="true", THORAQ_WEBHOOK_ALLOWED_NETWORKS=PRIVATE)
@@ -63,10 +63,10 @@ def deployment(
         deployment.remove()
 
 
-def readme_lines() -> tuple[str, str, str]:
-    """The README's lines for a start with compose, without a GPU."""
-    text = (made.ROOT / "README.md").read_text(encoding="utf-8")
-    block = text.split("## Deploy")[1].split("```console\n")[1].split("```")[0]
+def documented_lines() -> tuple[str, str, str]:
+    """docs/operate/deploy.md's lines for a start with compose, without a GPU."""
+    text = (made.ROOT / "docs" / "operate" / "deploy.md").read_text(encoding="utf-8")
+    block = text.split("```console\n")[1].split("```")[0]
     secrets, up, key = (line.removeprefix("$ ").partition("  #")[0].strip() for line in block.strip().splitlines())
     # The images are built already, from the same Dockerfile and files; --build would only say so, for each service.
     return secrets, up.replace(" up -d --build", " --profile cpu up -d"), key

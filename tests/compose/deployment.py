@@ -30,7 +30,7 @@ HEALTHY_SECONDS = 60.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1) / 2
 PRIVATE = "172.16.0.0/12,192.168.0.0/16"
 #: What docker-compose.yml and the Makefile need beside them.
 FILES = ("docker-compose.yml", "Makefile", ".env.example", ".dockerignore", "docker", "locks")
-# README says `docker compose`; Debian's is a program of its own.
+# The documents say `docker compose`; Debian's is a program of its own.
 SHIM = f"""#!/bin/sh
 [ "$1" = compose ] || exec {DOCKER} "$@"
 shift
@@ -75,7 +75,7 @@ class Deployment:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the README's lines need to work in this folder with this engine."""
+        """What the documented lines need to work in this folder with this engine."""
         return self.engine.environment | {
             "PATH": f"{self._bin}:{os.environ['PATH']}",
             "COMPOSE_FILE": "docker-compose.yml:images.yml",
@@ -99,7 +99,7 @@ class Deployment:
         return run(command, self.environment, cwd=self.folder, timeout=timeout)
 
     def admin(self, *arguments: str) -> str:
-        """thoraq-admin, as the README runs it."""
+        """thoraq-admin, as docs/operate/deploy.md runs it."""
         return self.compose("run", "--rm", "migrate", "python", "-m", "admin", *arguments)
 
     def doctor(self) -> str:

@@ -1,4 +1,4 @@
-"""The README's lines start a system that answers: X-rays, CT and webhooks, and as the standalone system answers."""
+"""docs/operate/deploy.md's lines start a system that answers (X-rays, CT, webhooks) as the standalone one does."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Containers are killed, restarted, frozen, cut off and taken down while a batch runs; nothing is lost or doubled.
 
 After each break everything is healthy again within a minute, every job of the batch has one answer, every webhook came
-under one id, and the doctor is content. docs/containers.md says what each does to the system.
+under one id, and the doctor is content. docs/operate/containers.md says what each does to the system.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/backup.md's lines for docker compose, word for word: a copy while a batch runs, its return to fresh volumes."""
+"""docs/operate/backup.md's lines for docker compose, word for word: a copy while a batch runs, and its return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.compose.images import ROOT
 from tests.compose.receiver import Receiver
 
 pytestmark = pytest.mark.compose
-PAGE = (ROOT / "docs" / "backup.md").read_text(encoding="utf-8").split("## With docker compose")[1]
+PAGE = (ROOT / "docs" / "operate" / "backup.md").read_text(encoding="utf-8").split("## With docker compose")[1]
 BACKUP, RESTORE = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 
 

@@ -25,7 +25,7 @@ ENGINES = {"postgres", "redis", "minio"}
 CLASSIFIERS = {"worker-gpu", "worker-cpu"}
 OURS = {"migrate", "api", "deliver", "beat"} | CLASSIFIERS
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
-CONTAINERS = (ROOT / "docs" / "containers.md").read_text(encoding="utf-8")
+CONTAINERS = (ROOT / "docs" / "operate" / "containers.md").read_text(encoding="utf-8")
 DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
 
 
@@ -172,7 +172,7 @@ def test_long_running_service_restarts_and_has_a_health_check(service: str) -> N
 
 @pytest.mark.parametrize("service", sorted(set(SERVICES) - {"worker-gpu"}))
 def test_memory_is_limited_and_reserved(service: str) -> None:
-    """As measured (docs/containers.md); worker-gpu's needs were not measured yet, and a limit would be a guess."""
+    """As measured (docs/operate/containers.md); worker-gpu's needs were not measured yet: a limit would be a guess."""
     limit, reserved = (megabytes(SERVICES[service][name]) for name in ("mem_limit", "mem_reservation"))
     assert 0 < reserved < limit
     row = next(line for line in CONTAINERS.splitlines() if line.startswith(f"| {service} |"))

@@ -25,7 +25,7 @@ PREDICTED = DEFLATES | {LZW, 34925, 34926, 50000}
 JPEG_2000 = frozenset({33003, 33004, 33005, 34712})
 #: Codecs of pictures, which know their own size and depth.
 PICTURES = JPEG_2000 | {JPEG, LERC, 34927, 50001, 50002, 52546}
-#: The compressions that are read, as docs/formats.md calls them.
+#: The compressions that are read, as docs/reference/formats.md calls them.
 COMPRESSIONS = {
     NONE: "none", LZW: "LZW", JPEG: "JPEG", 8: "deflate", 32946: "deflate", PACKBITS: "PackBits", 33003: "JPEG 2000",
     33004: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", LERC: "LERC", 34925: "LZMA", 34926: "Zstandard",

@@ -1,4 +1,4 @@
-"""The DICOM half of docs/formats.md against the code: every registered transfer syntax is read, or refused by name."""
+"""The DICOM half of docs/reference/formats.md: every registered transfer syntax is read, or refused by name."""
 
 from __future__ import annotations
 

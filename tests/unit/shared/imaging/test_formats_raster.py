@@ -1,4 +1,4 @@
-"""docs/formats.md, its half on PNG, JPEG and TIFF, against the code that reads them."""
+"""docs/reference/formats.md, its half on PNG, JPEG and TIFF, against the code that reads them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.imaging.jpeg import READ_PROCESSES, REFUSED_PROCESSES
 from shared.imaging.signatures import SIGNATURES
 from shared.imaging.tiff.tags import COMPRESSIONS, DEPTHS, OTHER_COLOURS, REFUSED_COMPRESSIONS, REFUSED_SAMPLE_FORMATS
 
-PAGE = (Path(__file__).parents[4] / "docs" / "formats.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[4] / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
 HALF = PAGE[PAGE.index("## PNG, JPEG and TIFF") : PAGE.index("## DICOM")]
 ROW = re.compile(r"^\| ([^|]+) \| ([\d, ]+) \| ([^|]+) \|$", re.MULTILINE)
 
