@@ -1,8 +1,9 @@
 """The CPU that this process computes on, as far as the choice of an engine asks: read in one place, `this_cpu`.
 
 To see what Thoraq does on a lesser CPU, set OpenVINO's OV_CPU_MAX_ISA and oneDNN's ONEDNN_MAX_CPU_ISA, both to the same
-value (AVX2, AVX512_CORE, AVX512_CORE_VNNI, ...): each masks one half of OpenVINO's kernels. One alone is not enough:
-OpenVINO would still call itself able to compute in bfloat16. TensorFlow heeds ONEDNN_MAX_CPU_ISA.
+value (AVX2, AVX512_CORE, AVX512_CORE_VNNI, ...): each masks one half of OpenVINO's kernels. Of oneDNN's alone OpenVINO
+takes no notice when it says what it can, and fails then in bfloat16: here it counts. TensorFlow heeds
+ONEDNN_MAX_CPU_ISA.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MASKS = ("OV_CPU_MAX_ISA", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+#: Values of oneDNN's masks under which it has no kernel of bfloat16, not even an emulated one.
+WITHOUT_BFLOAT16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI"})
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ def this_cpu() -> Cpu:
 
     core = ov.Core()
     precisions = frozenset(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    if any(os.environ.get(name, "").upper() in WITHOUT_BFLOAT16 for name in MASKS):
+        precisions -= {"BF16"}
     return Cpu(core.get_property("CPU", "FULL_DEVICE_NAME"), _flags() | masks, precisions)
 
 
