@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,12 +82,22 @@ def receiver(deployment: Deployment, images: dict[str, str]) -> Iterator[Receive
 
 @pytest.fixture(scope="session")
 def xrays(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three hundred X-rays: the samples, each a little brighter and shifted, so that none is like another."""
+    """Three hundred X-rays: the samples, each shifted, so that none is like another."""
     return made_xrays(tmp_path_factory.mktemp("xrays"), 300)
 
 
+@pytest.fixture
+def new_xrays(tmp_path: Path) -> list[Path]:
+    """A hundred and fifty that no other test sends: what was answered before is not run again."""
+    return made_xrays(tmp_path, 150)
+
+
+#: How many were made so far: each has a shift of its own.
+MADE = itertools.count()
+
+
 def made_xrays(folder: Path, count: int) -> list[Path]:
-    """So many X-rays in a folder."""
+    """So many X-rays in a folder, unlike all that were made before."""
     import cv2
     import numpy as np
 
@@ -94,8 +105,8 @@ def made_xrays(folder: Path, count: int) -> list[Path]:
     # Half as large: what is tested here is not how fast JPEGs are read.
     small = [cv2.resize(image, (512, 512), interpolation=cv2.INTER_AREA) for image in samples if image is not None]
     paths = []
-    for number in range(count):
-        image = np.roll(small[number % len(small)], number // len(small), axis=1)
+    for number in itertools.islice(MADE, count):
+        image = np.roll(small[number % len(small)], divmod(number // len(small), 64), axis=(0, 1))
         path = folder / f"{number:04}.png"
         cv2.imwrite(str(path), image)
         paths.append(path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ OURS = ("api", "worker-cpu", "deliver", "beat")
 #: Within this time everything is healthy again after a break, as the documentation says, on a machine that has a core
 #: to spare; on one that is asked for several times what it has, so many times later.
 HEALTHY_SECONDS = 60.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1) / 2)
+#: Deployments that run side by side need networks of their own between proxy and API.
+EDGES = itertools.count()
 #: Docker's own address pools: where the receiver's container lives.
 PRIVATE = "172.16.0.0/12,192.168.0.0/16"
 #: What docker-compose.yml and the Makefile need beside them.
@@ -39,12 +42,19 @@ exec {COMPOSE} "$@"
 
 
 class Deployment:
-    """Use it from one thread. `root` is the checkout whose compose file and images it runs."""
+    """Use it from one thread. `root` is the checkout whose compose file and images it runs.
 
-    def __init__(self, engine: Engine, images: Mapping[str, str], folder: Path, root: Path = ROOT) -> None:
+    `files` are compose files that an operator names beside docker-compose.yml.
+    """
+
+    def __init__(
+        self, engine: Engine, images: Mapping[str, str], folder: Path, root: Path = ROOT, files: Sequence[str] = ()
+    ) -> None:
         self.engine, self.folder = engine, folder
         self.project = folder.name.replace("-", "").replace("_", "").lower()
-        self.port = free_port()
+        self.port, self.tls_port, self.http_port = free_port(), free_port(), free_port()
+        self._files = ("docker-compose.yml", *files, "images.yml")
+        self._edge = f"10.213.{next(EDGES)}"
         self.url = f"http://127.0.0.1:{self.port}"
         self.key = ""
         self._bin = folder / "bin"
@@ -70,7 +80,8 @@ class Deployment:
         """Write the override file: nothing but names of images."""
         ours = {"migrate": "thoraq-api", "api": "thoraq-api", "deliver": "thoraq-api", "beat": "thoraq-api"}
         names = ours | {"worker-cpu": "thoraq-worker-cpu"} | {name: name for name in images if name not in BUILT}
-        services = {service: {"image": images[name]} for service, name in names.items()}
+        there = yaml.safe_load((self.folder / "docker-compose.yml").read_text())["services"]
+        services = {service: {"image": images[name]} for service, name in names.items() if service in there}
         (self.folder / "images.yml").write_text(yaml.safe_dump({"services": services}))
 
     @property
@@ -78,9 +89,14 @@ class Deployment:
         """What the documented lines need to work in this folder with this engine."""
         return self.engine.environment | {
             "PATH": f"{self._bin}:{os.environ['PATH']}",
-            "COMPOSE_FILE": "docker-compose.yml:images.yml",
+            "COMPOSE_FILE": ":".join(self._files),
             "COMPOSE_PROJECT_NAME": self.project,
             "API_BIND": f"127.0.0.1:{self.port}",
+            "EDGE_NETWORK": f"{self._edge}.0/28",
+            "EDGE_RANGE": f"{self._edge}.0/29",
+            "EDGE_PROXY": f"{self._edge}.10",
+            "TLS_BIND": f"127.0.0.1:{self.tls_port}",
+            "HTTP_BIND": f"127.0.0.1:{self.http_port}",
         }
 
     def shell(self, script: str, *, timeout: float = 300, **environment: str) -> str:
@@ -112,7 +128,13 @@ class Deployment:
 
     def containers(self, service: str) -> list[str]:
         """The ids of a service's containers, those that have ended too."""
-        return self.compose("ps", "-q", service).split()
+        return self._labelled("oneoff=False", f"service={service}")
+
+    def _labelled(self, *labels: str) -> list[str]:
+        # From the engine itself: docker-compose takes a second of CPU to say the same.
+        ours = [f"project={self.project}", *labels]
+        filters = [part for label in ours for part in ("--filter", f"label=com.docker.compose.{label}")]
+        return self.engine.docker("ps", "--all", "--quiet", "--no-trunc", *filters).split()
 
     def container(self, service: str) -> str:
         """The id of a service's only container."""
@@ -129,16 +151,17 @@ class Deployment:
         found: dict[str, Any] = self.inspect(self.container(service))["State"]
         return found
 
-    def healthy(self, services: Iterable[str] = SERVICES) -> list[str]:
+    def unhealthy(self, services: Iterable[str] = SERVICES) -> list[str]:
         """Which of the services are not healthy, with what they are."""
-        states = {service: self.state(service) for service in services}
-        said = {name: (state.get("Health") or {}).get("Status", state["Status"]) for name, state in states.items()}
+        found = json.loads(self.engine.docker("inspect", *self._labelled("oneoff=False")))
+        states = {one["Config"]["Labels"]["com.docker.compose.service"]: one["State"] for one in found}
+        said = {name: _health(states[name]) if name in states else "not there" for name in services}
         return [f"{name}: {status}" for name, status in said.items() if status != "healthy"]
 
     def wait_healthy(self, seconds: float = HEALTHY_SECONDS, services: Iterable[str] = SERVICES) -> float:
         """The seconds until every service is healthy; AssertionError when that takes longer than it may."""
         services, began = list(services), time.monotonic()
-        while wrong := self.healthy(services):
+        while wrong := self.unhealthy(services):
             assert time.monotonic() - began < seconds, f"not healthy after {seconds:.0f} s: {', '.join(wrong)}"
             time.sleep(0.5)
         return time.monotonic() - began
@@ -180,6 +203,12 @@ class Deployment:
         """What a shell script prints inside a service's container, run as its user."""
         return self.engine.docker("exec", self.container(service), "sh", "-c", script)
 
+    def log(self, container: str, *options: str) -> str:
+        """What a container logged, on both of its streams."""
+        command = [DOCKER, "logs", *options, container]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
+
     def logs(self) -> str:
         """Everything that all containers logged."""
         return self.compose("logs", "--no-color")
@@ -194,3 +223,9 @@ class Deployment:
             check=False,
             timeout=200,
         )
+
+
+def _health(state: dict[str, Any]) -> str:
+    """`healthy`, `unhealthy` or `starting`; of a container that does not run, that."""
+    health: str = (state.get("Health") or {}).get("Status", state["Status"])
+    return health if state["Running"] else str(state["Status"])

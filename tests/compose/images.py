@@ -1,7 +1,7 @@
 """The images that docker-compose.yml names, made without a registry, and made again when their inputs change.
 
-Thoraq's own are built from docker/Dockerfile as it stands. For python, postgres, redis and minio the registry's
-images are stood in for: Debian by debootstrap, PostgreSQL and SeaweedFS from wheels, Redis from Debian.
+Thoraq's own are built from docker/Dockerfile as it stands. For python, postgres, redis, minio and nginx the registry's
+images are stood in for: Debian by debootstrap, PostgreSQL and SeaweedFS from wheels, Redis and nginx from Debian.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ PYTHON = "python:3.12.12-slim-bookworm"
 WHEELS = Path(sysconfig.get_paths()["purelib"])
 #: What the compose file calls the locks of the images that it builds.
 BUILT = {"thoraq-api": "api", "thoraq-worker-cpu": "cpu"}
-STAND_INS = {"postgres": ["postgres.sh"], "redis": [], "minio": ["minio.sh", "mc", "seaweedfs.lock"]}
+STAND_INS = {"postgres": ["postgres.sh"], "redis": [], "proxy": [], "minio": ["minio.sh", "mc", "seaweedfs.lock"]}
 ENVIRONMENT = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def ensure(engine: Engine, root: Path = ROOT) -> dict[str, str]:
-    """Make what is missing; name (thoraq-api, thoraq-worker-cpu, postgres, redis, minio) to image with its tag.
+    """Make what is missing; name (thoraq-api, thoraq-worker-cpu, postgres, redis, minio, proxy) to image with its tag.
 
     `root`: the checkout that Thoraq's own images are built from.
     """
@@ -41,15 +41,15 @@ def _base(engine: Engine) -> str:
     image = f"thoraq-tests/base:{_digest([script])}"
     if not _exists(engine, image):
         with tempfile.TemporaryDirectory(prefix="thoraq-base-") as folder:
-            tar = subprocess.Popen(["sh", script, f"{folder}/root"], stdout=subprocess.PIPE)
-            subprocess.run(
-                ["/usr/bin/docker", "import", "--change", f"ENV {ENVIRONMENT}", "-", image],
-                env=engine.environment,
-                stdin=tar.stdout,
-                check=True,
-                capture_output=True,
-            )
-            if tar.wait() != 0:
+            with subprocess.Popen(["sh", script, f"{folder}/root"], stdout=subprocess.PIPE) as tar:
+                subprocess.run(
+                    ["/usr/bin/docker", "import", "--change", f"ENV {ENVIRONMENT}", "-", image],
+                    env=engine.environment,
+                    stdin=tar.stdout,
+                    check=True,
+                    capture_output=True,
+                )
+            if tar.returncode != 0:
                 engine.docker("image", "rm", image)
                 raise RuntimeError("debootstrap failed; what it says stands above")
     engine.docker("tag", image, PYTHON)

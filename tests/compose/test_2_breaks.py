@@ -23,16 +23,19 @@ INSIDE = "inside"
 
 
 @pytest.fixture
-def running_batch(deployment: Deployment, receiver: Receiver, xrays: list[Path]) -> Iterator[None]:
+def running_batch(deployment: Deployment, receiver: Receiver, new_xrays: list[Path]) -> Iterator[None]:
     """A batch that runs during the test, and is looked at after it."""
     deployment.wait_healthy()
     with deployment.client() as client:
-        batch = client.submit_batch(xrays, classifier="binary", modality="xray")
+        batch = client.submit_batch(new_xrays, classifier="binary", modality="xray")
+        while not (counts := client.batch(batch.id).counts).succeeded:
+            time.sleep(0.2)
+        assert counts.done < counts.total, "the batch was over before anything was broken"
         yield
         done = client.wait_batch(batch, 280)
-        assert (done.status, done.counts.succeeded) == ("completed", len(xrays))
+        assert (done.status, done.counts.succeeded) == ("completed", len(new_xrays))
         jobs = [result.job for result in client.batch_results(batch)]
-    assert len({job.id for job in jobs}) == len(jobs) == len(xrays)
+    assert len({job.id for job in jobs}) == len(jobs) == len(new_xrays)
     assert all(job.status == "succeeded" and job.result for job in jobs)
     receiver.wait_for_batch(batch.id, {job.id for job in jobs})
     deployment.doctor()

@@ -17,7 +17,7 @@ BACKUP, RESTORE = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 
 
 def test_what_is_saved_while_a_batch_runs_is_whole_in_fresh_volumes(
-    deployment: Deployment, receiver: Receiver, xrays: list[Path], tmp_path: Path
+    deployment: Deployment, receiver: Receiver, new_xrays: list[Path], tmp_path: Path
 ) -> None:
     deployment.wait_healthy()
     with deployment.client() as client:
@@ -28,7 +28,7 @@ def test_what_is_saved_while_a_batch_runs_is_whole_in_fresh_volumes(
         receiver.wait_for_batch(before.id, set())
         (event_id,) = {event["id"] for event in receiver.received() if event["of"] == before.id}
         told = next(sent for sent in client.deliveries(receiver.endpoint) if sent.event_id == event_id)
-        client.submit_batch(xrays[:100], classifier="binary", modality="xray")
+        client.submit_batch(new_xrays, classifier="binary", modality="xray")
         deployment.shell(BACKUP, BACKUP=str(tmp_path / "backup"), COMPOSE_PROFILES="cpu")
     receiver.leave()
     deployment.compose("down", "--volumes")

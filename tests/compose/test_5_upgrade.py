@@ -15,7 +15,7 @@ from tests.compose.engine import Engine
 
 pytestmark = pytest.mark.compose
 #: The last commit whose compose file no engine had run.
-BEFORE = "954fbc1"
+BEFORE = "ca3c1c9"
 #: Images a second of the stand-in for the model: a batch runs for as long as the upgrade takes.
 RATE = "6"
 
