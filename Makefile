@@ -1,7 +1,7 @@
 # Thoraq's commands. Python 3.11, 3.12 or 3.13 and make are all they need; everything else comes from locks/all.lock.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo docs test test-unit test-big test-compose lint bench chaos fuzz train evaluate lock tools secrets compose-check data-given
+.PHONY: help setup run demo docs test test-unit test-big test-compose lint bench chaos fuzz train evaluate lock tools secrets certificate compose-check data-given
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -69,7 +69,7 @@ test-unit: $(READY) ## the tests that need no services
 test-big: $(READY) tools ## five thousand real images through `thoraq batch`, with a stand-in engine; takes ten minutes
 	$(BIN)/python -m pytest -m big tests/acceptance/test_big.py $(ARGS)
 
-test-compose: TOOLS := /usr/sbin/dockerd:docker.io /usr/bin/docker-compose:docker-compose /usr/sbin/debootstrap:debootstrap
+test-compose: TOOLS := /usr/bin/chromium:chromium /usr/sbin/dockerd:docker.io /usr/bin/docker-compose:docker-compose /usr/sbin/debootstrap:debootstrap
 test-compose: $(READY) tools ## docker-compose.yml in a real container engine, as root [ARGS=] [ALLOW_NO_ENGINE=1]
 	$(BIN)/python -m pytest -m compose --timeout 1500 tests/compose $(ARGS)
 
@@ -78,7 +78,7 @@ lint: $(READY) ## style, format, types, import directions, compose specification
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(CODE)
 	$(BIN)/lint-imports
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker/seaweedfs.yml
 	$(BIN)/python -m tests.advisories
 	$(SPHINX) docs $(SITE)
 
@@ -146,6 +146,13 @@ secrets/api_database_url.txt:
 
 .env:
 	@cp .env.example $@
+
+certificate: secrets/tls_certificate.pem ## a self-signed certificate for the profile `tls`, to try it with [HOST=localhost]
+
+HOST := localhost
+secrets/tls_certificate.pem:
+	@mkdir -p -m 700 secrets && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 90 \
+		-subj '/CN=$(HOST)' -addext 'subjectAltName=DNS:$(HOST)' -keyout secrets/tls_key.pem -out $@ 2>/dev/null && chmod 644 secrets/tls_*.pem
 
 compose-check: secrets ## docker-compose.yml, read by docker-compose itself; needs no engine
 	docker-compose config --quiet

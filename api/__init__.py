@@ -12,6 +12,7 @@ from flask import Flask, Response, g, request
 from flask_openapi3.models.info import Info
 from flask_openapi3.models.security_scheme import SecurityScheme
 from flask_openapi3.openapi import OpenAPI
+from granian.utils.proxies import wrap_wsgi_with_proxy_headers
 from pydantic import ValidationError
 
 from api import bundles as models
@@ -113,6 +114,9 @@ def create_app(given: Settings | None = None) -> Flask:
     app.register_blueprint(pages.blueprint)
     problems.install(app)
     _around_requests(app, service)
+    if config.trusted_proxies:
+        trusted = [str(network) for network in config.trusted_proxies]
+        app.wsgi_app = wrap_wsgi_with_proxy_headers(app.wsgi_app, trusted)  # type: ignore[method-assign]
     document = with_examples(completed(app.api_doc, app.url_map, config.public_url or "/", ItemProblem))
     app.get("/openapi.json", doc_ui=False)(lambda: document)
     return app
@@ -189,7 +193,14 @@ def _around_requests(app: Flask, service: Services) -> None:
         # The rule, not the path: ids are no labels, and paths of strangers are without number, as are methods.
         route, method = (request.url_rule.rule, request.method) if request.url_rule else ("unknown", "unknown")
         metrics.REQUESTS.labels(method, route, response.status_code).observe(seconds)
-        log.info("request", method=method, route=route, status=response.status_code, ms=round(seconds * 1000, 1))
+        log.info(
+            "request",
+            method=method,
+            route=route,
+            status=response.status_code,
+            ms=round(seconds * 1000, 1),
+            address=request.remote_addr,
+        )
         # Added, not set: nobody else tells these, and each that is set is compared with all that are there.
         response.headers.add("X-Request-Id", g.request_id)
         if "principal" in g:

@@ -120,6 +120,12 @@ class Settings(BaseModel):
         "", pattern=ORIGIN, description="https://host[:port] at which clients reach the API; empty: as they ask for it"
     )
 
+    trusted_proxies: Networks = Field(
+        (),
+        description="Proxies, as addresses or CIDR, separated by commas, whose X-Forwarded-For and X-Forwarded-Proto "
+        "are believed; nobody else's are",
+    )
+
     storage: Literal["folder", "minio"] = Field("folder", description="Where the bytes of studies are kept")
     storage_dir: Path = Field(Path(".thoraq/objects"), description="The folder, when storage is `folder`")
     minio_endpoint: str = Field("", description="host:port, when storage is `minio`")

@@ -54,7 +54,7 @@ def environment(service: str, secrets_root: Path) -> dict[str, str]:
 
 def _mounted(value: str, service: str, secrets_root: Path) -> str:
     if not value.startswith("/run/secrets/"):
-        return value
+        return re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value)  # a variable of compose that is not set
     name = value.removeprefix("/run/secrets/")
     assert name in SERVICES[service]["secrets"]
     return str(secrets_root / COMPOSE["secrets"][name]["file"])
@@ -70,7 +70,7 @@ def option(service: str, name: str) -> str:
 
 
 def test_the_services_are_these() -> None:
-    assert set(SERVICES) == ENGINES | OURS
+    assert set(SERVICES) == ENGINES | OURS | {"proxy"}
 
 
 @pytest.mark.parametrize("service", sorted(OURS))
@@ -132,7 +132,11 @@ def test_every_queue_has_its_workers() -> None:
 
 def test_either_profile_runs_one_classifier() -> None:
     profiles = {name: SERVICES[name].get("profiles") for name in SERVICES}
-    assert {name: found for name, found in profiles.items() if found} == {"worker-gpu": ["gpu"], "worker-cpu": ["cpu"]}
+    assert {name: found for name, found in profiles.items() if found} == {
+        "worker-gpu": ["gpu"],
+        "worker-cpu": ["cpu"],
+        "proxy": ["tls"],
+    }
     assert "COMPOSE_PROFILES=gpu" in (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
 
 
@@ -143,14 +147,28 @@ def test_only_the_gpu_worker_reserves_a_gpu() -> None:
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
 
 
-def test_only_the_api_is_published_and_only_to_this_host() -> None:
+def test_only_the_proxy_is_published_and_the_api_to_this_host() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {"api": [f"${{API_BIND:-127.0.0.1:8080}}:{option('api', '--port')}"]}
+    assert published == {
+        "api": [f"${{API_BIND:-127.0.0.1:8080}}:{option('api', '--port')}"],
+        "proxy": ["${TLS_BIND:-0.0.0.0:443}:8443", "${HTTP_BIND:-0.0.0.0:80}:8080"],
+    }
 
 
-def test_only_api_and_deliver_reach_outside() -> None:
+def test_only_the_api_and_deliver_reach_outside_and_the_proxy_is_reached() -> None:
     assert COMPOSE["networks"]["inside"] == {"internal": True}
-    assert {name for name, service in SERVICES.items() if service["networks"] != ["inside"]} == {"api", "deliver"}
+    assert COMPOSE["networks"]["edge"]["internal"] is True
+    assert {name for name, service in SERVICES.items() if "outside" in service["networks"]} == {"api", "deliver"}
+    assert {name for name, service in SERVICES.items() if "front" in service["networks"]} == {"proxy"}
+    assert {name for name, service in SERVICES.items() if "inside" not in service["networks"]} == {"proxy"}
+
+
+def test_the_api_believes_the_proxy_and_nobody_else() -> None:
+    """They meet in one network only: elsewhere the proxy would come from an address that nobody knows."""
+    address = SERVICES["proxy"]["networks"]["edge"]["ipv4_address"]
+    assert set(SERVICES["proxy"]["networks"]) & set(SERVICES["api"]["networks"]) == {"edge"}
+    assert SERVICES["api"]["environment"]["THORAQ_TRUSTED_PROXIES"] == address
+    assert {name for name, service in SERVICES.items() if "edge" in service["networks"]} == {"api", "proxy"}
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES))
@@ -246,7 +264,8 @@ def test_secrets_are_made_once_and_differ_everywhere(tmp_path: Path) -> None:
         folder.mkdir()
     first, second = (make_secrets(folder) for folder in folders)
     assert make_secrets(folders[0]) == first
-    assert first.keys() == second.keys() == {".env"} | {made["file"] for made in COMPOSE["secrets"].values()}
+    kept = {made["file"] for name, made in COMPOSE["secrets"].items() if not name.startswith("tls_")}
+    assert first.keys() == second.keys() == {".env"} | kept
     assert not {text for name, text in first.items() if name != ".env"} & set(second.values())
     # The containers' users read the mounted files; the folder keeps the host's other users out.
     assert (folders[0] / "secrets").stat().st_mode & 0o777 == 0o700
@@ -269,7 +288,8 @@ def test_no_password_stands_in_the_file() -> None:
 
 def test_named_volumes_are_declared() -> None:
     mounts = [volume for service in SERVICES.values() for volume in service.get("volumes", [])]
-    assert {mount.split(":")[0] for mount in mounts if not mount.startswith("/")} == set(COMPOSE["volumes"])
+    named = {mount.split(":")[0] for mount in mounts if not mount.startswith(("/", "./"))}
+    assert named == set(COMPOSE["volumes"])
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES))

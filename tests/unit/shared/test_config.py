@@ -17,7 +17,15 @@ REQUIRED = {
     "THORAQ_SECRET_KEY": "k" * 32,
 }
 # .env.example's lines for compose itself.
-COMPOSE_VARIABLES = {"COMPOSE_PROFILES", "API_BIND"}
+COMPOSE_VARIABLES = {
+    "API_BIND",
+    "COMPOSE_PROFILES",
+    "TLS_BIND",
+    "HTTP_BIND",
+    "EDGE_NETWORK",
+    "EDGE_RANGE",
+    "EDGE_PROXY",
+}
 
 
 def example_lines() -> list[str]:

@@ -53,3 +53,19 @@ def test_without_tls_nobody_is_told_to_expect_it(make_app: MakeApp, clean_databa
     response = sign_in(make_app, clean_database, secure=False)
     assert response.status_code == 303
     assert "Strict-Transport-Security" not in response.headers
+
+
+@pytest.mark.parametrize(("peer", "scheme"), [("10.1.2.3", "https"), ("10.1.2.4", "http"), ("203.0.113.9", "http")])
+def test_what_is_forwarded_is_believed_of_trusted_proxies_alone(make_app: MakeApp, peer: str, scheme: str) -> None:
+    """Seen by the address that an answer gives out, which is the one by which it was asked."""
+    client = make_app(trusted_proxies=("10.1.2.3/32",)).test_client()
+    forwarded = {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https"}
+    answer = client.get("/v1/jobs", headers=forwarded, environ_overrides={"REMOTE_ADDR": peer})
+    assert answer.json is not None
+    assert answer.json["type"].startswith(f"{scheme}://")
+
+
+def test_nobody_is_believed_unless_it_is_said(make_app: MakeApp) -> None:
+    answer = make_app().test_client().get("/v1/jobs", headers={"X-Forwarded-For": "::1", "X-Forwarded-Proto": "https"})
+    assert answer.json is not None
+    assert answer.json["type"].startswith("http://")
