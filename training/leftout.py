@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from training.calibrate import review_margin
+from training.calibrate import MOST, review_margin
 from training.data import FOLDS, SEED, Record
 from training.folders import Flags, Kinship, Rows, cells, weights_of
 
@@ -32,10 +32,14 @@ LEAST_DEVIATION = 0.1
 
 @dataclass(frozen=True)
 class Fit:
-    """How heads are fitted: the inverse penalty (for weights that are 1 on average) and the cells' evenness."""
+    """How heads are fitted: the inverse penalty (for weights that are 1 on average) and the cells' evenness.
+
+    `most` is the largest share of images that a margin may send to review.
+    """
 
     strength: float = 1e-4
     evenness: float = 1.0
+    most: float = MOST
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class Study:
         scale, offset = platt(held[rows], self.positive[rows], weights)
         held = held * scale + offset
         share = two_columns(held[rows])
-        margin = review_margin(share, np.where(self.positive[rows], 0, 1).astype(np.int64))
+        margin = review_margin(share, np.where(self.positive[rows], 0, 1).astype(np.int64), most=self.how.most)
         return Calibrated(head.scaled(scale, offset), margin, held, scale, offset)
 
 

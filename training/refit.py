@@ -97,7 +97,9 @@ def fit_classes(study: ClassStudy) -> Fitted:
         for cell in np.unique(cells).tolist()
     }
     measured = {"accuracy_by_cell": by_cell, "shares": found.shares}
-    return Fitted(regressions, found.temperature, review_margin(held, numbers), held, numbers, measured)
+    return Fitted(
+        regressions, found.temperature, review_margin(held, numbers, most=study.study.how.most), held, numbers, measured
+    )
 
 
 def write_head(out: Path, task: Task, fitted: Fitted) -> Head:
@@ -217,7 +219,7 @@ def main(
     test, used = test_parts(data), dict[str, list[Record]]()
     for modality, records in read_folders(data, kinship).items():
         means = trunk_means(old, DENSENET, records, refitting.engine, work)
-        study = study_of(records, means, kinship, Fit(plan[f"strength_{modality}"]))
+        study = study_of(records, means, kinship, Fit(plan[f"strength_{modality}"], most=plan["most_to_review"]))
         study = part_of(study, unheld(study, test.get(modality, [])))
         heads |= refitting.heads(out, modality, study)
         used[modality] = list(study.records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,14 @@ def test_where_left_out_sources_are_told_apart_they_calibrate_and_settle_the_mar
     text = "\n".join(_sections(found))
     assert "a/covid19" in text
     assert "hospital of your own" in text
+
+
+def test_what_is_often_wrong_elsewhere_may_send_more_to_review() -> None:
+    one = study()
+    few, many = (replace(one, how=replace(one.how, most=most)).calibrated() for most in (0.1, 0.5))
+    assert few is not None
+    assert many is not None
+    assert many.margin > few.margin
 
 
 def test_near_chance_at_left_out_sources_every_answer_asks_for_review() -> None:
