@@ -22,7 +22,7 @@ from api.batches import results as batch_output
 from api.batches import routes as batches
 from api.batches.schemas import ItemProblem
 from api.http import problems
-from api.http.auth import authenticate
+from api.http.auth import SAFE_METHODS, authenticate
 from api.http.limits import rate_limits as limits
 from api.http.limits.backpressure import Admission
 from api.http.limits.rate_limits import Limits
@@ -48,7 +48,7 @@ from shared.config import Settings, settings
 from shared.db.checks import check_for_api
 from shared.db.engine import TenantDatabase
 from shared.db.listen_notify import Listener
-from shared.errors import ConfigError, NotFound, Unavailable, UnguardedDatabase
+from shared.errors import ConfigError, NotFound, PayloadTooLarge, Unavailable, UnguardedDatabase
 from shared.ids import new_id
 from shared.storage import open_storage
 from shared.version import VERSION
@@ -169,6 +169,15 @@ def _headers(config: Settings) -> dict[str, str]:
     return headers
 
 
+def _check_length(config: Settings) -> None:
+    """Raise PayloadTooLarge for a body that no route would take; each route asks for less as it reads."""
+    most = max(config.max_upload_bytes, config.max_batch_bytes)
+    if request.method in SAFE_METHODS:
+        most = min(MAX_BODY_IN_MEMORY, most)  # read by nobody
+    if (request.content_length or 0) > most:
+        raise PayloadTooLarge(f"the body is announced as {request.content_length} bytes: at most {most}")
+
+
 def _around_requests(app: Flask, service: Services) -> None:
     headers = list(_headers(service.settings).items())
     log = structlog.get_logger("api")
@@ -182,6 +191,7 @@ def _around_requests(app: Flask, service: Services) -> None:
             raise NotFound("there is nothing at this path")  # PostgreSQL's text cannot hold it, so no id has it
         if request.path.startswith("/v1/"):
             authenticate()
+            _check_length(service.settings)
             limits.admit(service.limits, g.principal.key_id, g.principal.tenant_id)
         check_encoding(request)
         if request.mimetype != MULTIPART or "principal" not in g:

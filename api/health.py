@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import REGISTRY, Collector
 from redis import Redis, RedisError
+from redis.exceptions import OutOfMemoryError
 
 from api.http.schemas import Readiness
 from api.http.services import Services, services
@@ -26,6 +27,8 @@ from shared.errors import QueueError, ThoraqError, Unavailable
 NO_WORKER = "no live worker"
 #: A worker that cannot load its model is started again and again, at longer and longer intervals.
 PROBLEM_MINUTES = 10
+#: A name that nobody reads.
+BROKER_CHECK = "thoraq:readyz"
 blueprint = APIBlueprint("health", __name__, abp_tags=[Tag(name="operation")])
 
 
@@ -124,7 +127,10 @@ def _check_broker(service: Services) -> None:
     url = service.settings.redis_url.get_secret_value()
     try:
         with Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as redis:
-            redis.ping()
+            # A full one answers a ping and takes no doorbell.
+            redis.set(BROKER_CHECK, 1, ex=1)
+    except OutOfMemoryError as error:
+        raise QueueError("the broker's memory is full; work goes on more slowly") from error
     except RedisError as error:
         raise QueueError("the broker does not answer; work goes on more slowly") from error
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from standalone.process import Service
+from standalone.process import Service, ServiceFailed
 from standalone.services import HOST
 
 CELERY = ["celery", "-A", "worker.app"]
@@ -36,7 +39,8 @@ class Program(Service):
 class Api(Program):
     """The API server. Told to end rather than killed when we die: its own worker processes must go with it.
 
-    Its processes count into files of the folder `metrics`, so that /metrics is the same whichever answers.
+    Its processes count into files of the folder `metrics`, so that /metrics is the same whichever answers. The folder
+    is in memory: the files are mapped, and a process that writes to one on a full disk dies of SIGBUS.
     """
 
     death_signal = "TERM"
@@ -48,9 +52,25 @@ class Api(Program):
         self._metrics = metrics
 
     def prepare(self) -> None:
-        """Counters begin at 0: the files are named after processes that have ended."""
+        """Begin counting at 0: the files are named after processes that have ended."""
         shutil.rmtree(self._metrics, ignore_errors=True)
-        self._metrics.mkdir(parents=True)
+        try:
+            self._metrics.mkdir(mode=0o700)
+        except FileExistsError:
+            raise ServiceFailed(f"{self._metrics} is there and cannot be emptied: remove it") from None
+
+    def wait_stopped(self, timeout: float) -> bool:
+        stopped = super().wait_stopped(timeout)
+        shutil.rmtree(self._metrics, ignore_errors=True)
+        return stopped
+
+
+def metrics_folder(data: Path) -> Path:
+    """Return the folder in memory where the API of a data folder counts, the same at each start."""
+    memory = Path("/dev/shm")  # noqa: S108 - memory, with a name of our own below
+    parent = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    digest = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:16]
+    return parent / f"thoraq-metrics-{os.getuid()}-{digest}"
 
 
 def programs(environment: Mapping[str, str], *, port: int, data: Path, logs: Path) -> list[Program]:
@@ -63,11 +83,13 @@ def programs(environment: Mapping[str, str], *, port: int, data: Path, logs: Pat
     deliver = ["--queues", "deliver,sweep", "--pool", "threads", "--concurrency", "4", "--hostname", "deliver@%h"]
     beat = ["beat", "--schedule", str(data / "beat-schedule"), "--loglevel", "WARNING"]
     serve = ["granian", "--interface", "wsgi", "--host", HOST, "--port", str(port)]
+    # A process that dies takes its own requests with it; the other one answers while it is started again.
+    serve.append("--respawn-failed-workers")
     # Requests that wait (`Prefer: wait`) hold a thread each, and would hold the end of the server up to a minute.
     size = ["--workers", "2", "--blocking-threads", "64", "--workers-kill-timeout", "2"]
     return [
         Program("classify", [*WORKER, *classify], environment, log("classify")),
-        Api("api", [*serve, *size, "--factory", "api:create_app"], environment, log("api"), data / "metrics"),
+        Api("api", [*serve, *size, "--factory", "api:create_app"], environment, log("api"), metrics_folder(data)),
         Program("deliver", [*WORKER, *deliver], environment, log("deliver")),
         Program("beat", [*CELERY, *beat], environment, log("beat")),
     ]

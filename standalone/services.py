@@ -203,7 +203,12 @@ def _as_ordinary_user(have_setpriv: bool) -> list[str]:
 
 
 class Redis(Service):
-    """Valkey or Redis: see standalone/redis_program.py. Every write goes to the append-only file."""
+    """Valkey or Redis: see standalone/redis_program.py. It keeps nothing on disk.
+
+    Redis is a doorbell: what it forgets in a restart the workers find in the database within seconds. A file of its
+    writes would be one more thing that can be damaged, and while the disk is full it would refuse every write, which
+    ends a Celery worker.
+    """
 
     def __init__(self, folder: Path, password: str, *, log: Path, port: int = 0) -> None:
         super().__init__("redis", log)
@@ -229,8 +234,8 @@ class Redis(Service):
             "port": str(self.port),
             "requirepass": self._password,
             "dir": f'"{self.folder}"',
-            "appendonly": "yes",
-            "save": '""',  # the append-only file is enough
+            "appendonly": "no",
+            "save": '""',
             "maxmemory-policy": "noeviction",  # a broker that forgets keys loses doorbells silently
             "daemonize": "no",
         }

@@ -27,7 +27,7 @@ from standalone.receiver import Receiver
 from standalone.redis_program import redis_program
 from standalone.services import free_port
 from tests.support.command import into
-from tests.support.waiting import EVENT_SECONDS
+from tests.support.waiting import EVENT_SECONDS, until
 
 STARTING = ".* api, workers and beat are started; the models load"
 SERVING = "serving; Ctrl-C stops"
@@ -155,6 +155,18 @@ def test_a_child_that_crashes_is_started_again(serving: Standalone) -> None:
     serving.line(r".* beat is started again")
     (again,) = (child for child in serving.family() if "beat" in child.cmdline())
     assert again.pid != beat.pid
+
+
+def test_the_api_serves_on_while_a_process_of_it_is_started_again(serving: Standalone) -> None:
+    url, _ = ready(serving)
+    (api,) = (child for child in serving.family() if "granian" in child.cmdline() and child.children())
+    killed, left = api.children()
+    killed.kill()
+    wait_gone([killed], timeout=EVENT_SECONDS)
+    # The socket is shared: what the dead process had accepted is lost, new connections go to the other one.
+    assert httpx.get(f"{url}/healthz").status_code == 200
+    assert left.is_running()
+    until(lambda: len(api.children()) == 2)
 
 
 @pytest.mark.parametrize(("number", "when"), [(signal.SIGTERM, SERVING), (signal.SIGINT, STARTING)])

@@ -69,13 +69,22 @@ class Limits:
         self._lock = threading.Lock()
         self._shares: LRUCache[tuple[str, str], Share] = LRUCache(KEPT)
 
-    def admit(self, key_id: str, tenant_id: str, size: int) -> None:
-        """Count a request, and the bytes of its body; RateLimited when either is beyond its limit."""
+    def admit(self, key_id: str, tenant_id: str) -> None:
+        """Count a request; RateLimited when it is beyond the limit of its key or its tenant."""
         if self._key is not None:
             self._spend(self._key, key_id, 1)
         if self._tenant is not None:
             self._spend(self._tenant, tenant_id, 1)
-        self.count_bytes(tenant_id, size)
+
+    def check_bytes(self, tenant_id: str, size: int) -> None:
+        """Raise RateLimited when the tenant has not so many bytes left; nothing is counted."""
+        if self._bytes is None or not size:
+            return
+        with self._lock:
+            share = self._shares.get((self._bytes.name, tenant_id), Share())
+            left = share.left if share.until > time.time() else 0
+        if size > left:
+            self._check_window(self._bytes, tenant_id, size - left)
 
     def count_bytes(self, tenant_id: str, size: int) -> None:
         """Count bytes that come, or are announced; RateLimited when they are beyond the tenant's limit."""
@@ -107,16 +116,30 @@ class Limits:
                 taken = limiter.hit(item, whose, cost=wanted)
                 window = limiter.get_window_stats(item, whose)
             except StorageError as error:
-                log.warning("limits.alone", error=type(error.storage_error).__name__)
-                self._silent_until = time.monotonic() + PAUSE_SECONDS
+                self._go_alone(error)
                 continue
             # Redis tells whole seconds: in its last one a window seems over, and each request would take a share.
             share.until = max(window.reset_time, time.time() + 1)
             share.remaining, share.left = window.remaining, wanted if taken else 0
             if not taken:
-                seconds = max(1, round(window.reset_time - time.time()))
-                raise RateLimited(f"the limit of {allowance.name} is reached: {allowance.item}", retry_after=seconds)
+                raise _spent(allowance, window.reset_time)
             return
+
+    def _check_window(self, allowance: Allowance, whose: str, cost: int) -> None:
+        for limiter, item in self._limiters(allowance):
+            try:
+                window = limiter.get_window_stats(item, whose)
+            except StorageError as error:
+                self._go_alone(error)
+                continue
+            if window.remaining < cost:
+                raise _spent(allowance, window.reset_time)
+            return
+
+    def _go_alone(self, error: StorageError) -> None:
+        """Do without Redis for a while."""
+        log.warning("limits.alone", error=type(error.storage_error).__name__)
+        self._silent_until = time.monotonic() + PAUSE_SECONDS
 
     def _limiters(self, allowance: Allowance) -> Iterator[tuple[FixedWindowRateLimiter, RateLimitItem]]:
         if time.monotonic() >= self._silent_until:
@@ -126,7 +149,7 @@ class Limits:
 
 
 class CountedBody:
-    """A body whose length nobody announced: counted as it is read, and refused where the limit is reached."""
+    """A body that is counted as it is read, and refused where the limit is reached."""
 
     def __init__(self, body: IO[bytes], count: Callable[[int], None]) -> None:
         self._body, self._count = body, count
@@ -143,11 +166,21 @@ class CountedBody:
 
 
 def admit(limits: Limits, key_id: str, tenant_id: str) -> None:
-    """Count the current request, and its body; RateLimited before anything of it is read, if that is too much."""
-    limits.admit(key_id, tenant_id, request.content_length or 0)
-    if request.content_length is None and "wsgi.input" in request.environ:
+    """Count the current request, and its body as it is read; RateLimited, before that, where it is too long.
+
+    Bytes are counted when they are read, as a length is only what a client says: one that may not send anything could
+    say so much that its whole tenant had nothing left.
+    """
+    limits.admit(key_id, tenant_id)
+    limits.check_bytes(tenant_id, request.content_length or 0)
+    if "wsgi.input" in request.environ:
         body = CountedBody(request.environ["wsgi.input"], partial(limits.count_bytes, tenant_id))
         request.environ["wsgi.input"] = body
+
+
+def _spent(allowance: Allowance, until: float) -> RateLimited:
+    seconds = max(1, round(until - time.time()))
+    return RateLimited(f"the limit of {allowance.name} is reached: {allowance.item}", retry_after=seconds)
 
 
 def _allowance(name: str, kind: type[RateLimitItem], amount: int) -> Allowance | None:

@@ -11,15 +11,19 @@ import httpx
 import psutil
 import pytest
 
+from client import ApiError
 from shared.config import parse
 from shared.db.engine import Database
 from shared.keys import Scope
 from shared.storage import open_storage
+from standalone.process import Service
+from standalone.services import free_port
+from standalone.stack import Stack
 from tests.chaos.pictures import picture
 from tests.chaos.small_disk import SmallDisk
 from tests.chaos.system import System
 from tests.support.api import new_key
-from tests.support.faults import Hospital, count
+from tests.support.faults import QUICK, Hospital, count
 from tests.support.servers.api import Server
 from tests.support.waiting import until
 
@@ -89,7 +93,7 @@ def server_on_disk(
 
 
 @contextmanager
-def full(disk: SmallDisk, server: Server) -> Iterator[None]:
+def full(disk: SmallDisk, server: Service) -> Iterator[None]:
     """While it lasts, the server can store nothing."""
     if disk.mounted:
         disk.fill()
@@ -126,3 +130,34 @@ def test_the_disk_full(disk: SmallDisk, server_on_disk: Server, clean_database: 
     assert "Idempotency-Replayed" in submit().headers
     assert count(clean_database.engine, "SELECT count(*) FROM jobs") == 1
     assert not list((disk.folder / "objects" / ".incoming").iterdir())
+
+
+def test_everything_on_a_full_disk(plain_environ: dict[str, str], tmp_path: Path) -> None:
+    """The whole data folder: uploads are refused, and polls, health and counters go on in the same processes."""
+    environ = plain_environ | QUICK | {"THORAQ_ENGINE": "stand-in", "THORAQ_DISK_RESERVE_BYTES": "0"}
+    pictures = [tmp_path / f"{number}.png" for number in range(2)]
+    for number, path in enumerate(pictures):
+        path.write_bytes(picture(number))
+    with (
+        SmallDisk(tmp_path / "disk", megabytes=300) as disk,
+        Stack(disk.folder / "data", port=free_port(), environ=environ) as stack,
+        stack.client() as client,
+    ):
+        job = client.submit([pictures[0]], classifier="binary", modality="xray")
+        client.wait(job.id)
+        api = psutil.Process(stack.children["api"].pid)
+        before = {child.pid for child in api.children()}
+        others = {name: child.pid for name, child in stack.children.items()}
+        with full(disk, stack.children["api"]):
+            with pytest.raises(ApiError) as refused:
+                client.submit([pictures[1]], classifier="binary", modality="xray")
+            for _ in range(50):
+                # A new connection each time, so that each process of the API is asked.
+                for route in ("/healthz", "/metrics"):
+                    assert httpx.get(f"{stack.url}{route}", timeout=20).status_code == 200
+                with stack.client() as fresh:
+                    assert fresh.job(job.id).status == "succeeded"
+        assert refused.value.status == 503
+        assert {child.pid for child in api.children()} == before
+        assert {name: child.pid for name, child in stack.children.items() if child.running} == others
+        client.wait(client.submit([pictures[1]], classifier="binary", modality="xray").id)

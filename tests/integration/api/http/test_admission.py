@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import sqlalchemy as sa
 from pydantic import SecretStr
 from werkzeug.test import TestResponse
@@ -227,3 +228,15 @@ def test_while_the_database_is_away_nothing_is_taken_in_and_soon_after_it_is_bac
         database.close()
     finally:
         server.stop()
+
+
+def test_a_full_broker_is_not_ready(callers: Callable[..., tuple[Caller, Caller]], settings: Settings) -> None:
+    north, _ = callers()
+    assert checks(north)["broker"] == "ok"
+    with redis.Redis.from_url(settings.redis_url.get_secret_value()) as wire:
+        wire.config_set("maxmemory", 1)
+        try:
+            assert checks(north)["broker"] == "the broker's memory is full; work goes on more slowly"
+        finally:
+            wire.config_set("maxmemory", 0)
+    assert checks(north)["broker"] == "ok"

@@ -16,6 +16,7 @@ from werkzeug.test import TestResponse
 from api.http.limits.rate_limits import Limits
 from shared.config import Settings
 from shared.db.engine import Database
+from shared.keys import Scope
 from standalone.services import free_port
 from tests.support.api import PNG, Caller, MakeApp, json_of, new_key, objects, problem_of
 
@@ -75,6 +76,34 @@ def test_bytes_beyond_the_limit_are_refused_before_they_are_read(make_app: MakeA
     json_of(mine.get("/v1/jobs"))
 
 
+def test_bytes_that_are_said_to_come_and_are_not_read_cost_the_tenant_nothing(
+    make_app: MakeApp, caller: MakeCaller, clean_database: Database
+) -> None:
+    app = make_app(limit_tenant_bytes=3_000_000, max_upload_bytes=2_500_000, max_batch_bytes=2_500_000)
+    reader = Caller(app.test_client(), new_key(clean_database, Scope.JOBS_READ))
+    for _ in range(3):
+        said = {"CONTENT_LENGTH": "2000000"}
+        problem_of(reader.post("/v1/jobs", environ_overrides=said), 403, "forbidden")
+        json_of(reader.get("/v1/jobs", environ_overrides={"CONTENT_LENGTH": "900000"}))
+    json_of(caller(app).send(PNG, modality="xray"), 202)
+
+
+@pytest.mark.parametrize("length", [2_500_001, 900_000_000_000, 9 * 10**18, 10**30])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_body_that_no_route_would_take_is_refused_before_it_counts(
+    method: str, length: int, make_app: MakeApp, caller: MakeCaller
+) -> None:
+    mine = caller(make_app(limit_tenant_bytes=3_000_000, max_upload_bytes=2_500_000, max_batch_bytes=2_500_000))
+    response = mine.client.open(
+        "/v1/jobs",
+        method=method,
+        headers={"Authorization": f"Bearer {mine.key}"},
+        environ_overrides={"CONTENT_LENGTH": str(length)},
+    )
+    problem_of(response, 413, "payload-too-large")
+    json_of(mine.send(PNG, modality="xray"), 202)
+
+
 def test_bytes_of_an_unknown_length_are_counted_as_they_come(make_app: MakeApp, caller: MakeCaller) -> None:
     mine = caller(make_app(limit_tenant_bytes=100_000))
     body = {"input_stream": BytesIO(bytes(1_000_000)), "headers": {"Content-Type": "application/zip"}}
@@ -121,7 +150,7 @@ def test_a_window_ends(make_app: MakeApp, caller: MakeCaller, monkeypatch: pytes
 def test_the_last_moment_of_a_window_takes_no_more_than_what_is_asked(settings: Settings, clean_redis: None) -> None:
     del clean_redis  # nobody has counted yet
     few = settings.model_copy(update={"limit_key_requests": 600})
-    Limits(few).admit("key_1", "ten_1", 0)
+    Limits(few).admit("key_1", "ten_1")
     with redis.Redis.from_url(settings.redis_url.get_secret_value()) as wire:
         windows = [name for name in wire.scan_iter() if b"key_1" in name]
         assert windows
@@ -129,4 +158,4 @@ def test_the_last_moment_of_a_window_takes_no_more_than_what_is_asked(settings: 
             wire.pexpire(name, 450)
     limits = Limits(few)
     for _ in range(300):
-        limits.admit("key_1", "ten_1", 0)
+        limits.admit("key_1", "ten_1")
