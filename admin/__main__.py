@@ -15,7 +15,7 @@ from admin import models, objects, queue, tenants
 from admin.console import ACTOR, AsJson, field, open_database, show, told_in_a_line
 from admin.doctor import Doctor
 from admin.login import make_login
-from client.command import Command, version_option
+from console.command import Command, version_option
 from migrations.upgrade import upgrade
 from shared import keys
 from shared.config import settings

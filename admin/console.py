@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from client.terminal import Column, moment, print_rows
+from console.terminal import Column, moment, print_rows
 from shared.config import settings
 from shared.db.engine import Database
 from shared.errors import ThoraqError

@@ -11,11 +11,12 @@ import typer
 from sqlalchemy.orm import Session
 
 from admin.console import ACTOR, AsJson, field, open_database, show
-from client.command import Command
+from console.command import Command
+from shared import bundle_registry
 from shared.config import settings
 from shared.db.tables import AuditEntry, ModelBundle, Worker
 from shared.errors import Conflict, ModelError, NotFound
-from shared.inference import bundle_store as model_store
+from shared.inference import bundle_store
 from shared.inference.bundle import Bundle
 from shared.storage import Storage, open_storage
 
@@ -47,11 +48,11 @@ def push(
     """Check a bundle and put it into the object store. Doing it again mends what is missing or damaged there."""
     with open_database() as database:
         bundle = Bundle.open(folder)
-        model_store.check_heads(bundle)
+        bundle_registry.check_heads(bundle)
         # The row first: the sweeper removes what no row names.
         with database.transaction() as session:
-            model_store.register(session, bundle)
-        model_store.push(bundle, open_storage(settings()))
+            bundle_registry.register(session, bundle)
+        bundle_store.push(bundle, open_storage(settings()))
         with database.transaction() as session:
             session.execute(sa.update(ModelBundle).where(ModelBundle.sha256 == bundle.sha256).values(stored=True))
             _audit(session, "model.push", bundle.sha256)
@@ -70,7 +71,7 @@ def activate(which: Annotated[str, typer.Argument(help="Its name, or the beginni
         with database.transaction() as session:
             bundle = _find(session, which)
         try:
-            model_store.check(bundle.sha256, open_storage(settings()))
+            bundle_store.check(bundle.sha256, open_storage(settings()))
         except ModelError as error:
             raise ModelError(f"{bundle.name} is damaged, push it again: {error.detail}") from error
         with database.transaction() as session:
@@ -131,7 +132,7 @@ def _verified_folder(folder: Path) -> dict[str, object]:
 def _verified(bundle: ModelBundle, storage: Storage) -> dict[str, object]:
     problem = None
     try:
-        model_store.check(bundle.sha256, storage)
+        bundle_store.check(bundle.sha256, storage)
     except ModelError as error:
         problem = error.detail
     row = {"where": "object store", "name": bundle.name, "version": bundle.version, "sha256": bundle.sha256}
@@ -154,7 +155,7 @@ def _find(session: Session, which: str) -> ModelBundle:
 
 
 def _activate(session: Session, sha256: str) -> None:
-    model_store.activate(session, sha256)
+    bundle_registry.activate(session, sha256)
     _audit(session, "model.activate", sha256)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from admin.console import told_in_a_line
-from client.command import Command
+from console.command import Command
 from shared.config import settings
 from shared.storage import FolderStorage, Storage, open_storage
 

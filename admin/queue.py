@@ -11,7 +11,7 @@ import typer
 from sqlalchemy.orm import Session
 
 from admin.console import AsJson, field, open_database, show
-from client.terminal import Column, duration
+from console.terminal import Column, duration
 from shared.db.tables import QUEUE, Worker
 
 #: Workers that were seen within this time are shown; the sweeper forgets those of an hour ago.

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 import typer
 
 from admin.console import ACTOR, AsJson, field, open_database, show
-from client.command import Command
+from console.command import Command
 from shared.db.tables import AuditEntry, Tenant
 
 app = Command("tenants", "Hospitals and their settings.")

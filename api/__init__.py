@@ -31,14 +31,13 @@ from api.http.openapi.document import completed
 from api.http.openapi.examples import with_examples
 from api.http.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request, Sessions, check_encoding
 from api.http.services import EXTENSION, Services
-from api.jobs import artifacts
+from api.jobs import artifacts, group_commit
 from api.jobs import routes as jobs
-from api.jobs.group_commit import Submissions
 from api.keys import audit_log
 from api.keys import routes as keys
 from api.studies import open_routes as open_studies
+from api.studies import previews
 from api.studies import routes as studies
-from api.studies.previews import Previews
 from api.uploads import content as upload_content
 from api.uploads import routes as direct_uploads
 from api.webhooks import routes as webhooks
@@ -101,13 +100,13 @@ def create_app(given: Settings | None = None) -> Flask:
         database,
         storage,
         Listener(config),
-        Submissions(database),
         Limits(config),
         Admission(config, database),
         WaitSlots(config.max_waits, config.max_waits_per_tenant),
-        Previews(config, storage),
     )
     app.extensions[EXTENSION] = service
+    app.extensions[group_commit.EXTENSION] = group_commit.Submissions(database)
+    app.extensions[previews.EXTENSION] = previews.Previews(config, storage)
     _configure(app, config)
     for module in BLUEPRINTS:
         app.register_api(module.blueprint)

@@ -12,11 +12,13 @@ from sqlalchemy.orm import Session
 
 from api.http.audit import record
 from api.http.openapi.document import ERRORS
+from api.http.principal import principal
 from api.http.schemas import ModelList, ModelPath, ModelView
-from api.http.services import Services, principal, services
+from api.http.services import Services, services
+from shared import bundle_registry
 from shared.db.tables import ModelBundle, Worker
 from shared.errors import Conflict, ModelError, NotFound
-from shared.inference import bundle_store as model_store
+from shared.inference import bundle_store
 from shared.keys import Scope
 
 blueprint = APIBlueprint("models", __name__, url_prefix="/v1", abp_tags=[Tag(name="models")], abp_responses=ERRORS)
@@ -45,11 +47,11 @@ def activate_model(path: ModelPath) -> Response:
     with service.database.transaction() as session:
         _check_stored(session.get(ModelBundle, path.sha256))
     try:
-        model_store.check(path.sha256, service.storage)
+        bundle_store.check(path.sha256, service.storage)
     except ModelError as error:
         raise Conflict("the bundle is damaged in the object store: push it again") from error
     with service.database.transaction() as session:
-        model_store.activate(session, path.sha256)
+        bundle_registry.activate(session, path.sha256)
         record(session, who, "model.activate", path.sha256)
         view = _view(session.get_one(ModelBundle, path.sha256), _serving(session, service))
     return jsonify(view.model_dump(mode="json"))

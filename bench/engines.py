@@ -24,7 +24,8 @@ from bench.peers.model import keras_network
 from bench.report import RESULTS, Spread, plain, ratio, read, spread, write
 from shared.config import Settings
 from shared.inference.bundle import Bundle
-from shared.inference.engines import REFERENCE, Engine, candidates, choose_engine, make_engine
+from shared.inference.engine import REFERENCE, Engine
+from shared.inference.engines import candidates, choose_engine, make_engine
 from shared.inference.heads import HeadNetwork
 
 BATCH = 16

@@ -11,7 +11,7 @@ from client.archive import Archive, PackedArchive, StoredArchive, archive_of
 from client.batch_calls import BatchOptions, Watch
 from client.batch_models import Batch, BatchCounts, BatchError, BatchResult
 from client.client import Client
-from client.errors import ApiError, ClientError, JobFailed, Unreachable, WaitTimeout
+from client.errors import ApiError, ClientError, Unreachable
 from client.models import (
     ApiKey,
     Artifact,
@@ -22,6 +22,7 @@ from client.models import (
     Endpoint,
     Grouping,
     Job,
+    JobFailed,
     JobResult,
     Modality,
     Model,
@@ -31,6 +32,7 @@ from client.models import (
     Study,
 )
 from client.transport import Retry
+from client.waits import WaitTimeout
 
 __all__ = [
     "ApiError",

@@ -16,7 +16,6 @@ from client.batch_calls import BatchOptions, Format, unfinished_name
 from client.batch_models import Batch, BatchError, BatchResult
 from client.batch_tables import batch_errors_table, batches_table, ignored_text, tally_table
 from client.client import Client
-from client.command import Command
 from client.errors import ApiError, Unreachable
 from client.meter import Meter
 from client.models import RESEARCH_USE, Classifier, Grouping, Modality, Priority
@@ -25,8 +24,9 @@ from client.resumption import Resumption
 from client.sending import Exit, code_of, worst
 from client.tables import tell
 from client.tally import Line, tally
-from client.terminal import note, stderr, stdout
 from client.transport import Retry
+from console.command import Command
+from console.terminal import note, stderr, stdout
 
 #: A server that has answered before and is silent now is waited for, about five minutes.
 PATIENT = Retry(attempts=19)

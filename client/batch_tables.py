@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from client.batch_models import Batch, BatchError
 from client.tally import Line
-from client.terminal import WORDS, Column, duration, moment, print_rows, printable
+from console.terminal import WORDS, Column, duration, moment, print_rows, printable
 
 SHOWN_IGNORED = 10
 

@@ -11,9 +11,9 @@ from urllib.parse import quote
 import httpx
 
 from client.batch_models import Batch
-from client.errors import WaitTimeout
 from client.models import Job
 from client.transport import Retry, Transport, retry_after
+from client.waits import WaitTimeout
 
 LONG_POLL_SECONDS = 20.0  # below the idle limits of common proxies
 POLL_SECONDS = 1.0  # between looks, when the server does not say

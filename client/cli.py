@@ -14,14 +14,14 @@ import typer
 
 from client import batch_commands
 from client.client import Client
-from client.command import Command, version_option
 from client.errors import ClientError
 from client.files import find
 from client.models import Classifier, Job, Modality, Priority
 from client.options import LOCAL, Json, Key, Url, connected
 from client.sending import Exit, Outcome, attempt, follow, send, worst
 from client.tables import jobs_table, models_table, print_json, progress, results_table, tell
-from client.terminal import note, stderr
+from console.command import Command, version_option
+from console.terminal import note, stderr
 
 HELP = """Send chest X-ray and CT studies to a Thoraq server and read the answers.
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
-
-if TYPE_CHECKING:
-    from client.batch_models import Batch
-    from client.models import Job
-
 
 TOLD_REASONS = 10
 
@@ -70,25 +65,8 @@ class ApiError(ClientError):
         return f"{self.status} {self.title}" + (f": {what}" if what else "") + quoted
 
 
-class JobFailed(ClientError):
-    """The job ended without an answer: failed, cancelled or quarantined."""
-
-    def __init__(self, job: Job) -> None:
-        reason = job.error.detail if job.error else "no reason given"
-        super().__init__(f"job {job.id} is {job.status}: {reason}")
-        self.job = job
-
-
 class Unreachable(ClientError):
     """No answer from the server, after every attempt. The same Idempotency-Key may be sent again later."""
-
-
-class WaitTimeout(ClientError, TimeoutError):
-    """The time to wait is over; the job or batch goes on. `last` is how it was last seen."""
-
-    def __init__(self, last: Job | Batch) -> None:
-        super().__init__(f"{last.object} {last.id} is still {last.status}")
-        self.last = last
 
 
 def api_error(response: httpx.Response, retry_after: float = 0.0) -> ApiError:

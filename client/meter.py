@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from client.archive import Archive
 from client.batch_calls import Watch
 from client.batch_models import Batch
-from client.terminal import duration, stderr
+from console.terminal import duration, stderr
 
 LINE_SECONDS = 10.0
 #: The server says something every ten seconds, if only that it is still there.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from client.errors import JobFailed
+from client.errors import ClientError
 
 Classifier = Literal["binary", "ensemble"]
 Modality = Literal["xray", "ct"]
@@ -256,3 +256,12 @@ class Delivery(Answer):
     state: str
     attempts: list[DeliveryAttempt] = []
     next_attempt_at: datetime | None = None
+
+
+class JobFailed(ClientError):
+    """The job ended without an answer: failed, cancelled or quarantined."""
+
+    def __init__(self, job: Job) -> None:
+        reason = job.error.detail if job.error else "no reason given"
+        super().__init__(f"job {job.id} is {job.status}: {reason}")
+        self.job = job

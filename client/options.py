@@ -14,8 +14,8 @@ from client.client import Client
 from client.errors import ApiError, Unreachable
 from client.sending import Exit, code_of
 from client.tables import tell
-from client.terminal import note
 from client.transport import Retry
+from console.terminal import note
 
 LOCAL = "http://127.0.0.1:8080"
 

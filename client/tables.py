@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from client.errors import ApiError
 from client.models import RESEARCH_USE, ImagePrediction, Job, JobResult, Model
 from client.sending import Outcome
-from client.terminal import WORDS, Column, duration, moment, note, print_rows, stderr, stdout
+from console.terminal import WORDS, Column, duration, moment, note, print_rows, stderr, stdout
 
 
 def progress() -> Progress:

@@ -1,4 +1,4 @@
-"""How much memory this process may use, and how many images of a batch fit into it.
+"""How much memory this process may use.
 
 A container is killed when it passes its limit, without a word to the process: what is needed is compared before it is
 loaded. Limits are those of control groups, of version 1 (Linux kernel, Documentation/admin-guide/cgroup-v1/memory.rst)
@@ -11,12 +11,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from shared.errors import ModelError
-from shared.inference.bundle import Bundle
-
 #: Version 1 writes the largest number of whole pages for "no limit".
 NO_LIMIT = 1 << 60
-GIGABYTE = 1e9
 
 
 def memory_limit(proc: Path = Path("/proc/self")) -> int:
@@ -29,25 +25,6 @@ def resident(proc: Path = Path("/proc/self")) -> int:
     """Bytes of memory that this process has now."""
     pages = int((proc / "statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def images_that_fit(bundle: Bundle, engine: str, batch_size: int, room: int) -> int:
-    """How many images, `batch_size` at the most, may go through this engine at once with `room` bytes of memory.
-
-    An engine that was not measured needs what the greediest of those does that were; without any in the bundle's card
-    nothing is known, and all may go. ModelError when not even one fits.
-    """
-    measured = bundle.card.memory_needed
-    if not measured:
-        return batch_size
-    need = measured.get(engine) or max(measured.values(), key=lambda one: one.of(batch_size))
-    if room < need.of(1):
-        least, most, there = (size / GIGABYTE for size in (need.of(1), need.of(batch_size), max(room, 0)))
-        raise ModelError(
-            f"it needs {least:.2f} GB of memory for one image at a time, and {there:.2f} GB are there: give the "
-            f"container more, {most:.2f} GB for batches of {batch_size}"
-        )
-    return min(1 + (room - need.of(1)) // max(need.each_more, 1), batch_size)
 
 
 def _limit_files(proc: Path) -> Iterator[Path]:

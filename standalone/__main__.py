@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from client import Client, ClientError
-from client.command import Command
+from console.command import Command
 from shared.errors import ConfigError, ThoraqError
 from standalone.demo import show_samples, show_webhooks
 from standalone.stack import Stack

@@ -12,7 +12,7 @@ from rich.console import Console
 from client import Client
 from client.models import RESEARCH_USE, Classifier, Job, Modality
 from client.tables import outcome_text, review_text
-from client.terminal import WORDS, Column, print_rows, stdout
+from console.terminal import WORDS, Column, print_rows, stdout
 from shared.errors import ConfigError
 
 

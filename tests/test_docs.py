@@ -23,7 +23,7 @@ from tests.documented import DOCS, README, ROOT, console_commands, name_of, page
 
 PAGES = {name_of(page): page.read_text(encoding="utf-8") for page in pages()}
 EVERYTHING = "\n".join(PAGES.values())
-PARTS = "api|worker|shared|client|admin|standalone|migrations|training|tests|bench"
+PARTS = "api|worker|shared|client|console|admin|standalone|migrations|training|tests|bench"
 STATES = DOCS / "explain" / "job-states.md"
 
 

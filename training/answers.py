@@ -15,7 +15,7 @@ from rich.progress import track
 
 from shared.errors import ConfigError
 from shared.inference.bundle import Bundle
-from shared.inference.engines import Engine
+from shared.inference.engine import Engine
 from shared.inference.gate import Gate
 from shared.inference.heads import HeadNetwork
 from training.data import Record, load_images

@@ -20,7 +20,8 @@ from rich.table import Column, Table
 
 from shared.errors import ConfigError, ThoraqError
 from shared.inference.bundle import Bundle, Head
-from shared.inference.engines import REFERENCE, Engine, EngineName, make_engine
+from shared.inference.engine import REFERENCE, Engine, EngineName
+from shared.inference.engines import make_engine
 from training.answers import Answers, ask
 from training.bysource import by_source
 from training.bysource import show as show_sources

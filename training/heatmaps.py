@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from shared.inference.bundle import Bundle
-from shared.inference.engines import Engine, EngineName, make_engine
+from shared.inference.engine import Engine, EngineName
+from shared.inference.engines import make_engine
 from shared.inference.heads import HeadNetwork
 from training.answers import CHUNK
 from training.data import Record, load_images

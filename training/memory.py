@@ -16,7 +16,8 @@ from typing import Annotated
 import typer
 
 from shared.inference.bundle import Bundle, Card, MemoryNeed
-from shared.inference.engines import EngineName, candidates
+from shared.inference.engine import EngineName
+from shared.inference.engines import candidates
 from training.export import write_card
 
 ROOT = Path(__file__).parents[1]

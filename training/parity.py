@@ -9,7 +9,8 @@ import numpy as np
 
 from shared.errors import ModelError
 from shared.inference.bundle import Bundle, Head
-from shared.inference.engines import REFERENCE, EngineName, candidates, make_engine
+from shared.inference.engine import REFERENCE, EngineName
+from shared.inference.engines import candidates, make_engine
 from training.answers import Answers, ask
 from training.data import Record
 from training.measure import Bootstrap, flat, ratio, share

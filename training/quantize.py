@@ -20,7 +20,8 @@ from shared.cpu import this_cpu
 from shared.errors import ConfigError
 from shared.imaging.preprocess import InputSpec
 from shared.inference.bundle import Bundle, EngineFiles
-from shared.inference.engines import REFERENCE, make_engine
+from shared.inference.engine import REFERENCE
+from shared.inference.engines import make_engine
 from shared.inference.heads import HeadNetwork
 from shared.inference.openvino_engine import precision
 from shared.inference.openvino_graph import build_trunk

@@ -24,7 +24,8 @@ from rich.console import Console
 
 from shared.errors import ConfigError
 from shared.inference.bundle import Bundle, Card, Head
-from shared.inference.engines import REFERENCE, Engine, EngineName, make_engine
+from shared.inference.engine import REFERENCE, Engine, EngineName
+from shared.inference.engines import make_engine
 from shared.inference.parity import Reference
 from training.answers import ask
 from training.architectures import DENSENET

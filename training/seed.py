@@ -21,7 +21,8 @@ from sklearn.model_selection import GroupKFold, train_test_split
 
 from shared.errors import ConfigError
 from shared.inference.bundle import Bundle
-from shared.inference.engines import EngineName, make_engine
+from shared.inference.engine import EngineName
+from shared.inference.engines import make_engine
 from training.architectures import DENSENET
 from training.cardparts import confusion_table
 from training.data import FOLDS, SEED, Record, read_index

@@ -21,7 +21,8 @@ from rich.console import Console
 from shared.errors import ThoraqError
 from shared.imaging.preprocess import InputSpec
 from shared.inference.bundle import Bundle, Head
-from shared.inference.engines import Engine, EngineName, make_engine
+from shared.inference.engine import Engine, EngineName
+from shared.inference.engines import make_engine
 from shared.inference.heads import HeadNetwork
 from training.answers import CHUNK
 from training.architectures import DENSENET

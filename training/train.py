@@ -22,7 +22,8 @@ from rich.console import Console
 from shared.errors import ConfigError
 from shared.imaging.preprocess import InputSpec
 from shared.inference.bundle import Bundle, Card, EngineFiles, Gate, Head, Trunk
-from shared.inference.engines import REFERENCE, make_engine
+from shared.inference.engine import REFERENCE
+from shared.inference.engines import make_engine
 from training.answers import ask
 from training.architectures import DENSENET, STEM, VGG
 from training.calibrate import cool, cross_tempered, fit_temperature, operating_points, review_margin, tempered

@@ -12,7 +12,8 @@ from api.batches.grouping import GROUPS, write_groups
 from api.batches.items import Order, Sent
 from api.batches.schemas import BatchForm
 from api.http import audit, idempotency
-from api.http.services import Principal, Services
+from api.http.principal import Principal
+from api.http.services import Services
 from api.uploads.receive import count_bytes, discard, remove
 from shared import batches, metrics
 from shared.batches import Accepted, Rejected

@@ -25,10 +25,12 @@ from api.batches.schemas import BatchForm, BatchList, BatchListQuery, BatchQuery
 from api.batches.zip_reader import Archive, Member
 from api.http.idempotency import located, sent_key
 from api.http.openapi.document import ERRORS
+from api.http.principal import Principal, principal
 from api.http.requests import MULTIPART
-from api.http.responses import Answer, answer_of, respond, wait_for, wait_seconds
+from api.http.responses import Answer, answer_of, respond
 from api.http.schemas import BatchPath
-from api.http.services import Principal, Services, principal, services
+from api.http.services import Services, services
+from api.jobs.lookup import wait_for, wait_seconds
 from api.uploads.prepare import digest_as_stored
 from api.uploads.receive import discard, fingerprint, receive_many, received, sent_fields, sent_files, single
 from shared import batches

@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from api.http.services import Principal
+from api.http.principal import Principal
 from shared.db.bulk_insert import Rows
 from shared.db.tables import AuditEntry
 

@@ -15,7 +15,8 @@ from flask import current_app, g, request, session
 from sqlalchemy.orm import Session
 
 from api.http import csrf
-from api.http.services import EXTENSION, Principal, Services
+from api.http.principal import Principal
+from api.http.services import EXTENSION, Services
 from shared import keys
 from shared.errors import Unauthenticated
 from shared.keys import KeyInForce

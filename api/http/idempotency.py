@@ -15,7 +15,7 @@ from flask import Response, request
 from sqlalchemy.dialects.postgresql import JSON, insert
 from sqlalchemy.orm import Session
 
-from api.http.services import Principal
+from api.http.principal import Principal
 from shared.db.tables import IdempotencyKey
 from shared.errors import IdempotencyKeyReused, InvalidRequest
 

@@ -1,31 +1,13 @@
-"""A job or a batch as the answer to a request: waited for, remembered once it is terminal, sent or not sent again.
-
-A terminal job never changes, so a process keeps its answer ready for a few seconds, for its tenant alone.
-"""
+"""A job or a batch as the answer to a request: sent, or not sent again to a client that has it."""
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 from flask import Response, request
 
-from api.http.prefer import wait_of
-from api.http.services import Principal, Services, principal
-from shared.db.tables import Job, JobState
-from shared.errors import NotFound
-from shared.jobs import reads as job_rows
-from shared.jobs.scheduling import InLine, place_in_line
-from shared.jobs.schemas import BatchEnvelope, JobEnvelope, job_envelope
-from shared.jobs.states import NewJob
-
-#: How often one who waits looks by himself, should a notification be lost.
-LOOK_SECONDS = 1.0
-#: A place in line is as old as this at most.
-PLACE_SECONDS = 1.0
+from shared.jobs.schemas import BatchEnvelope, JobEnvelope
 
 
 @dataclass(frozen=True)
@@ -41,68 +23,6 @@ def answer_of(envelope: JobEnvelope | BatchEnvelope) -> Answer:
     """The envelope, made ready."""
     body = envelope.model_dump_json().encode()
     return Answer(body, hashlib.sha256(body).hexdigest()[:32], envelope.ended)
-
-
-def read_job(service: Services, who: Principal, job_id: str) -> JobEnvelope:
-    """The tenant's job as clients see it, with its place in line while it is queued; NotFound otherwise."""
-    with service.database.single() as connection:
-        job = job_rows.read(connection, who.tenant_id, job_id)
-    if job is None:
-        raise NotFound("no such job")
-    envelope = job_envelope(job)
-    if job.state is JobState.QUEUED:
-        envelope.position, envelope.estimated_wait_seconds = _place(service, job, job.id)
-    return envelope
-
-
-def _place(service: Services, job: Job | InLine, *remembered_as: str) -> tuple[int, float | None]:
-    """A queued job's position and estimated wait in seconds, from memory if it was looked up a moment ago."""
-    found = service.places.get(*remembered_as)
-    if found is None:
-        with service.database.single() as connection:
-            found = place_in_line(connection, job)
-        service.places.put(*remembered_as, value=found, seconds=PLACE_SECONDS)
-    return found
-
-
-def place_of_newcomer(service: Services, job: NewJob, queued_at: datetime) -> tuple[int, float | None]:
-    """The same of a job that was queued now; newcomers of one priority share what one of them found."""
-    stands = InLine(job.tenant_id, job.priority.rank, queued_at, job.id)
-    return _place(service, stands, "newcomer", job.priority)
-
-
-def look(service: Services, who: Principal, job_id: str) -> Answer:
-    """The tenant's job as it is now; NotFound if it has none of this id."""
-    known = service.finished.get(who.tenant_id, job_id)
-    if known is not None:
-        return known
-    found = answer_of(read_job(service, who, job_id))
-    if found.terminal:
-        seconds = service.settings.finished_seconds
-        service.finished.put(who.tenant_id, job_id, value=found, seconds=seconds, size=len(found.body))
-    return found
-
-
-def wait_seconds(service: Services) -> float:
-    """What `Prefer: wait=N` asks for, within the limit; 0 without it."""
-    return min(wait_of(request.headers.getlist("Prefer")) or 0, service.settings.max_wait_seconds)
-
-
-def wait_for(service: Services, awaited: str, look_at: Callable[[], Answer], seconds: float) -> Answer:
-    """What there is to see of this job or batch, once it is terminal or the time is over; at once without a slot."""
-    found = look_at()
-    if found.terminal or not seconds:
-        return found
-    with service.waits.slot(principal().tenant_id) as granted:
-        return _when_terminal(service, awaited, look_at, seconds) if granted else found
-
-
-def _when_terminal(service: Services, awaited: str, look_at: Callable[[], Answer], seconds: float) -> Answer:
-    until = time.monotonic() + seconds
-    with service.listener.expecting(awaited) as ended:
-        while not (found := look_at()).terminal and (left := until - time.monotonic()) > 0:
-            ended.wait(min(left, LOOK_SECONDS))
-    return found
 
 
 def respond(answer: Answer, status: int = 200) -> Response:

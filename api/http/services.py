@@ -1,50 +1,27 @@
-"""What every request needs, made once per process; and who is asking."""
+"""What every request needs, made once per process."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from flask import current_app, g
 
 from api.http.limits.backpressure import Admission
 from api.http.limits.rate_limits import Limits
+from api.http.limits.wait_slots import WaitSlots
+from api.http.principal import Principal
+from api.http.responses import Answer
 from api.http.ttl_cache import Memory
-from api.studies.previews import Previews
 from shared.config import Settings
 from shared.db.engine import TenantDatabase
 from shared.db.listen_notify import Listener
-from shared.errors import Forbidden, Unauthenticated
 from shared.imaging.dicom.deidentify import Identity
-from shared.keys import Scope
 from shared.storage import Storage
-
-if TYPE_CHECKING:
-    from api.http.responses import Answer
-    from api.jobs.group_commit import Submissions
-from api.http.limits.wait_slots import WaitSlots
 
 EXTENSION = "thoraq"
 #: Bytes of terminal jobs' answers that a process keeps ready.
 FINISHED_BYTES = 32_000_000
-
-
-@dataclass(frozen=True)
-class Principal:
-    """Whose key it is and what it may do."""
-
-    key_id: str
-    tenant_id: str
-    scopes: frozenset[str]
-
-    def has(self, scope: Scope) -> bool:
-        """Whether the key may do this; `admin` may do everything of its tenant."""
-        return scope in self.scopes or (Scope.ADMIN in self.scopes and scope is not Scope.MODELS_MANAGE)
-
-    def require(self, scope: Scope) -> None:
-        """Forbidden unless the key has the scope."""
-        if not self.has(scope):
-            raise Forbidden(f"this needs a key with the scope {scope.value}")
 
 
 @dataclass(frozen=True)
@@ -55,11 +32,9 @@ class Services:
     database: TenantDatabase
     storage: Storage
     listener: Listener
-    submissions: Submissions
     limits: Limits
     admission: Admission
     waits: WaitSlots
-    previews: Previews
     #: by the key's digest, or by its id for a session: keys in force; refusals are not remembered
     principals: Memory[Principal] = field(default_factory=lambda: Memory(10_000))
     #: by tenant: how it has it with its patients' identities
@@ -81,13 +56,3 @@ class Services:
 def services() -> Services:
     """The current application's services; the database holds the rows of the tenant who asks, and of nobody else."""
     return cast(Services, g.get("services") or current_app.extensions[EXTENSION])
-
-
-def principal(scope: Scope | None = None) -> Principal:
-    """Who is asking; Unauthenticated without a key, Forbidden without the scope."""
-    found: Principal | None = g.get("principal")
-    if found is None:
-        raise Unauthenticated("this needs an API key")
-    if scope is not None:
-        found.require(scope)
-    return found

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
+from flask import current_app
 
 from api.http import audit, idempotency
 from api.http.idempotency import KeyUse
@@ -27,6 +28,7 @@ from shared.errors import IdempotencyKeyReused, Unavailable
 from shared.jobs.states import NewJob, job_rows
 from shared.studies.rows import NewStudy, study_rows
 
+EXTENSION = "thoraq-submissions"
 #: Most requests in one transaction.
 MOST = 64
 #: So long it waits for those whose files are being stored (PostgreSQL has the like: commit_delay, commit_siblings).
@@ -167,3 +169,8 @@ def _statement(columns: tuple[tuple[str, tuple[str, ...]], ...]) -> sa.Select[An
     inserts = [insertion(name, names, (BELONGS[name], sa.select(ids.c[0]))) for name, names in columns]
     found = sa.select(sa.func.now().label("at"), sa.func.array(replayed.scalar_subquery()).label("replayed"))
     return found.add_cte(*(insert.cte(f"into_{insert.table.name}") for insert in inserts))
+
+
+def submissions() -> Submissions:
+    """The current application's group commit."""
+    return cast(Submissions, current_app.extensions[EXTENSION])

@@ -18,11 +18,13 @@ from structlog.contextvars import bind_contextvars
 from api.http.audit import record
 from api.http.idempotency import earlier, key_use, located
 from api.http.openapi.document import ERRORS, form_body
+from api.http.principal import Principal, principal
 from api.http.requests import MULTIPART
-from api.http.responses import answer_of, look, place_of_newcomer, respond, wait_for, wait_seconds
+from api.http.responses import answer_of, respond
 from api.http.schemas import JobForm, JobList, JobPath, JobQuery, JobRequest
-from api.http.services import Principal, Services, principal, services
-from api.jobs.group_commit import Submission
+from api.http.services import Services, services
+from api.jobs.group_commit import Submission, submissions
+from api.jobs.lookup import look, place_of_newcomer, wait_for, wait_seconds
 from api.studies.routes import find_study
 from api.uploads.receive import (
     check_supported,
@@ -93,7 +95,7 @@ def _submit_files(service: Services, who: Principal) -> tuple[str, JobEnvelope |
     form = JobForm.model_validate(sent_fields())
     service.admission.admit(who.tenant_id, stat=form.priority is Priority.STAT)
     with ExitStack() as storing:
-        with service.submissions.coming():
+        with submissions().coming():
             taken = storing.enter_context(received(service, who, files))
         refuse_if_all_bad(taken)
         modality = settle_modality(taken, form.modality)
@@ -101,7 +103,7 @@ def _submit_files(service: Services, who: Principal) -> tuple[str, JobEnvelope |
         job = _asked_for(who, form, new_id("stu"))
         study = new_study(who, taken, modality, form.external_id, form.metadata, job.study_id)
         use = key_use(lambda: fingerprint(form.model_dump(), taken), job.id)
-        written = service.submissions.write(Submission(who.key_id, study, job, use))
+        written = submissions().write(Submission(who.key_id, study, job, use))
         if written.first is not None:
             discard(service, taken)
             return written.first, None

@@ -8,7 +8,8 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from api.http.openapi.document import ERRORS
-from api.http.services import principal, services
+from api.http.principal import principal
+from api.http.services import services
 from api.keys.schemas import AuditList, AuditQuery, AuditView
 from shared.db.tables import AuditEntry
 from shared.keys import Scope

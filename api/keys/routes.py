@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from api.http.idempotency import earlier, located
 from api.http.openapi.document import ERRORS, IDEMPOTENCY_KEY
+from api.http.principal import Principal, principal
 from api.http.schemas import PageQuery
-from api.http.services import Principal, principal, services
+from api.http.services import services
 from api.keys.schemas import KeyList, KeyPath, KeyRequest, KeySecretView, KeyView
 from api.uploads.receive import fingerprint
 from shared import keys

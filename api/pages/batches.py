@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from api.batches.routes import find_batch
 from api.http.auth import authenticate
-from api.http.services import principal, services
+from api.http.principal import principal
+from api.http.services import services
 from api.pages.files import StudyFiles, files_of
 from api.pages.responses import conditional, tenant_name
 from shared.db.tables import BatchRejection, Job, Result

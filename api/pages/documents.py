@@ -8,8 +8,9 @@ import flask_openapi3_swagger
 from flask import Response, make_response, render_template, request, send_from_directory
 
 from api.http.auth import authenticate
+from api.http.principal import principal
 from api.http.problems import problem_types
-from api.http.services import principal, services
+from api.http.services import services
 from api.pages.words import SCORES
 from shared.db.tables import ModelBundle
 from shared.errors import NotFound, meaning_of

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from flask import Response, request
 from sqlalchemy.orm import Session
 
-from api.http.services import Principal, principal, services
+from api.http.principal import Principal, principal
+from api.http.services import services
 from api.jobs.routes import WHOLE
 from api.pages.files import StudyFiles, files_of
 from api.pages.responses import conditional, tenant_name

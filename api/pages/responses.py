@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response, make_response, render_template, request
 from sqlalchemy.orm import Session
 
-from api.http.services import Principal
+from api.http.principal import Principal
 from shared.db.tables import Tenant
 
 

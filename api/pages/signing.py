@@ -9,7 +9,8 @@ from werkzeug.wrappers import Response as AnyResponse
 from api.http import csrf
 from api.http.audit import record
 from api.http.auth import SESSION_KEY
-from api.http.services import Principal, services
+from api.http.principal import Principal
+from api.http.services import services
 from shared import keys
 from shared.errors import ForeignRequest
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from flask import Response, request
 
 from api.http.auth import authenticate
+from api.http.principal import principal
 from api.http.problems import problem_types
-from api.http.responses import read_job
-from api.http.services import principal, services
+from api.http.services import services
+from api.jobs.lookup import read_job
 from api.pages.pictures import first_to_look_at, pictures_of
 from api.pages.responses import conditional, tenant_name
 from api.pages.review import review_sentences

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 from api.http import audit
 from api.http.idempotency import earlier, located
 from api.http.openapi.document import ERRORS, form_body
+from api.http.principal import Principal, principal
 from api.http.schemas import StudyPath
-from api.http.services import Principal, Services, principal, services
+from api.http.services import Services, services
 from api.studies.routes import study_view
 from api.studies.schemas import AddedFile, AddImagesForm, AddImagesRequest, ImagesAdded, StudyView
 from api.uploads.receive import (

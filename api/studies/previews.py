@@ -9,8 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import cv2
+from flask import current_app
 
 from api.http.ttl_cache import Memory
 from shared.config import Settings
@@ -19,6 +21,7 @@ from shared.decoding.sandbox import Allowance, Budget, Sandbox
 from shared.errors import ImageError, Unavailable
 from shared.storage import Storage
 
+EXTENSION = "thoraq-previews"
 LONGEST_SIDE = 768
 #: At once, in each process of the API; and how long the others wait for their turn.
 MOST_AT_ONCE, PATIENCE_SECONDS = 2, 5.0
@@ -79,3 +82,8 @@ class Previews:
         png = encoded.tobytes()
         self._kept.put(image_id, value=png, seconds=KEPT_SECONDS, size=len(png))
         return png
+
+
+def previews() -> Previews:
+    """The current application's previews."""
+    return cast(Previews, current_app.extensions[EXTENSION])

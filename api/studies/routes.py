@@ -14,8 +14,10 @@ from sqlalchemy.orm import Session, selectinload, undefer
 from api.http import audit
 from api.http.idempotency import earlier, located
 from api.http.openapi.document import ERRORS, form_body
+from api.http.principal import Principal, principal
 from api.http.schemas import ImagePath, StudyForm, StudyPath
-from api.http.services import Principal, Services, principal, services
+from api.http.services import Services, services
+from api.studies.previews import previews
 from api.studies.schemas import Deidentified, ImageView, StudyRequest, StudyView
 from api.uploads.receive import (
     check_supported,
@@ -242,7 +244,7 @@ def get_preview(path: ImagePath) -> Response:
     service = services()
     with service.database.transaction() as session:
         image = _find_image(session, who, path)
-    response = Response(service.previews.png(image), mimetype="image/png")
+    response = Response(previews().png(image), mimetype="image/png")
     response.headers["Cache-Control"] = "private, max-age=3600"
     return response
 

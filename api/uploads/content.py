@@ -20,7 +20,7 @@ from itsdangerous import Signer
 
 from api.http.openapi.document import ERRORS
 from api.http.services import Services, services
-from api.studies.schemas import ContentQuery, UploadPath
+from api.uploads.schemas import ContentQuery, UploadPath
 from shared.db.tables import Upload, UploadState
 from shared.errors import AddressRefused, Conflict, UploadMismatch
 from shared.storage import SignedPut

@@ -15,8 +15,9 @@ from flask import request
 from sqlalchemy.orm import Session
 from werkzeug.datastructures import FileStorage, MultiDict
 
+from api.http.principal import Principal
 from api.http.requests import MULTIPART
-from api.http.services import Principal, Services
+from api.http.services import Services
 from api.uploads.prepare import prepared
 from shared import metrics
 from shared.db.tables import Classifier, Modality, Upload

@@ -15,11 +15,12 @@ from sqlalchemy.orm import Session
 
 from api.http.idempotency import REPLAYED, earlier
 from api.http.openapi.document import ERRORS, IDEMPOTENCY_KEY
-from api.http.services import Principal, Services, principal, services
-from api.studies.schemas import UploadAddress, UploadAddressList, UploadPath, UploadRequest, UploadView
+from api.http.principal import Principal, principal
+from api.http.services import Services, services
 from api.uploads.content import own_address
 from api.uploads.prepare import prepared
 from api.uploads.receive import fingerprint, remove
+from api.uploads.schemas import UploadAddress, UploadAddressList, UploadPath, UploadRequest, UploadView
 from shared import metrics
 from shared.db.tables import Upload, UploadState
 from shared.errors import Conflict, ImageError, InvalidRequest, NotFound, ObjectNotFound, StorageError, UploadMismatch

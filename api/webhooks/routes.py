@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from api.http.idempotency import earlier, located
 from api.http.openapi.document import ERRORS, IDEMPOTENCY_KEY
+from api.http.principal import Principal, principal
 from api.http.schemas import (
     AttemptView,
     DeliveryList,
@@ -27,7 +28,7 @@ from api.http.schemas import (
     Replay,
     ReplayRequest,
 )
-from api.http.services import Principal, Services, principal, services
+from api.http.services import Services, services
 from api.uploads.receive import fingerprint
 from shared.db.tables import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, EventType, WebhookEndpoint
 from shared.doorbell import DELIVER, ring

@@ -172,7 +172,7 @@ def _tiff_pages(file: BinaryIO, limits: Limits, extents: bool = False) -> list[t
 
 
 def _tiff_frames(data: bytes, limits: Limits, only: int | None = None) -> Iterator[NDArray[np.uint8]]:
-    from shared.imaging.tiff import pixels as tiff_pixels
+    from shared.imaging import tiff_pixels
 
     pages = _tiff_pages(BytesIO(data), limits, extents=True)
     return tiff_pixels.frames(data, pages if only is None else [pages[only]])

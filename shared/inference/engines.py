@@ -1,63 +1,28 @@
-"""A bundle's trunks on whatever runs them fastest and right: prepared pixels to feature maps, behind one call.
-
-Heads are apart (shared/inference/heads.py): they are small, and run in float32 whatever the trunk ran in.
-"""
+"""The choice of an engine: the fastest that this machine has and that answers as the bundle was measured."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from shared.config import Settings
 from shared.cpu import Cpu, this_cpu
-from shared.errors import EngineError, EngineOutOfMemory, ModelError
+from shared.errors import EngineError, ModelError
+from shared.inference.batch_size import images_that_fit
 from shared.inference.bundle import Bundle
+from shared.inference.engine import ENGINES, REFERENCE, Engine, EngineName
 from shared.inference.engine_comparison import ROOM, Comparison, Comparisons, Timer, batch_seconds, compare, key_of
-from shared.inference.keras_networks import rebuild, tensorflow
+from shared.inference.keras_networks import tensorflow
 from shared.inference.parity import Reference, disagreement
-from shared.memory import images_that_fit
+from shared.inference.tensorflow_engine import TensorFlowEngine
 
 log = structlog.get_logger(__name__)
-Pixels = NDArray[np.uint8]
-Maps = NDArray[np.float32]
-TrunkRunner = Callable[[Pixels], Maps]
-# The fastest first, of those that a CPU can run; -float16 is TensorFlow's mixed precision, for GPUs.
-EngineName = Literal["openvino-int8", "openvino-bf16", "openvino-float32", "tensorflow-float16", "tensorflow"]
-ENGINES: tuple[EngineName, ...] = get_args(EngineName)
-REFERENCE: EngineName = "tensorflow"
-
-
-class Engine(Protocol):
-    """Whatever can run a bundle's trunks."""
-
-    @property
-    def name(self) -> EngineName:
-        """How logs, cards and settings call it."""
-
-    @property
-    def lanes(self) -> int:
-        """How many calls of `maps` may be under way at once; with fewer, the device has nothing to do now and then."""
-
-    @property
-    def max_batch(self) -> int:
-        """How many images there is memory for at once, in all lanes together."""
-
-    def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
-        """Feature maps (N, h, w, channels) of each asked trunk for prepared images (N, size, size).
-
-        Raises ModelError for a trunk that the bundle lacks, ValueError for images of another shape, EngineOutOfMemory
-        when fewer images may go through, EngineError when the device fails.
-        """
-
-    def warm_up(self) -> None:
-        """Do now what would make the first images slow."""
 
 
 class EngineChoice(NamedTuple):
@@ -241,83 +206,3 @@ def has_gpu() -> bool:
     except OSError:
         return False
     return bool(tensorflow().config.list_physical_devices("GPU"))
-
-
-class TensorFlowEngine:
-    """A bundle's trunks on TensorFlow, on the GPU where there is one."""
-
-    lanes = 1
-
-    def __init__(self, bundle: Bundle, max_batch: int = 16, threads: int | None = None, *, half: bool = False) -> None:
-        """Load every trunk; ModelError when one cannot be rebuilt from its files.
-
-        `threads`: of the CPU; None leaves it to TensorFlow. `half`: mixed precision (float16, float32 where that
-        matters), which pays on a GPU only.
-        """
-        self.name: EngineName = "tensorflow-float16" if half else "tensorflow"
-        self._tf = tensorflow(threads)
-        self._bundle = bundle
-        self.max_batch, self._buckets = max_batch, buckets(max_batch)
-        self._policy = "mixed_float16" if half else "float32"
-        self._trunks = {name: self._trunk(name) for name in bundle.card.trunks}
-
-    def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
-        check_request(self._bundle, images, trunks)
-        try:
-            return run_in_buckets(images, {name: self._trunks[name] for name in trunks}, self._buckets)
-        except (self._tf.errors.ResourceExhaustedError, MemoryError) as error:
-            raise EngineOutOfMemory from error
-        except self._tf.errors.OpError as error:
-            raise EngineError("the inference device failed") from error
-
-    def warm_up(self) -> None:
-        """Compile every trunk; a GPU also chooses its algorithms for every batch size, which takes it seconds."""
-        size = self._bundle.input.size
-        for bucket in self._buckets if self._tf.config.list_physical_devices("GPU") else self._buckets[:1]:
-            self.maps(np.zeros((bucket, size, size), np.uint8), self._trunks.keys())
-
-    def _trunk(self, name: str) -> TrunkRunner:
-        tf, size, channels = self._tf, self._bundle.input.size, self._bundle.input.channels
-        network = rebuild(self._bundle, self._bundle.card.trunks[name], self._policy)
-
-        # The signature leaves the batch open: one trace serves every bucket.
-        @tf.function(input_signature=[tf.TensorSpec((None, size, size), tf.uint8)])  # type: ignore[untyped-decorator]
-        def run(images: Any) -> Any:
-            grey = tf.cast(images, tf.float32)[..., tf.newaxis]
-            return tf.cast(network(tf.repeat(grey, channels, axis=-1), training=False), tf.float32)
-
-        return lambda images: np.asarray(run(tf.constant(images)))
-
-
-def check_request(bundle: Bundle, images: Pixels, trunks: Collection[str]) -> None:
-    """ValueError for images, ModelError for trunks that an engine of this bundle cannot take."""
-    size = bundle.input.size
-    if images.shape[1:] != (size, size) or images.dtype != np.uint8:
-        raise ValueError(f"an engine takes (N, {size}, {size}) uint8, got {images.shape} {images.dtype}")
-    if unknown := set(trunks) - bundle.card.trunks.keys():
-        raise ModelError(f"model bundle {bundle.name} has no trunk {', '.join(sorted(unknown))}")
-
-
-def buckets(max_batch: int) -> tuple[int, ...]:
-    """The batch sizes that a device ever sees: powers of two below `max_batch`, and it.
-
-    A device tunes itself, or compiles, for every shape that it meets; batches of any size would keep it at that.
-    """
-    powers = (2**power for power in range(max_batch.bit_length()))
-    return (*(size for size in powers if size < max_batch), max_batch)
-
-
-def run_in_buckets(images: Pixels, runners: Mapping[str, TrunkRunner], sizes: tuple[int, ...]) -> dict[str, Maps]:
-    """Every trunk's maps of all images, in batches of these sizes only: the last one is filled with blank images."""
-    largest = sizes[-1]
-    parts: dict[str, list[Maps]] = {name: [] for name in runners}
-    # No image still makes one (blank) batch: its maps, cut to none, have the right shape.
-    for start in range(0, max(len(images), 1), largest):
-        chunk = images[start : start + largest]
-        bucket = next(size for size in sizes if size >= len(chunk))
-        blank = np.zeros((bucket - len(chunk), *images.shape[1:]), np.uint8)
-        filled = np.concatenate([chunk, blank]) if len(blank) else chunk
-        for name, run in runners.items():
-            parts[name].append(run(filled)[: len(chunk)])
-    # Maps are twice as large as the images: mostly there is but one part, which need not be copied.
-    return {name: found[0] if len(found) == 1 else np.concatenate(found) for name, found in parts.items()}

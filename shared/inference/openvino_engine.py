@@ -19,7 +19,7 @@ import openvino as ov
 from shared.cpu import Cpu, this_cpu
 from shared.errors import EngineError, EngineOutOfMemory, ModelError
 from shared.inference.bundle import Bundle
-from shared.inference.engines import EngineName, Maps, Pixels, TrunkRunner, check_request, run_in_buckets
+from shared.inference.engine import EngineName, Maps, Pixels, TrunkRunner, check_request, run_in_buckets
 from shared.inference.openvino_graph import build_trunk
 
 INT8: EngineName = "openvino-int8"

@@ -16,7 +16,6 @@ from shared.db.tables import (
     TERMINAL,
     Batch,
     Classifier,
-    EventType,
     Grouping,
     Job,
     JobState,
@@ -221,14 +220,6 @@ class BatchEnvelope(BaseModel):
     def ended(self) -> bool:
         """Whether all of it is in and every job of it has ended."""
         return self.completed_at is not None
-
-
-class WebhookPayload(BaseModel):
-    """The body of a webhook (Standard Webhooks, section Payload structure)."""
-
-    type: EventType
-    timestamp: datetime
-    data: dict[str, Any]
 
 
 def result_of(result: Result, sent_as: Modality) -> JobResult:

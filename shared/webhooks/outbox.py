@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSON
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session
 from standardwebhooks.webhooks import Webhook
 
-from shared.db.tables import Batch, Delivery, DeliveryState, Event, EventType, Job, Result, WebhookEndpoint
+from shared.db.tables import Delivery, DeliveryState, Event, EventType, WebhookEndpoint
 from shared.ids import new_id
-from shared.jobs.schemas import WebhookPayload, batch_event, job_event
+from shared.webhooks.schemas import WebhookPayload
 
 SCHEDULED = "deliveries_scheduled"
 # A delivery's id begins with its event's time, as all ids do, and goes on with a hash of what it is. An endpoint is
@@ -45,7 +45,6 @@ EMIT = sa.text("""
     )
     SELECT count(*) FROM sent
 """).bindparams(sa.bindparam("happenings", type_=JSON))
-JOB_PARTS = (joinedload(Job.study), joinedload(Job.result).joinedload(Result.bundle))
 
 
 def new_secret() -> str:
@@ -91,25 +90,6 @@ def record_event(session: Session, tenant_id: str, kind: EventType, data: dict[s
     session.add(event)
     session.flush()
     return event
-
-
-def payloads(session: Session, events: Collection[Event], *, labels: bool = False) -> dict[str, dict[str, Any]]:
-    """The bodies of events by the events' ids; `labels`: with the clients' `external_id`.
-
-    That of a job or a batch is made when it is sent, not when it happens: what ended never changes, and its body
-    would be most of what the end of a job costs.
-    """
-    job_ids = [event.job_id for event in events if event.job_id]
-    batch_ids = [event.batch_id for event in events if event.batch_id]
-    jobs = session.scalars(sa.select(Job).where(Job.id.in_(job_ids)).options(*JOB_PARTS)).all() if job_ids else []
-    batches = session.scalars(sa.select(Batch).where(Batch.id.in_(batch_ids))).all() if batch_ids else []
-    data = {job.id: job_event(job, labels=labels) for job in jobs}
-    data |= {batch.id: batch_event(batch, labels=labels) for batch in batches}
-    return {event.id: event.payload or _payload(event, data[event.job_id or event.batch_id or ""]) for event in events}
-
-
-def _payload(event: Event, data: dict[str, Any]) -> dict[str, Any]:
-    return WebhookPayload(type=event.type, timestamp=event.created_at, data=data).model_dump(mode="json")
 
 
 def schedule(session: Session, event: Event, endpoint: WebhookEndpoint) -> Delivery:

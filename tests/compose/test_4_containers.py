@@ -86,7 +86,7 @@ def test_images_hold_what_is_run_and_nothing_else(deployment: Deployment, images
     assert size < SIZES[name] * 1_000_000
     look = "for p in gcc cc g++ make git; do command -v $p; done; ls -d /root/.cache /tmp/pip* 2>/dev/null; ls /app"
     held = deployment.engine.docker("run", "--rm", images[name], "sh", "-c", f"{look}; true").split()
-    assert sorted(held) == ["admin", "api", "client", "migrations", "models", "shared", "worker"]
+    assert sorted(held) == ["admin", "api", "console", "migrations", "models", "shared", "worker"]
 
 
 def test_a_worker_knows_its_limit(deployment: Deployment) -> None:

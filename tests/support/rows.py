@@ -31,8 +31,9 @@ from shared.jobs import states as jobs
 from shared.jobs.claims import Answer, Claim, Outcome, RetryPolicy
 from shared.jobs.schemas import Rejection
 from shared.jobs.states import NewJob
-from shared.webhooks.outbox import new_secret, payloads
+from shared.webhooks.outbox import new_secret
 from tests.support.waiting import EVENT_SECONDS
+from worker.deliver.payloads import payloads
 
 BUNDLE = "b" * 64
 LEASE = timedelta(seconds=30)

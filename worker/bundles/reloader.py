@@ -9,10 +9,10 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
+from shared.bundle_registry import Activation, active
 from shared.db.engine import Database
 from shared.errors import ThoraqError, Unavailable
 from shared.inference.bundle import Bundle
-from shared.inference.bundle_store import Activation, active
 from worker.bundles.cache import ModelCache
 
 log = structlog.get_logger(__name__)

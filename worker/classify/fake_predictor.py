@@ -18,7 +18,7 @@ import numpy as np
 from shared.db.tables import Classifier
 from shared.imaging.preprocess import InputSpec
 from shared.inference.bundle import Bundle, Card, Head
-from shared.inference.engines import Pixels
+from shared.inference.engine import Pixels
 from worker.classify.predictor import Ask, Opinion, Reading, Refusal, Sight
 
 NOTICE = "Stands in for a model when Thoraq itself is measured; the answers have nothing to do with the pictures."

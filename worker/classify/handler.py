@@ -18,11 +18,11 @@ from functools import partial
 
 import structlog
 
+from shared.bundle_registry import register
 from shared.config import Settings
 from shared.db.engine import Database
 from shared.doorbell import CLASSIFY, ring
 from shared.errors import ThoraqError
-from shared.inference.bundle_store import register
 from shared.jobs.claims import Outcome
 from shared.storage import Storage
 from worker.classify.aggregate import answer

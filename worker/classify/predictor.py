@@ -15,10 +15,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.bundle_registry import check_heads
 from shared.db.tables import Classifier, Modality
 from shared.inference.bundle import Bundle, Head
-from shared.inference.bundle_store import check_heads
-from shared.inference.engines import Engine, Maps, Pixels
+from shared.inference.engine import Engine, Maps, Pixels
 from shared.inference.gate import Gate, Verdict
 from shared.inference.heads import HeadNetwork
 from shared.jobs.schemas import Rejection

@@ -26,8 +26,9 @@ from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.tables import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, WebhookEndpoint
 from shared.errors import WebhookDestinationRefused
-from shared.webhooks.outbox import payloads, sign
+from shared.webhooks.outbox import sign
 from worker.deliver.http import Egress, Failure
+from worker.deliver.payloads import payloads
 from worker.deliver.receiver_responses import reason_of, refusal_of
 from worker.runner import Serving
 

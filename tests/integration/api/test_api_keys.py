@@ -12,9 +12,10 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from api.http.services import EXTENSION
+from shared import bundle_registry
 from shared.db.engine import Database
 from shared.db.tables import ApiKey, AuditEntry, ModelBundle
-from shared.inference import bundle_store as model_store
+from shared.inference import bundle_store
 from shared.keys import Scope
 from tests.support.api import PNG, Caller, MakeApp, fields_of, json_of, new_key, problem_of
 from tests.support.bundles.tiny import write_bundle
@@ -171,8 +172,8 @@ def put_bundle(caller: Caller, database: Database) -> str:
     service = caller.client.application.extensions[EXTENSION]
     bundle = write_bundle(service.settings.storage_dir.parent / "bundle")
     with database.transaction() as session:
-        model_store.register(session, bundle)
-    model_store.push(bundle, service.storage)
+        bundle_registry.register(session, bundle)
+    bundle_store.push(bundle, service.storage)
     with database.transaction() as session:
         session.execute(sa.update(ModelBundle).values(stored=True))
     return bundle.sha256

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from shared import bundle_registry
 from shared.config import parse
 from shared.db.engine import Database
 from shared.db.tables import ModelBundle
 from shared.errors import ModelError
-from shared.inference import bundle_store as model_store
+from shared.inference import bundle_store
 from shared.inference.bundle import Bundle
 from shared.storage import FolderStorage, Storage, open_storage
 from shared.studies.orphans import orphans
@@ -40,11 +41,11 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def test_what_was_pushed_can_be_fetched(storage: Storage, bundle: Bundle, tmp_path: Path) -> None:
-    model_store.push(bundle, storage)
-    model_store.push(bundle, storage)
-    model_store.check(bundle.sha256, storage)
+    bundle_store.push(bundle, storage)
+    bundle_store.push(bundle, storage)
+    bundle_store.check(bundle.sha256, storage)
     (tmp_path / "fetched").mkdir()
-    model_store.fetch(bundle.sha256, storage, tmp_path / "fetched")
+    bundle_store.fetch(bundle.sha256, storage, tmp_path / "fetched")
     assert Bundle.open(tmp_path / "fetched").sha256 == bundle.sha256
     assert {info.key for info in storage.list(f"models/{bundle.sha256}/")} == {
         f"models/{bundle.sha256}/{name}" for name in [*FILES, "card.json"]
@@ -55,32 +56,32 @@ def test_what_was_pushed_can_be_fetched(storage: Storage, bundle: Bundle, tmp_pa
 def test_what_was_altered_or_lost_in_the_store_is_refused_by_name_and_mended_by_pushing_again(
     storage: Storage, bundle: Bundle, tmp_path: Path, file: str
 ) -> None:
-    model_store.push(bundle, storage)
+    bundle_store.push(bundle, storage)
     key = f"models/{bundle.sha256}/{file}"
     storage.put(key, BytesIO(b'{"name": "another"}'))
     with pytest.raises(ModelError, match=f"^{file}: its SHA-256 in the object store"):
-        model_store.fetch(bundle.sha256, storage, tmp_path)
+        bundle_store.fetch(bundle.sha256, storage, tmp_path)
     storage.delete(key)
     with pytest.raises(ModelError, match=f"^{file}: missing in the object store"):
-        model_store.check(bundle.sha256, storage)
-    model_store.push(bundle, storage)
-    model_store.check(bundle.sha256, storage)
+        bundle_store.check(bundle.sha256, storage)
+    bundle_store.push(bundle, storage)
+    bundle_store.check(bundle.sha256, storage)
 
 
 def test_a_folder_that_changed_since_it_was_opened_is_not_pushed(storage: Storage, bundle: Bundle) -> None:
     (bundle.path / "head.json").write_bytes(b"other")
     with pytest.raises(ModelError, match=r"^head\.json: its SHA-256"):
-        model_store.push(bundle, storage)
+        bundle_store.push(bundle, storage)
     (bundle.path / "head.json").write_bytes(FILES["head.json"])
     (bundle.path / "card.json").write_bytes(b"{}")
     with pytest.raises(ModelError, match=r"^card\.json: changed"):
-        model_store.push(bundle, storage)
+        bundle_store.push(bundle, storage)
 
 
 def test_a_bundle_that_could_not_answer_every_job_is_told(tmp_path: Path) -> None:
-    model_store.check_heads(write_bundle(tmp_path / "whole"))
+    bundle_registry.check_heads(write_bundle(tmp_path / "whole"))
     with pytest.raises(ModelError, match="has no binary classifier for ct"):
-        model_store.check_heads(write_bundle(tmp_path / "half", heads=(("binary", "xray"), ("ensemble", "xray"))))
+        bundle_registry.check_heads(write_bundle(tmp_path / "half", heads=(("binary", "xray"), ("ensemble", "xray"))))
 
 
 def test_objects_of_a_registered_bundle_are_no_orphans(
@@ -88,11 +89,11 @@ def test_objects_of_a_registered_bundle_are_no_orphans(
 ) -> None:
     storage = FolderStorage(tmp_path / "objects")
     storage.prepare()
-    model_store.push(bundle, storage)
+    bundle_store.push(bundle, storage)
     time.sleep(0.01)  # older than now
     assert sum(map(len, orphans(clean_database, storage, timedelta(0)))) == len(FILES) + 1
     with clean_database.transaction() as session:
-        model_store.register(session, bundle)
+        bundle_registry.register(session, bundle)
     assert sum(map(len, orphans(clean_database, storage, timedelta(0)))) == 0
 
 
@@ -100,21 +101,21 @@ def test_one_bundle_is_active_however_many_activate_at_once(clean_database: Data
     bundles = [write_bundle(tmp_path / name).sha256 for name in "abcdef"]
     for name in "abcdef":
         with clean_database.transaction() as session:
-            model_store.register(session, Bundle.open(tmp_path / name))
-            assert model_store.active(session) is None
+            bundle_registry.register(session, Bundle.open(tmp_path / name))
+            assert bundle_registry.active(session) is None
     together = threading.Barrier(len(bundles))
 
     def activate(sha256: str) -> None:
         with clean_database.transaction() as session:
             session.execute(sa.select(1))
             together.wait()
-            model_store.activate(session, sha256)
+            bundle_registry.activate(session, sha256)
 
     with ThreadPoolExecutor(len(bundles)) as pool:
         list(pool.map(activate, bundles))
     with clean_database.transaction() as session:
         found = session.scalars(sa.select(ModelBundle.sha256).where(ModelBundle.active)).all()
-        activation = model_store.active(session)
+        activation = bundle_registry.active(session)
     assert activation is not None
     assert found == [activation.sha256]
 
@@ -123,9 +124,9 @@ def test_activating_the_active_one_again_is_another_activation(clean_database: D
     seen = []
     for _ in range(2):
         with clean_database.transaction() as session:
-            model_store.register(session, bundle)
-            model_store.activate(session, bundle.sha256)
-            seen.append(model_store.active(session))
+            bundle_registry.register(session, bundle)
+            bundle_registry.activate(session, bundle.sha256)
+            seen.append(bundle_registry.active(session))
     first, second = seen
     assert first is not None
     assert second is not None

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from shared import bundle_registry
 from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.tables import Image, Result
 from shared.errors import ModelError, StorageError, Unavailable
-from shared.inference import bundle_store as model_store
+from shared.inference import bundle_store
 from shared.inference.bundle import Bundle
 from shared.inference.engines import make_engine
 from shared.storage import FolderStorage, Storage, object_key
@@ -75,10 +76,10 @@ class Worker:
 
     def activate(self, bundle: Bundle) -> None:
         """What the operator does."""
-        model_store.push(bundle, self.storage)
+        bundle_store.push(bundle, self.storage)
         with self.database.transaction() as session:
-            model_store.register(session, bundle)
-            model_store.activate(session, bundle.sha256)
+            bundle_registry.register(session, bundle)
+            bundle_registry.activate(session, bundle.sha256)
 
     def damage(self, bundle: Bundle) -> None:
         """Alter a file in the store."""
@@ -170,7 +171,7 @@ def test_a_refused_bundle_is_not_tried_at_every_look_but_once_it_is_activated_ag
     worker.activate(bundle)
     worker.damage(bundle)
     worker.look()
-    model_store.push(bundle, worker.storage)
+    bundle_store.push(bundle, worker.storage)
     worker.look()
     assert worker.serves == "shipped"
     assert "head.json" in (worker.keeper.problem or "")
@@ -188,7 +189,7 @@ def test_a_refused_bundle_is_tried_again_after_a_pause(
     worker.activate(bundle)
     worker.damage(bundle)
     worker.look()
-    model_store.push(bundle, worker.storage)
+    bundle_store.push(bundle, worker.storage)
     worker.look()
     assert (worker.serves, worker.keeper.problem) == ("second", None)
 
@@ -230,14 +231,14 @@ def test_a_role_changes_its_model_between_batches_and_answers_every_job_once(
     slow = settings.model_copy(update={"batch_size": 1, "drain_seconds": 3600.0})
     role = Classify("worker", slow, clean_database, storage, keeper.first())
     ids = queue(clean_database, storage, 20)
-    model_store.push(new, storage)
+    bundle_store.push(new, storage)
     busy = threading.Thread(target=role.drain, args=(threading.Event(),))
     busy.start()
     while not answered(clean_database):
         assert busy.is_alive()
     with clean_database.transaction() as session:
-        model_store.register(session, new)
-        model_store.activate(session, new.sha256)
+        bundle_registry.register(session, new)
+        bundle_registry.activate(session, new.sha256)
     keeper.look(role)
     busy.join()
     late = queue(clean_database, storage, 1)

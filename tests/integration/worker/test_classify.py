@@ -16,7 +16,7 @@ from shared.db.engine import Database
 from shared.db.tables import Artifact, Classifier, Image, Job, JobState, Modality, Result
 from shared.errors import EngineError, EngineOutOfMemory
 from shared.inference.bundle import Bundle
-from shared.inference.engines import Engine, EngineName, Maps, Pixels
+from shared.inference.engine import Engine, EngineName, Maps, Pixels
 from shared.inference.gate import REASON
 from shared.jobs import states as jobs
 from shared.jobs.schemas import job_envelope

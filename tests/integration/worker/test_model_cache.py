@@ -10,7 +10,7 @@ import pytest
 
 from shared.cpu import Cpu
 from shared.errors import ModelError
-from shared.inference import bundle_store as model_store
+from shared.inference import bundle_store
 from shared.inference.engine_comparison import Comparison, Comparisons
 from shared.storage import FolderStorage, Storage
 from tests.support.bundles.tiny import write_bundle
@@ -78,7 +78,7 @@ def cached(tmp_path: Path) -> set[str]:
 
 def test_workers_that_start_together_fetch_once(tmp_path: Path, storage: Storage) -> None:
     bundle = write_bundle(tmp_path / "shared")
-    model_store.push(bundle, storage)
+    bundle_store.push(bundle, storage)
     workers = [another_worker(tmp_path, bundle.sha256) for _ in range(3)]
     for worker in workers:
         until(worker, "ready")
@@ -92,7 +92,7 @@ def test_workers_that_start_together_fetch_once(tmp_path: Path, storage: Storage
 
 def test_what_another_worker_serves_is_not_removed(tmp_path: Path, storage: Storage, cache: ModelCache) -> None:
     bundle = write_bundle(tmp_path / "served")
-    model_store.push(bundle, storage)
+    bundle_store.push(bundle, storage)
     with another_worker(tmp_path, bundle.sha256) as worker:
         go(worker)
         until(worker, "served")
@@ -115,7 +115,7 @@ def test_a_cached_bundle_that_was_damaged_is_fetched_again(
     tmp_path: Path, storage: Storage, cache: ModelCache, damage: bytes
 ) -> None:
     bundle = write_bundle(tmp_path / "b")
-    model_store.push(bundle, storage)
+    bundle_store.push(bundle, storage)
     file = cache.open(bundle.sha256).path / "trunk.safetensors"
     whole = file.read_bytes()
     file.write_bytes(damage)
@@ -125,7 +125,7 @@ def test_a_cached_bundle_that_was_damaged_is_fetched_again(
 
 def test_a_damaged_bundle_leaves_nothing_in_the_cache(tmp_path: Path, storage: Storage, cache: ModelCache) -> None:
     bundle = write_bundle(tmp_path / "b")
-    model_store.push(bundle, storage)
+    bundle_store.push(bundle, storage)
     storage.delete(f"models/{bundle.sha256}/head.json")
     with pytest.raises(ModelError, match=r"head\.json: missing"):
         cache.open(bundle.sha256)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.tables import Image, Job, JobState, Priority, Result
-from shared.inference.engines import Pixels
+from shared.inference.engine import Pixels
 from shared.jobs import states as jobs
 from tests.support.rows import add_job, add_tenant, wait_for_a_lock
 from tests.support.waiting import EVENT_SECONDS

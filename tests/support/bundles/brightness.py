@@ -17,7 +17,8 @@ from safetensors.numpy import save
 
 from shared.imaging.preprocess import InputSpec
 from shared.inference.bundle import CARD, Bundle, Card, Gate, Head, Trunk
-from shared.inference.engines import Engine, EngineName, Maps, Pixels, TensorFlowEngine
+from shared.inference.engine import Engine, EngineName, Maps, Pixels
+from shared.inference.tensorflow_engine import TensorFlowEngine
 from training.export import write_network
 from worker.classify.predictor import Model
 

@@ -11,7 +11,7 @@ import pytest
 from rich.cells import cell_len
 from rich.text import Text
 
-from client.terminal import Column, duration, print_rows, stdout
+from console.terminal import Column, duration, print_rows, stdout
 from tests.rendered_tables import DIGEST, FILE, TABLES, WIDTHS, path_of, rendered, terminal
 
 EVERY = pytest.mark.parametrize("show", TABLES, ids=lambda show: show.__name__)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ModelError
+from shared.inference.batch_size import images_that_fit
 from shared.inference.bundle import Bundle, MemoryNeed
 from shared.inference.engines import choose_engine
-from shared.memory import images_that_fit, memory_limit, resident
+from shared.memory import memory_limit, resident
 from tests.support.bundles.tiny import write_working_bundle
 from training.memory import need
 

@@ -11,7 +11,6 @@ from shared.db.engine import Database
 from shared.db.tables import Event, EventType
 from shared.errors import CorruptImage
 from shared.jobs.claims import Outcome
-from shared.webhooks.outbox import payloads
 from tests.support.api import (
     CT_DICOM,
     PNG,
@@ -27,6 +26,7 @@ from tests.support.api import (
 )
 from tests.support.batches import counts, errors
 from tests.support.rows import answer
+from worker.deliver.payloads import payloads
 
 
 def test_a_key_that_no_batch_can_have_is_refused(north: Caller) -> None:

@@ -11,8 +11,8 @@ from shared.config import Settings
 from shared.imaging.decode import Limits, decode_one
 from shared.imaging.preprocess import prepare
 from shared.inference.bundle import Bundle
-from shared.inference.engines import TensorFlowEngine
 from shared.inference.gate import REASON, Gate, Verdict
+from shared.inference.tensorflow_engine import TensorFlowEngine
 from training.drawings import MEASURING
 
 ROOT = Path(__file__).parents[4]

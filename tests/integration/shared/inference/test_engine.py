@@ -25,17 +25,9 @@ from shared.errors import EngineError, ModelError
 from shared.imaging.decode import Limits, decode_one
 from shared.imaging.preprocess import prepare
 from shared.inference.bundle import CARD, Bundle, EngineFiles, MemoryNeed
+from shared.inference.engine import Engine, EngineName, buckets, run_in_buckets
 from shared.inference.engine_comparison import Comparison, Comparisons, Timer, batch_seconds, key_of
-from shared.inference.engines import (
-    Engine,
-    EngineName,
-    buckets,
-    candidates,
-    choose_engine,
-    make_engine,
-    open_engine,
-    run_in_buckets,
-)
+from shared.inference.engines import candidates, choose_engine, make_engine, open_engine
 from shared.inference.heads import HeadNetwork
 from shared.inference.keras_networks import rebuild
 from shared.inference.openvino_engine import OpenVinoEngine, parts_of, precision

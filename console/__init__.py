@@ -1,0 +1,1 @@
+"""What both commands, `thoraq` and `thoraq-admin`, share: how they print, and how they end when they cannot."""
