@@ -15,15 +15,14 @@ from flask_openapi3.openapi import OpenAPI
 from granian.utils.proxies import wrap_wsgi_with_proxy_headers
 from pydantic import ValidationError
 
-from api import bundles as models
-from api import health, pages
+from api import bundles, health, pages
 from api.batches import events as batch_events
-from api.batches import results as batch_output
-from api.batches import routes as batches
+from api.batches import results as batch_results
+from api.batches import routes as batch_routes
 from api.batches.schemas import ItemProblem
 from api.http import problems
 from api.http.auth import SAFE_METHODS, authenticate
-from api.http.limits import rate_limits as limits
+from api.http.limits import rate_limits
 from api.http.limits.backpressure import Admission
 from api.http.limits.rate_limits import Limits
 from api.http.limits.wait_slots import WaitSlots
@@ -32,15 +31,15 @@ from api.http.openapi.examples import with_examples
 from api.http.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request, Sessions, check_encoding
 from api.http.services import EXTENSION, Services
 from api.jobs import artifacts, group_commit
-from api.jobs import routes as jobs
+from api.jobs import routes as job_routes
 from api.keys import audit_log
-from api.keys import routes as keys
-from api.studies import open_routes as open_studies
+from api.keys import routes as key_routes
+from api.studies import open_routes as open_study_routes
 from api.studies import previews
-from api.studies import routes as studies
+from api.studies import routes as study_routes
 from api.uploads import content as upload_content
-from api.uploads import routes as direct_uploads
-from api.webhooks import routes as webhooks
+from api.uploads import routes as upload_routes
+from api.webhooks import routes as webhook_routes
 from shared import log as logs
 from shared import metrics
 from shared.config import Settings, settings
@@ -54,18 +53,18 @@ from shared.version import VERSION
 
 log = structlog.get_logger(__name__)
 BLUEPRINTS = (
-    jobs,
+    job_routes,
     artifacts,
-    studies,
-    open_studies,
-    direct_uploads,
+    study_routes,
+    open_study_routes,
+    upload_routes,
     upload_content,
-    batches,
-    batch_output,
+    batch_routes,
+    batch_results,
     batch_events,
-    models,
-    webhooks,
-    keys,
+    bundles,
+    webhook_routes,
+    key_routes,
     audit_log,
     health,
 )
@@ -191,7 +190,7 @@ def _around_requests(app: Flask, service: Services) -> None:
         if request.path.startswith("/v1/"):
             authenticate()
             _check_length(service.settings)
-            limits.admit(service.limits, g.principal.key_id, g.principal.tenant_id)
+            rate_limits.admit(service.limits, g.principal.key_id, g.principal.tenant_id)
         check_encoding(request)
         if request.mimetype != MULTIPART or "principal" not in g:
             request.max_content_length = min(MAX_BODY_IN_MEMORY, app.config["MAX_CONTENT_LENGTH"])

@@ -54,3 +54,19 @@ def test_the_api_loads_neither_tensorflow_nor_the_worker() -> None:
 def test_what_runs_in_the_api_image_starts_without_tensorflow(module: str) -> None:
     """migrate, deliver and beat are built from locks/api.lock, which has no TensorFlow."""
     assert modules_after(f"import {module}").isdisjoint({"tensorflow", "keras"})
+
+
+def test_no_name_in_a_package_hides_a_module_of_it() -> None:
+    """`api.jobs` would be one thing to whoever imports it and another to whoever looks it up in `api`."""
+    code = (
+        "import importlib, pkgutil, api, shared, worker\n"
+        "for package in (api, shared, worker):\n"
+        "    for found in pkgutil.iter_modules(package.__path__):\n"
+        "        full = package.__name__ + '.' + found.name\n"
+        "        if found.ispkg and importlib.import_module(full) is not getattr(package, found.name):\n"
+        "            print(full)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == ""
