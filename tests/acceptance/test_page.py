@@ -337,6 +337,33 @@ def test_a_folder_is_a_batch_and_what_is_no_picture_of_it_is_named(signed_in: Pa
     expect(outcome.get_by_role("link", name="ward/one")).to_be_visible()
 
 
+def test_a_folder_that_is_dropped_is_read_to_its_last_file(signed_in: Page, tmp_path: Path) -> None:
+    """Dropped as a person does: a folder's reader gives a hundred entries at a time."""
+    ward = tmp_path / "ward"
+    for number in range(150):
+        (ward / f"patient {number}").mkdir(parents=True)
+        shutil.copy(VIEWS[number % 2], ward / f"patient {number}" / "a.jpg")
+    (ward / "Thumbs.db").write_bytes(b"no picture")
+    drop(signed_in, ward)
+    expect(signed_in.get_by_text("Left out, as they are no pictures: ward/Thumbs.db")).to_be_visible()
+    expect(signed_in.get_by_text("150 files become 150 studies with an answer each.")).to_be_visible()
+    signed_in.get_by_role("radio", name="X-ray", exact=True).check()
+    signed_in.get_by_role("button", name="Classify").click()
+    outcome = signed_in.locator("#outcome")
+    expect(outcome).to_contain_text("Sent: 150 of 150 files are now studies of their own.")
+
+
+def drop(page: Page, path: Path) -> None:
+    """Drop a file or a folder of this machine on the zone, by the browser's own drag and drop."""
+    box = page.locator("#drop").bounding_box()
+    assert box is not None
+    at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, **at, "data": data})
+
+
 def test_an_ended_session_offers_to_sign_in_and_keeps_what_was_chosen(
     page: Page, stack: Stack, database: Database
 ) -> None:
