@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 import psycopg
@@ -33,32 +32,6 @@ def free_port() -> int:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-class Engine(Protocol):
-    """What the stack needs of a database or a broker, whether it is ours or was given."""
-
-    @property
-    def url(self) -> str: ...
-    def start(self) -> None: ...
-    def wait_ready(self) -> None: ...
-    def stop(self) -> None: ...
-
-
-class Given:
-    """An engine that somebody else runs, known by its address alone."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def start(self) -> None:
-        """Nothing to start."""
-
-    def wait_ready(self) -> None:
-        """Nothing to wait for: `thoraq-admin migrate` and /readyz say whether it serves."""
-
-    def stop(self) -> None:
-        """Nothing to stop."""
 
 
 class Postgres(Service):
