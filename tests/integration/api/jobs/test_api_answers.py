@@ -16,8 +16,8 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from api.http import responses as answers
 from api.http.services import EXTENSION, Services
+from api.jobs import lookup
 from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.listen_notify import CHANNEL, Listener, announce
@@ -95,7 +95,7 @@ def test_a_job_that_runs_is_never_kept_ready(north: Caller, clean_database: Data
 def test_places_in_line_are_looked_up_once_for_many_who_ask(
     app: Flask, north: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "PLACE_SECONDS", 3600)
+    monkeypatch.setattr(lookup, "PLACE_SECONDS", 3600)
     job = north.submit()
     path = f"/v1/jobs/{job['id']}"
     json_of(north.get(path))

@@ -10,7 +10,7 @@ import pytest
 from pydicom import dcmread
 from werkzeug.test import TestResponse
 
-from api.http import responses as answers
+from api.jobs import lookup
 from shared.db.engine import Database
 from shared.db.tables import Job
 from tests.support.api import (
@@ -267,7 +267,7 @@ def test_json_that_is_no_object_is_invalid(data: bytes, path: str, north: Caller
 
 
 def test_a_queued_job_knows_its_place(north: Caller, clean_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "PLACE_SECONDS", 0)  # a place is remembered for a moment otherwise
+    monkeypatch.setattr(lookup, "PLACE_SECONDS", 0)  # a place is remembered for a moment otherwise
     first, second = north.submit(), north.submit()
     assert (first["position"], second["position"]) == (0, 1)
     assert north.submit(priority="stat")["position"] == 0
