@@ -24,14 +24,14 @@ from shared.db.tables import Worker
 from shared.doorbell import CLASSIFY, DELIVER, QUEUES, SWEEP, celery_settings
 from shared.errors import ConfigError, ModelError, ThoraqError, Unavailable
 from shared.storage import Storage, open_storage
-from worker.bundles.reloader import BundleKeeper
+from worker.bundles.reloader import BundleReloader
 from worker.deliver.handler import Deliver
-from worker.runner import Station, report_problem
+from worker.runner import QueueRunner, report_problem
 from worker.sweep import Sweep
 from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
-stations: dict[str, Station] = {}
+runners: dict[str, QueueRunner] = {}
 Made = TypeVar("Made")
 
 # kombu puts unacknowledged messages back when a connection ends, and when Redis has died it fails over that and takes
@@ -58,19 +58,19 @@ app.conf.update(
 @app.task(name=f"thoraq.{CLASSIFY}")
 def classify() -> None:
     """The doorbell of the classify queue."""
-    stations[CLASSIFY].work()
+    runners[CLASSIFY].work()
 
 
 @app.task(name=f"thoraq.{DELIVER}")
 def deliver() -> None:
     """The doorbell of the deliver queue."""
-    stations[DELIVER].work()
+    runners[DELIVER].work()
 
 
 @app.task(name=f"thoraq.{SWEEP}")
 def sweep() -> None:
     """Sent by beat."""
-    stations[SWEEP].work()
+    runners[SWEEP].work()
 
 
 @signals.setup_logging.connect
@@ -82,7 +82,7 @@ def _set_up_logging(**_: object) -> None:
 def _set_up(sender: str, instance: Any, **_: object) -> None:
     """Build what the consumed queues need, before the first message; a worker that cannot does not start."""
     try:
-        _open_stations(sender, sorted(set(instance.app.amqp.queues.consume_from) & set(QUEUES)))
+        _open_runners(sender, sorted(set(instance.app.amqp.queues.consume_from) & set(QUEUES)))
     except Exception as error:
         # Celery logs what a signal handler raises and goes on: a worker without a model would take doorbells.
         detail = error.detail if isinstance(error, ThoraqError) else None
@@ -92,23 +92,23 @@ def _set_up(sender: str, instance: Any, **_: object) -> None:
         raise SystemExit(1) from error
 
 
-def _open_stations(name: str, queues: list[str]) -> None:
+def _open_runners(name: str, queues: list[str]) -> None:
     database = Database(SETTINGS)
     _patiently(database.check_timeouts)
     _patiently(lambda: _sign_off(name, database))
     for queue in queues:
-        stations[queue] = _station(queue, name, database)
+        runners[queue] = _runner(queue, name, database)
     if SETTINGS.metrics_port:
         start_http_server(SETTINGS.metrics_port)
-    for station in stations.values():
-        station.open()
+    for runner in runners.values():
+        runner.open()
     Watchdog(SETTINGS.progress_seconds, _progress).start()
     log.info("worker.ready", worker=name, queues=queues)
 
 
 def _progress() -> float:
-    """That of the station that gets on least."""
-    return min(station.progress for station in stations.values())
+    """That of the runner that gets on least."""
+    return min(runner.progress for runner in runners.values())
 
 
 def _sign_off(name: str, database: Database) -> None:
@@ -127,17 +127,17 @@ def _patiently(act: Callable[[], Made]) -> Made:
             time.sleep(SETTINGS.poll_seconds)
 
 
-def _station(queue: str, name: str, database: Database) -> Station:
+def _runner(queue: str, name: str, database: Database) -> QueueRunner:
     if queue == DELIVER:
-        return Station(name, queue, Deliver(SETTINGS, database), database, SETTINGS)
+        return QueueRunner(name, queue, Deliver(SETTINGS, database), database, SETTINGS)
     storage = open_storage(SETTINGS)
     if queue == SWEEP:
-        return Station(name, queue, Sweep(SETTINGS, database, storage), database, SETTINGS)
-    return _classify_station(name, database, storage)
+        return QueueRunner(name, queue, Sweep(SETTINGS, database, storage), database, SETTINGS)
+    return _classify_runner(name, database, storage)
 
 
-def _classify_station(name: str, database: Database, storage: Storage) -> Station:
-    # Imported here: the other roles never load TensorFlow.
+def _classify_runner(name: str, database: Database, storage: Storage) -> QueueRunner:
+    # Imported here: the other handlers never load TensorFlow.
     from shared.inference.bundle import Bundle
     from shared.inference.engines import open_engine
     from shared.memory import memory_limit, resident
@@ -150,7 +150,7 @@ def _classify_station(name: str, database: Database, storage: Storage) -> Statio
         reader = stand_in.null() if SETTINGS.engine == "null" else stand_in.stand_in(SETTINGS.stand_in_rate)
         log.warning("worker.measures", engine=SETTINGS.engine, notice=stand_in.NOTICE)
         drill = _patiently(lambda: Classify(name, SETTINGS, database, storage, reader))
-        return Station(name, CLASSIFY, drill, database, SETTINGS)
+        return QueueRunner(name, CLASSIFY, drill, database, SETTINGS)
     cache = ModelCache(SETTINGS.model_cache, storage)
     # What the process has without a bundle is part of what a bundle's card says that it needs.
     bare, limit = resident(), memory_limit()
@@ -161,16 +161,16 @@ def _classify_station(name: str, database: Database, storage: Storage) -> Statio
         engine, why = open_engine(bundle, SETTINGS, room=limit - (resident() - bare))
         return Model(bundle, engine, why)
 
-    keeper = BundleKeeper(SETTINGS.model_dir, database, cache, load)
-    model = _patiently(lambda: _first(keeper, name, database))
-    role = _patiently(lambda: Classify(name, SETTINGS, database, storage, model))
-    return Station(name, CLASSIFY, role, database, SETTINGS, keeper)
+    reloader = BundleReloader(SETTINGS.model_dir, database, cache, load)
+    model = _patiently(lambda: _first(reloader, name, database))
+    handler = _patiently(lambda: Classify(name, SETTINGS, database, storage, model))
+    return QueueRunner(name, CLASSIFY, handler, database, SETTINGS, reloader)
 
 
-def _first(keeper: BundleKeeper[Made], name: str, database: Database) -> Made:
+def _first(reloader: BundleReloader[Made], name: str, database: Database) -> Made:
     """The model to begin with; a worker that has none says why where /readyz and `thoraq-admin queue` look."""
     try:
-        return keeper.first()
+        return reloader.first()
     except ModelError as error:
         report_problem(database, name, CLASSIFY, error.detail)
         raise
@@ -184,11 +184,11 @@ def _show_beat(**_: object) -> None:
 
 @signals.worker_shutting_down.connect
 def _stop(**_: object) -> None:
-    for station in stations.values():
-        station.stop()
+    for runner in runners.values():
+        runner.stop()
 
 
 @signals.worker_shutdown.connect
 def _close(**_: object) -> None:
-    for station in stations.values():
-        station.close()
+    for runner in runners.values():
+        runner.close()

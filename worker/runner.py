@@ -1,4 +1,4 @@
-"""What every worker process has around its work: the doorbell's door, a look by itself now and then, a sign of life."""
+"""What every worker process has around its work: it drains on a doorbell or a poll, and shows a sign of life."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from shared.db.tables import Worker
 from shared.errors import ThoraqError
 
 log = structlog.get_logger(__name__)
-#: The looks for work between two looks for another model.
-LOOKS_PER_MODEL_LOOK = 5
+#: The polls for work between two checks for another bundle.
+POLLS_PER_BUNDLE_CHECK = 5
 
 
 class Serving(NamedTuple):
-    """What a role with a model answers with."""
+    """What a handler with a model answers with."""
 
     bundle_sha256: str
     engine: str
@@ -49,10 +49,10 @@ def _sign(database: Database, worker: str, queue: str, serving: Serving | None, 
         session.execute(insert(Worker).values(row).on_conflict_do_update(constraint="pk_workers", set_=seen))
 
 
-class Role(Protocol):
+class QueueHandler(Protocol):
     """The work of one queue."""
 
-    #: None for a role without a model.
+    #: None for a handler without a model.
     serving: Serving | None
     #: Seconds of time.monotonic() at which the work last got anywhere.
     progress: float
@@ -64,51 +64,51 @@ class Role(Protocol):
         """Extend what is on lease; called every heartbeat while there is progress."""
 
 
-class Keeper(Protocol):
-    """Keeps the role's model the one that is active."""
+class Reloader(Protocol):
+    """Keeps the handler's model the one that is active."""
 
     #: Why it is not, told with the sign of life.
     problem: str | None
 
-    def look(self, role: Any) -> None:
-        """Change the role's model if another one is active; may take as long as loading one does."""
+    def check(self, handler: Any) -> None:
+        """Change the handler's model if another one is active; may take as long as loading one does."""
 
 
-class Station:
-    """One role in one process.
+class QueueRunner:
+    """One handler in one process.
 
-    The doorbell (a Celery task) and the look every `poll_seconds` (a thread, so that work goes on without Redis)
-    come in through the same door, one at a time. A second thread beats for as long as the work gets on, and for a role
-    with a model a third one keeps that model the right one.
+    The doorbell (a Celery task) and the poll every `poll_seconds` (a thread, so that work goes on without Redis)
+    come in through the same door, one at a time. A second thread beats for as long as the work gets on, and for a
+    handler with a model a third one keeps that model the right one.
     """
 
     def __init__(
         self,
         worker: str,
         queue: str,
-        role: Role,
+        handler: QueueHandler,
         database: Database,
         settings: Settings,
-        keeper: Keeper | None = None,
+        reloader: Reloader | None = None,
     ) -> None:
-        self._worker, self._queue, self._role, self._keeper = worker, queue, role, keeper
+        self._worker, self._queue, self._handler, self._reloader = worker, queue, handler, reloader
         self._database, self._settings = database, settings
         self._stopping, self._closed = threading.Event(), threading.Event()
         self._rung = threading.Event()
         self._door, self._beating = threading.Lock(), threading.Lock()
         self._threads = [
-            self._thread("look", settings.poll_seconds, self._look, self._stopping),
+            self._thread("poll", settings.poll_seconds, self._poll, self._stopping),
             # Until the end: what is under way when it stops is finished, and must not be lost meanwhile.
             self._thread("beat", settings.heartbeat_seconds, self._beat, self._closed),
         ]
-        if keeper is not None:
-            seconds = settings.poll_seconds * LOOKS_PER_MODEL_LOOK
-            self._threads.append(self._thread("keep", seconds, partial(self._keep, keeper), self._stopping))
+        if reloader is not None:
+            seconds = settings.poll_seconds * POLLS_PER_BUNDLE_CHECK
+            self._threads.append(self._thread("reload", seconds, partial(self._reload, reloader), self._stopping))
 
     @property
     def progress(self) -> float:
         """Seconds of time.monotonic() at which the work last got anywhere."""
-        return self._role.progress
+        return self._handler.progress
 
     def open(self) -> None:
         """Report for work and start to look for it."""
@@ -131,10 +131,10 @@ class Station:
 
     def _drain(self) -> None:
         try:
-            self._role.drain(self._stopping)
+            self._handler.drain(self._stopping)
         except ThoraqError as error:
             log.warning("worker.drain_failed", queue=self._queue, error=error.type, detail=error.detail)
-        self._role.progress = time.monotonic()
+        self._handler.progress = time.monotonic()
 
     def stop(self) -> None:
         """Take no more work."""
@@ -161,29 +161,29 @@ class Station:
                 # A thread that ends would end the sign of life; the next round may find things mended.
                 log.exception("worker.thread_failed", queue=self._queue)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         if not self._door.locked():
             self.work()
 
-    def _keep(self, keeper: Keeper) -> None:
+    def _reload(self, reloader: Reloader) -> None:
         try:
-            keeper.look(self._role)
+            reloader.check(self._handler)
         except ThoraqError as error:
-            log.warning("worker.keep_failed", queue=self._queue, error=error.type, detail=error.detail)
+            log.warning("worker.reload_failed", queue=self._queue, error=error.type, detail=error.detail)
         self._beat()
 
     def _beat(self) -> None:
-        if time.monotonic() - self._role.progress > self._settings.progress_seconds:
+        if time.monotonic() - self._handler.progress > self._settings.progress_seconds:
             return  # the watchdog says why, and what comes of it
         try:
             with self._beating:
                 # Who signed off while a model was loading must not sign on again.
                 if not self._closed.is_set():
-                    self._role.beat()
+                    self._handler.beat()
                     self._sign_on()
         except ThoraqError as error:
             log.warning("worker.beat_failed", queue=self._queue, error=error.type)
 
     def _sign_on(self) -> None:
-        problem = None if self._keeper is None else self._keeper.problem
-        _sign(self._database, self._worker, self._queue, self._role.serving, problem)
+        problem = None if self._reloader is None else self._reloader.problem
+        _sign(self._database, self._worker, self._queue, self._handler.serving, problem)

@@ -33,7 +33,7 @@ STUDIES_AT_ONCE = 100
 
 
 class Sweep:
-    """The role of the sweep queue."""
+    """The handler of the sweep queue."""
 
     serving: Serving | None = None
 

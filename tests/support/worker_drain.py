@@ -57,9 +57,9 @@ def queue(
 
 def drain(settings: Settings, database: Database, storage: Storage, reader: Reader) -> Classify:
     """Drain once, as a worker process does."""
-    role = Classify("worker", settings, database, storage, reader)
-    role.drain(threading.Event())
-    return role
+    handler = Classify("worker", settings, database, storage, reader)
+    handler.drain(threading.Event())
+    return handler
 
 
 def know_contents(database: Database) -> None:

@@ -24,13 +24,13 @@ FIRST_PAUSE, LAST_PAUSE = 15.0, 900.0
 
 
 class Swaps(Protocol[Loaded_contra]):
-    """A role whose model can be changed."""
+    """A handler whose model can be changed."""
 
     def swap(self, model: Loaded_contra) -> None:
         """Answer with this model from the next batch on."""
 
 
-class BundleKeeper(Generic[Loaded]):
+class BundleReloader(Generic[Loaded]):
     """Has the worker follow the active bundle. `load` makes a model of a bundle, or raises.
 
     A bundle that cannot be served is refused: the old one goes on, `problem` says why, and the next try comes after a
@@ -68,8 +68,8 @@ class BundleKeeper(Generic[Loaded]):
         self._served = bundle.sha256
         return self._load(bundle)
 
-    def look(self, role: Swaps[Loaded]) -> None:
-        """Give the role the active bundle's model, unless it has it or it was refused a moment ago."""
+    def check(self, handler: Swaps[Loaded]) -> None:
+        """Give the handler the active bundle's model, unless it has it or it was refused a moment ago."""
         wanted = self._wanted()
         if wanted is None or wanted.sha256 == self._served:
             self._forget_refusal()
@@ -77,7 +77,7 @@ class BundleKeeper(Generic[Loaded]):
         if wanted == self._refused and time.monotonic() < self._next_try:
             return
         try:
-            role.swap(self._open(wanted.sha256))
+            handler.swap(self._open(wanted.sha256))
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the one that serves goes on
             self._refuse(wanted, error)
             return

@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 
 class Classify:
-    """The role of the classify queue. Not re-entrant: one drain at a time."""
+    """The handler of the classify queue. Not re-entrant: one drain at a time."""
 
     serving: Serving | None
 

@@ -92,7 +92,7 @@ class Reply:
 
 
 class Deliver:
-    """The role of the deliver queue."""
+    """The handler of the deliver queue."""
 
     serving: Serving | None = None
 

@@ -23,7 +23,7 @@ from tests.support.bundles.tiny import write_bundle, write_working_bundle
 from tests.support.rows import add_job, add_tenant
 from worker.bundles import reloader as bundles
 from worker.bundles.cache import ModelCache
-from worker.bundles.reloader import BundleKeeper
+from worker.bundles.reloader import BundleReloader
 from worker.classify.handler import Classify
 from worker.classify.predictor import Model
 
@@ -51,7 +51,7 @@ class Worker:
         self.fault: Exception | None = None
         self.database_away = False
         self.shipped = write_bundle(tmp_path / "shipped")
-        self.keeper = BundleKeeper(self.shipped.path, database, ModelCache(tmp_path / "cache", storage), self.load)
+        self.reloader = BundleReloader(self.shipped.path, database, ModelCache(tmp_path / "cache", storage), self.load)
         self.serves: str | None = None
 
     def load(self, bundle: Bundle) -> str:
@@ -68,11 +68,11 @@ class Worker:
 
     def start(self) -> None:
         """Begin."""
-        self.serves = self.keeper.first()
+        self.serves = self.reloader.first()
 
-    def look(self) -> None:
-        """Look for another bundle."""
-        self.keeper.look(self)
+    def check(self) -> None:
+        """Check for another bundle."""
+        self.reloader.check(self)
 
     def activate(self, bundle: Bundle) -> None:
         """What the operator does."""
@@ -94,12 +94,12 @@ def worker(tmp_path: Path, clean_database: Database, storage: Storage) -> Worker
 
 def test_it_serves_the_shipped_bundle_until_another_is_activated(worker: Worker, tmp_path: Path) -> None:
     worker.start()
-    worker.look()
-    assert (worker.serves, worker.keeper.problem) == ("shipped", None)
+    worker.check()
+    assert (worker.serves, worker.reloader.problem) == ("shipped", None)
     for name in ("second", "third"):
         worker.activate(write_bundle(tmp_path / name))
-        worker.look()
-        assert (worker.serves, worker.keeper.problem) == (name, None)
+        worker.check()
+        assert (worker.serves, worker.reloader.problem) == (name, None)
     assert cached(tmp_path) == {Bundle.open(tmp_path / "third").sha256}
 
 
@@ -108,7 +108,7 @@ def test_it_goes_back_to_an_older_one(worker: Worker, tmp_path: Path) -> None:
     worker.start()
     for bundle in (old, write_bundle(tmp_path / "new"), old):
         worker.activate(bundle)
-        worker.look()
+        worker.check()
     assert worker.serves == "old"
 
 
@@ -156,11 +156,11 @@ def test_a_bundle_that_it_cannot_serve_is_refused_with_the_reason(
     bundle = write_bundle(tmp_path / "second")
     worker.activate(bundle)
     reason = fault(worker, bundle)
-    worker.look()
+    worker.check()
     assert worker.serves == "shipped"
-    assert worker.keeper.problem is not None
-    assert worker.keeper.problem.startswith(f"{bundle.sha256[:12]}: {reason}")
-    assert "patient" not in worker.keeper.problem
+    assert worker.reloader.problem is not None
+    assert worker.reloader.problem.startswith(f"{bundle.sha256[:12]}: {reason}")
+    assert "patient" not in worker.reloader.problem
 
 
 def test_a_refused_bundle_is_not_tried_at_every_look_but_once_it_is_activated_again(
@@ -170,14 +170,14 @@ def test_a_refused_bundle_is_not_tried_at_every_look_but_once_it_is_activated_ag
     bundle = write_bundle(tmp_path / "second")
     worker.activate(bundle)
     worker.damage(bundle)
-    worker.look()
+    worker.check()
     bundle_store.push(bundle, worker.storage)
-    worker.look()
+    worker.check()
     assert worker.serves == "shipped"
-    assert "head.json" in (worker.keeper.problem or "")
+    assert "head.json" in (worker.reloader.problem or "")
     worker.activate(bundle)
-    worker.look()
-    assert (worker.serves, worker.keeper.problem) == ("second", None)
+    worker.check()
+    assert (worker.serves, worker.reloader.problem) == ("second", None)
 
 
 def test_a_refused_bundle_is_tried_again_after_a_pause(
@@ -188,10 +188,10 @@ def test_a_refused_bundle_is_tried_again_after_a_pause(
     bundle = write_bundle(tmp_path / "second")
     worker.activate(bundle)
     worker.damage(bundle)
-    worker.look()
+    worker.check()
     bundle_store.push(bundle, worker.storage)
-    worker.look()
-    assert (worker.serves, worker.keeper.problem) == ("second", None)
+    worker.check()
+    assert (worker.serves, worker.reloader.problem) == ("second", None)
 
 
 def test_a_worker_that_starts_beside_a_damaged_active_bundle_serves_the_shipped_one_and_says_so(
@@ -201,12 +201,12 @@ def test_a_worker_that_starts_beside_a_damaged_active_bundle_serves_the_shipped_
     worker.activate(bundle)
     worker.damage(bundle)
     worker.start()
-    worker.look()
+    worker.check()
     assert worker.serves == "shipped"
-    assert "head.json" in (worker.keeper.problem or "")
+    assert "head.json" in (worker.reloader.problem or "")
     worker.activate(worker.shipped)
-    worker.look()
-    assert (worker.serves, worker.keeper.problem) == ("shipped", None)
+    worker.check()
+    assert (worker.serves, worker.reloader.problem) == ("shipped", None)
 
 
 def test_a_worker_that_cannot_reach_the_store_of_the_active_bundle_waits_for_it(worker: Worker, tmp_path: Path) -> None:
@@ -225,31 +225,31 @@ def test_a_role_changes_its_model_between_batches_and_answers_every_job_once(
 ) -> None:
     old, new = write_working_bundle(tmp_path / "old"), write_working_bundle(tmp_path / "new")
     cache = ModelCache(tmp_path / "cache", storage)
-    keeper = BundleKeeper(
+    reloader = BundleReloader(
         old.path, clean_database, cache, lambda bundle: Model(bundle, make_engine("openvino-float32", bundle))
     )
     slow = settings.model_copy(update={"batch_size": 1, "drain_seconds": 3600.0})
-    role = Classify("worker", slow, clean_database, storage, keeper.first())
+    handler = Classify("worker", slow, clean_database, storage, reloader.first())
     ids = queue(clean_database, storage, 20)
     bundle_store.push(new, storage)
-    busy = threading.Thread(target=role.drain, args=(threading.Event(),))
+    busy = threading.Thread(target=handler.drain, args=(threading.Event(),))
     busy.start()
     while not answered(clean_database):
         assert busy.is_alive()
     with clean_database.transaction() as session:
         bundle_registry.register(session, new)
         bundle_registry.activate(session, new.sha256)
-    keeper.look(role)
+    reloader.check(handler)
     busy.join()
     late = queue(clean_database, storage, 1)
-    role.drain(threading.Event())
+    handler.drain(threading.Event())
     found = answered(clean_database)
     assert sorted(job_id for job_id, _ in found) == sorted(ids + late)
     named = [sha256 for _, sha256 in found]
     assert named == sorted(named, key=[old.sha256, new.sha256].index)
     assert (named[0], named[-1]) == (old.sha256, new.sha256)
-    assert role.serving is not None
-    assert role.serving.bundle_sha256 == new.sha256
+    assert handler.serving is not None
+    assert handler.serving.bundle_sha256 == new.sha256
 
 
 def queue(database: Database, storage: Storage, count: int) -> list[str]:

@@ -236,13 +236,13 @@ def test_a_swapped_model_answers_what_is_claimed_afterwards(
     settings: Settings, clean_database: Database, storage: Counting, model: Model, tmp_path: Path
 ) -> None:
     (before,) = queue(clean_database, storage, count=1)
-    role = drain(settings, clean_database, storage, model)
+    handler = drain(settings, clean_database, storage, model)
     other = tiny_bundle(tmp_path / "other", version="2")
-    role.swap(Model(other, model.engine))
+    handler.swap(Model(other, model.engine))
     (after,) = queue(clean_database, storage, count=1)
-    role.drain(threading.Event())
-    assert role.serving is not None
-    assert role.serving.bundle_sha256 == other.sha256
+    handler.drain(threading.Event())
+    assert handler.serving is not None
+    assert handler.serving.bundle_sha256 == other.sha256
     with every_job(clean_database) as found:
         versions = {job_id: job_envelope(job).result for job_id, job in found.items()}
     assert {job_id: result and result.model.version for job_id, result in versions.items()} == {
@@ -257,15 +257,15 @@ def test_a_batch_that_was_claimed_before_a_swap_is_answered_by_the_model_it_was_
     """The other model takes larger pictures: it could not answer for pixels that were not made for it."""
     queue(clean_database, storage, count=3)
     other = tiny_model(tmp_path / "other", version="2", size=2 * SIZE)
-    role = Classify("worker", settings.model_copy(update={"batch_size": 1}), clean_database, storage, model)
+    handler = Classify("worker", settings.model_copy(update={"batch_size": 1}), clean_database, storage, model)
 
     class Swapping(Watched):
         def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
-            role.swap(other)
+            handler.swap(other)
             return super().maps(images, trunks)
 
-    role.swap(Model(model.bundle, Swapping(model.engine)))
-    role.drain(threading.Event())
+    handler.swap(Model(model.bundle, Swapping(model.engine)))
+    handler.drain(threading.Event())
     with every_job(clean_database) as found:
         assert {job.state for job in found.values()} == {JobState.SUCCEEDED}
         results = [job_envelope(job).result for job in found.values()]
@@ -315,14 +315,14 @@ def test_what_a_failed_drain_leaves_is_not_kept_alive(
     settings: Settings, clean_database: Database, storage: Counting, bundle: Bundle
 ) -> None:
     ids = queue(clean_database, storage, count=40)
-    role = Classify("worker", settings, clean_database, storage, Model(bundle, Faulty(RuntimeError("a bug"))))
+    handler = Classify("worker", settings, clean_database, storage, Model(bundle, Faulty(RuntimeError("a bug"))))
     with pytest.raises(RuntimeError, match="a bug"):
-        role.drain(threading.Event())
+        handler.drain(threading.Event())
     with clean_database.transaction() as session:
         abandoned = session.scalars(sa.select(Job.id).where(Job.state == JobState.RUNNING)).all()
         session.execute(sa.update(Job).where(Job.id.in_(abandoned)).values(lease_until=sa.func.now()))
     assert len(abandoned) == settings.batch_size  # the batch ahead of it was given back
-    role.beat()
+    handler.beat()
     with clean_database.transaction() as session:
         assert sorted(jobs.rescue(session, 3)[0]) == sorted(abandoned)
         assert session.scalar(sa.select(sa.func.count()).where(Job.state == JobState.QUEUED)) == len(ids)

@@ -39,9 +39,9 @@ from worker.deliver.receiver_responses import reason_of, refusal_of
 def deliver(settings: Settings, clean_database: Database) -> Iterator[Deliver]:
     """A deliverer with three retries, due at once."""
     quick = settings.model_copy(update={"webhook_retry_seconds": (0.0, 0.0, 0.0), "webhook_timeout_seconds": 2.0})
-    role = Deliver(quick, clean_database)
-    yield role
-    role.close()
+    handler = Deliver(quick, clean_database)
+    yield handler
+    handler.close()
 
 
 def scheduled(database: Database, url: str) -> str:
@@ -155,10 +155,10 @@ def test_a_receiver_says_when_it_wants_to_be_asked_again(
     settings: Settings, receiver: Receiver, clean_database: Database
 ) -> None:
     receiver.replies, receiver.retry_after = [503], "120"
-    role = Deliver(settings.model_copy(update={"webhook_retry_seconds": (5, 300, 300)}), clean_database)
+    handler = Deliver(settings.model_copy(update={"webhook_retry_seconds": (5, 300, 300)}), clean_database)
     delivery_id = scheduled(clean_database, receiver.url)
-    role.drain(threading.Event())
-    role.close()
+    handler.drain(threading.Event())
+    handler.close()
     with clean_database.transaction() as session:
         wait = sa.extract("epoch", Delivery.next_attempt_at - sa.func.now())
         left = session.scalar(sa.select(wait).where(Delivery.id == delivery_id))
@@ -219,9 +219,9 @@ def test_the_address_is_checked_again_when_connecting(
 ) -> None:
     delivery_id = scheduled(clean_database, receiver.url)
     strict = settings.model_copy(update={"webhook_allowed_networks": (), "webhook_retry_seconds": ()})
-    role = Deliver(strict, clean_database)
-    role.drain(threading.Event())
-    role.close()
+    handler = Deliver(strict, clean_database)
+    handler.drain(threading.Event())
+    handler.close()
     assert receiver.requests == []
     state, ((status, error),) = outcome(clean_database, delivery_id)
     assert (state, status) == (DeliveryState.FAILED, None)

@@ -120,12 +120,12 @@ def test_while_a_write_hangs_the_engine_goes_on_and_every_lease_is_kept(
                 ahead.set()
                 assert on.wait(EVENT_SECONDS)
 
-        role = Classify("worker", small, clean_database, storage, Watched(act))
-        drained = worker.submit(role.drain, threading.Event())
+        handler = Classify("worker", small, clean_database, storage, Watched(act))
+        drained = worker.submit(handler.drain, threading.Event())
         assert ahead.wait(EVENT_SECONDS)
         wait_for_a_lock(clean_database)
         before = leases(clean_database)
-        role.beat()
+        handler.beat()
         after = leases(clean_database)
         holder.rollback()
         on.set()
@@ -164,16 +164,16 @@ def test_a_write_that_fails_ends_the_drain_and_lets_its_leases_run_out(
         def readings(self, *, heatmaps: bool) -> list[Reading | Refusal]:  # noqa: ARG002 - Sight's
             raise RuntimeError("a bug")
 
-    role = Classify("worker", small, clean_database, storage, Broken())
+    handler = Classify("worker", small, clean_database, storage, Broken())
     with pytest.raises(RuntimeError, match="a bug"):
-        role.drain(threading.Event())
+        handler.drain(threading.Event())
     with clean_database.transaction() as session:
         abandoned = session.scalars(sa.select(Job.id).where(Job.state == JobState.RUNNING)).all()
         session.execute(sa.update(Job).where(Job.id.in_(abandoned)).values(lease_until=sa.func.now()))
     assert len(abandoned) == SIZE
     # The batch that ran meanwhile is none the worse for it.
     assert states(clean_database)[JobState.SUCCEEDED] >= SIZE
-    role.beat()
+    handler.beat()
     with clean_database.transaction() as session:
         assert sorted(jobs.rescue(session, 3)[0]) == sorted(abandoned)
 
@@ -331,13 +331,13 @@ def test_a_look_that_hangs_is_not_hidden_by_the_other_lane(
         if look == 1:
             assert over.wait(EVENT_SECONDS)
         else:
-            got_on.append(role.progress)
+            got_on.append(handler.progress)
             if look == 3:
                 over.set()
 
-    role = Classify("worker", small, clean_database, storage, Watched(act, lanes=2))
-    role.drain(threading.Event())
-    assert got_on[0] == got_on[1] < role.progress
+    handler = Classify("worker", small, clean_database, storage, Watched(act, lanes=2))
+    handler.drain(threading.Event())
+    assert got_on[0] == got_on[1] < handler.progress
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -391,8 +391,8 @@ def test_while_a_look_hangs_nothing_beside_it_counts_as_progress(
                 assert time.monotonic() < began + EVENT_SECONDS
                 time.sleep(0.01)
             time.sleep(0.1)
-            seen.append(began - role.progress)
+            seen.append(began - handler.progress)
 
-    role = Classify("worker", small, clean_database, storage, Watched(act))
-    role.drain(threading.Event())
+    handler = Classify("worker", small, clean_database, storage, Watched(act))
+    handler.drain(threading.Event())
     assert seen[0] > -0.05

@@ -39,7 +39,7 @@ def storage(settings: Settings) -> Storage:
 
 @pytest.fixture
 def sweep(settings: Settings, clean_database: Database, storage: Storage) -> Sweep:
-    """The role, as a worker process builds it."""
+    """The handler, as a worker process builds it."""
     return Sweep(settings, clean_database, storage)
 
 

@@ -1,4 +1,4 @@
-"""The door of a worker process: doorbells, looks by itself, and the sign of life, on a real database."""
+"""The runner of a worker process: doorbells, polls, and the sign of life, on a real database."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from shared.db.engine import Database
 from shared.db.tables import Worker
 from shared.errors import EngineError, Unavailable
 from tests.support.waiting import EVENT_SECONDS
-from worker.runner import Serving, Station, report_problem
+from worker.runner import QueueRunner, Serving, report_problem
 
 
 class Work:
-    """A role whose drains the test sees, and may hold."""
+    """A handler whose drains the test sees, and may hold."""
 
     serving: Serving | None = None
 
@@ -41,24 +41,24 @@ class Work:
         self.beats += 1
 
 
-class Keeper:
-    """Has looked at a role, and has a problem with its model."""
+class Reloader:
+    """Has checked for a handler, and has a problem with its model."""
 
     problem: str | None = "card.json: missing"
 
     def __init__(self) -> None:
         self.seen: list[object] = []
 
-    def look(self, role: object) -> None:
+    def check(self, handler: object) -> None:
         """Counts, and meets a fault."""
-        self.seen.append(role)
+        self.seen.append(handler)
         raise Unavailable
 
 
-def station(work: Work, database: Database, settings: Settings, **seconds: float) -> Station:
-    """A station that looks and beats by itself only when told so."""
+def runner(work: Work, database: Database, settings: Settings, **seconds: float) -> QueueRunner:
+    """A runner that polls and beats by itself only when told so."""
     quiet = {"poll_seconds": 3600.0, "heartbeat_seconds": 3600.0} | seconds
-    return Station("w", "sweep", work, database, settings.model_copy(update=quiet))
+    return QueueRunner("w", "sweep", work, database, settings.model_copy(update=quiet))
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -72,7 +72,7 @@ def until(condition: Callable[[], bool]) -> None:
 def test_a_doorbell_during_a_drain_is_not_lost_and_does_not_wait(clean_database: Database, settings: Settings) -> None:
     work = Work()
     work.go_on.clear()
-    door = station(work, clean_database, settings)
+    door = runner(work, clean_database, settings)
     busy = threading.Thread(target=door.work)
     busy.start()
     until(lambda: work.drains == 1)
@@ -85,7 +85,7 @@ def test_a_doorbell_during_a_drain_is_not_lost_and_does_not_wait(clean_database:
 
 def test_it_looks_by_itself(clean_database: Database, settings: Settings) -> None:
     work = Work()
-    door = station(work, clean_database, settings, poll_seconds=0.01)
+    door = runner(work, clean_database, settings, poll_seconds=0.01)
     door.open()
     until(lambda: work.drains >= 3)
     door.close()
@@ -97,7 +97,7 @@ def test_a_failed_drain_does_not_end_the_looking(
 ) -> None:
     work = Work()
     work.fault = fault
-    door = station(work, clean_database, settings, poll_seconds=0.01)
+    door = runner(work, clean_database, settings, poll_seconds=0.01)
     door.open()
     until(lambda: work.drains >= 3)
     door.close()
@@ -106,7 +106,7 @@ def test_a_failed_drain_does_not_end_the_looking(
 def test_it_says_which_engine_answers_and_why_others_do_not(clean_database: Database, settings: Settings) -> None:
     work = Work()
     work.serving = Serving("ab" * 32, "openvino-float32", "openvino-int8 not taken: 14.2 images/s")
-    door = station(work, clean_database, settings)
+    door = runner(work, clean_database, settings)
     door.open()
     with clean_database.transaction() as session:
         worker = session.scalars(sa.select(Worker)).one()
@@ -119,7 +119,7 @@ def test_it_says_which_engine_answers_and_why_others_do_not(clean_database: Data
 
 
 def test_it_signs_on_and_off(clean_database: Database, settings: Settings) -> None:
-    door = station(Work(), clean_database, settings)
+    door = runner(Work(), clean_database, settings)
     door.open()
     with clean_database.transaction() as session:
         assert session.scalars(sa.select(Worker.name)).all() == ["w"]
@@ -131,7 +131,7 @@ def test_it_signs_on_and_off(clean_database: Database, settings: Settings) -> No
 def test_it_gives_signs_of_life_until_what_is_under_way_is_done(clean_database: Database, settings: Settings) -> None:
     work = Work()
     work.go_on.clear()
-    door = station(work, clean_database, settings, heartbeat_seconds=0.01)
+    door = runner(work, clean_database, settings, heartbeat_seconds=0.01)
     door.open()
     busy = threading.Thread(target=door.work)
     busy.start()
@@ -150,24 +150,24 @@ def test_it_gives_signs_of_life_until_what_is_under_way_is_done(clean_database: 
         assert session.scalars(sa.select(Worker.name)).all() == []
 
 
-def test_what_keeps_a_worker_from_its_model_is_told_and_looked_at_again(
+def test_what_keeps_a_worker_from_its_model_is_reported_and_checked_again(
     clean_database: Database, settings: Settings
 ) -> None:
-    work, keeper = Work(), Keeper()
+    work, reloader = Work(), Reloader()
     quick = settings.model_copy(update={"poll_seconds": 0.01, "heartbeat_seconds": 3600.0})
-    door = Station("w", "sweep", work, clean_database, quick, keeper)
+    door = QueueRunner("w", "sweep", work, clean_database, quick, reloader)
     door.open()
-    until(lambda: len(keeper.seen) >= 3)
+    until(lambda: len(reloader.seen) >= 3)
     with clean_database.transaction() as session:
         assert session.scalars(sa.select(Worker.bundle_problem)).all() == ["card.json: missing"]
     door.close()
-    assert set(keeper.seen) == {work}
+    assert set(reloader.seen) == {work}
 
 
 def test_a_worker_that_gets_nowhere_gives_no_sign_of_life(clean_database: Database, settings: Settings) -> None:
     work = Work()
     work.go_on.clear()
-    door = station(work, clean_database, settings, heartbeat_seconds=0.01, progress_seconds=0.3)
+    door = runner(work, clean_database, settings, heartbeat_seconds=0.01, progress_seconds=0.3)
     door.open()
     busy = threading.Thread(target=door.work)
     busy.start()
