@@ -16,6 +16,7 @@ import httpx
 import pytest
 from playwright.sync_api import sync_playwright
 
+from tests import documented
 from tests.compose.deployment import Deployment
 from tests.compose.engine import run
 from tests.compose.images import ROOT
@@ -113,8 +114,9 @@ def test_a_new_certificate_is_taken_up_without_a_stop(deployment: Deployment, tm
 
 
 def take_up(deployment: Deployment, certificate: Path, key: Path) -> None:
-    page = (ROOT / "docs" / "operate" / "containers.md").read_text(encoding="utf-8")
-    (lines,) = (block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "HUP proxy" in block)
+    page = ROOT / "docs" / "operate" / "containers.md"
+    (block,) = (block for block in documented.blocks(page, "console") if "HUP proxy" in block)
+    lines = re.sub(r"^\$ ", "", block, flags=re.MULTILINE)
     deployment.shell(lines, CERTIFICATE=str(certificate), KEY=str(key), COMPOSE_PROFILES="cpu,tls")
 
 

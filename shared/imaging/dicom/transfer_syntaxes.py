@@ -1,6 +1,7 @@
 """Transfer syntaxes (PS3.5, section 10; PS3.6, annex A): which are read, with which decoder, and the others' names.
 
-docs/reference/formats.md shows the same to readers, and tests/unit/test_formats.py holds it against this table.
+docs/reference/formats.md shows the same to readers, and tests/unit/shared/imaging/test_formats_dicom.py holds it
+against this table.
 """
 
 from __future__ import annotations
