@@ -147,9 +147,9 @@ def _classify_runner(name: str, database: Database, storage: Storage) -> QueueRu
     from worker.classify.predictor import Model
 
     if SETTINGS.engine in {"null", "stand-in"}:
-        reader = stand_in.null() if SETTINGS.engine == "null" else stand_in.stand_in(SETTINGS.stand_in_rate)
+        predictor = stand_in.null() if SETTINGS.engine == "null" else stand_in.stand_in(SETTINGS.stand_in_rate)
         log.warning("worker.measures", engine=SETTINGS.engine, notice=stand_in.NOTICE)
-        drill = _patiently(lambda: Classify(name, SETTINGS, database, storage, reader))
+        drill = _patiently(lambda: Classify(name, SETTINGS, database, storage, predictor))
         return QueueRunner(name, CLASSIFY, drill, database, SETTINGS)
     cache = ModelCache(SETTINGS.model_cache, storage)
     # What the process has without a bundle is part of what a bundle's card says that it needs.

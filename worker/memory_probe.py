@@ -18,7 +18,7 @@ import worker.classify.handler  # noqa: F401 - so with this
 from shared.db.tables import Classifier, Modality
 from shared.inference.bundle import Bundle
 from shared.inference.engines import choose_engine
-from worker.classify.predictor import Ask, Model
+from worker.classify.predictor import ImageRequest, Model
 
 ROUNDS = 3
 
@@ -29,11 +29,11 @@ def main(directory: str, engine: str, images: str) -> int:
     model = Model(bundle, choose_engine(bundle, engine, int(images)).engine)
     size, count = bundle.input.size, max(int(images) // model.lanes, 1)
     pixels = np.random.default_rng(1).integers(0, 255, (count, size, size), np.uint8)
-    asks = [Ask(row, classifier, Modality.XRAY) for row in range(count) for classifier in Classifier]
+    requests = [ImageRequest(row, classifier, Modality.XRAY) for row in range(count) for classifier in Classifier]
     with ThreadPoolExecutor(model.lanes) as lanes:
         for _ in range(ROUNDS):
-            for seen in lanes.map(lambda _: model.look(pixels, asks), range(model.lanes)):
-                seen.readings(heatmaps=True)
+            for outputs in lanes.map(lambda _: model.infer(pixels, requests), range(model.lanes)):
+                outputs.predictions(heatmaps=True)
     return peak()
 
 

@@ -19,7 +19,7 @@ from shared.studies.rows import content_sha256
 from tests.support.files.images import grey
 from tests.support.rows import add_job, add_tenant
 from worker.classify.handler import Classify
-from worker.classify.predictor import Reader
+from worker.classify.predictor import Predictor
 
 
 class Counting(FolderStorage):
@@ -55,9 +55,9 @@ def queue(
     return ids
 
 
-def drain(settings: Settings, database: Database, storage: Storage, reader: Reader) -> Classify:
+def drain(settings: Settings, database: Database, storage: Storage, predictor: Predictor) -> Classify:
     """Drain once, as a worker process does."""
-    handler = Classify("worker", settings, database, storage, reader)
+    handler = Classify("worker", settings, database, storage, predictor)
     handler.drain(threading.Event())
     return handler
 

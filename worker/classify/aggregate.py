@@ -1,4 +1,4 @@
-"""Readings to an answer: how the images of a study combine, and what asks for a second look.
+"""Predictions to an answer: how the images of a study combine, and what asks for a second look.
 
 The study's probabilities are the mean over its answered images; so is the second opinion. Images that are no chest
 images, or not of the modality that most of the study's chest images have, are left out. shared/jobs/schemas.py explains
@@ -21,28 +21,30 @@ from shared.ids import new_id
 from shared.jobs.claims import Answer, Heatmap
 from shared.jobs.schemas import Rejection, ReviewReason
 from worker.classify.load import Study
-from worker.classify.predictor import Opinion, Reading, Refusal
+from worker.classify.predictor import Opinion, Prediction, RejectedImage
 
 COVID19 = "covid19"
 
 
-def answer(study: Study, readings: Mapping[str, Reading | Refusal], bundle_sha256: str, infer_seconds: float) -> Answer:
-    """The answer of a study, from the readings of its readable images by their ids."""
+def answer(
+    study: Study, predictions: Mapping[str, Prediction | RejectedImage], bundle_sha256: str, infer_seconds: float
+) -> Answer:
+    """The answer of a study, from the predictions of its readable images by their ids."""
     sent_as = study.claim.modality
-    modality = _modality(list(readings.values()), sent_as)
-    spoken = {name: r for name, r in readings.items() if isinstance(r, Reading) and r.modality is modality}
+    modality = _modality(list(predictions.values()), sent_as)
+    spoken = {name: r for name, r in predictions.items() if isinstance(r, Prediction) and r.modality is modality}
     kept = _heatmaps(spoken)
     bare = Answer(
         bundle_sha256=bundle_sha256,
-        images=_images(study, readings, spoken, kept),
+        images=_images(study, predictions, spoken, kept),
         timings=_timings(study, infer_seconds),
         corrected_modality=None if modality is sent_as else modality,
         heatmaps=list(kept.values()),
     )
     if not spoken:
-        return _rejected(bare, readings, modality)
-    opinions = [reading.opinion for reading in spoken.values()]
-    seconds = [reading.second for reading in spoken.values() if reading.second is not None]
+        return _rejected(bare, predictions, modality)
+    opinions = [prediction.opinion for prediction in spoken.values()]
+    seconds = [prediction.second for prediction in spoken.values() if prediction.second is not None]
     whole, second = _mean(opinions), _mean(seconds) if seconds else None
     reasons = {*_doubts(whole, second, opinions), *_circumstances(study, modality, spoken)}
     return replace(
@@ -53,23 +55,23 @@ def answer(study: Study, readings: Mapping[str, Reading | Refusal], bundle_sha25
     )
 
 
-def _modality(readings: Sequence[Reading | Refusal], sent_as: Modality) -> Modality:
+def _modality(predictions: Sequence[Prediction | RejectedImage], sent_as: Modality) -> Modality:
     """What most of the chest images are; what they were sent as when it is a tie, or there are none."""
-    counts = Counter(reading.modality for reading in readings if reading.modality is not None)
+    counts = Counter(prediction.modality for prediction in predictions if prediction.modality is not None)
     return max(Modality, key=lambda modality: (counts[modality], modality is sent_as))
 
 
-def _rejected(bare: Answer, readings: Mapping[str, Reading | Refusal], modality: Modality) -> Answer:
+def _rejected(bare: Answer, predictions: Mapping[str, Prediction | RejectedImage], modality: Modality) -> Answer:
     """Nothing was answered. Where there are chest images, the reason is what keeps those from being answered."""
-    refusals = [reading for reading in readings.values() if isinstance(reading, Refusal)]
+    refusals = [prediction for prediction in predictions.values() if isinstance(prediction, RejectedImage)]
     first = next((refusal for refusal in refusals if refusal.modality is modality), refusals[0])
     return replace(bare, outcome=ResultOutcome.REJECTED_INPUT, reason=first.reason.value, detail=first.detail)
 
 
 def _images(
     study: Study,
-    readings: Mapping[str, Reading | Refusal],
-    spoken: Mapping[str, Reading],
+    predictions: Mapping[str, Prediction | RejectedImage],
+    spoken: Mapping[str, Prediction],
     heatmaps: Mapping[str, Heatmap],
 ) -> list[dict[str, Any]]:
     """What the result keeps of each image, in the order of the study."""
@@ -81,18 +83,18 @@ def _images(
         elif ref.id in spoken:
             image |= _named(spoken[ref.id].opinion)
         else:
-            image["rejected"] = _rejection(readings[ref.id], spoken).value
+            image["rejected"] = _rejection(predictions[ref.id], spoken).value
         if ref.id in heatmaps:
             image["heatmap"] = heatmaps[ref.id].id
         images.append(image)
     return images
 
 
-def _rejection(reading: Reading | Refusal, spoken: Mapping[str, Reading]) -> Rejection:
+def _rejection(prediction: Prediction | RejectedImage, spoken: Mapping[str, Prediction]) -> Rejection:
     """A chest image that others outvoted is left out for that, whatever else there is against it."""
-    if isinstance(reading, Reading) or (spoken and reading.modality is not None):
+    if isinstance(prediction, Prediction) or (spoken and prediction.modality is not None):
         return Rejection.OTHER_MODALITY
-    return reading.reason
+    return prediction.reason
 
 
 def _doubts(whole: Opinion, second: Opinion | None, opinions: Sequence[Opinion]) -> Iterator[ReviewReason]:
@@ -116,11 +118,11 @@ def _circumstances(study: Study, modality: Modality, spoken: Collection[str]) ->
         yield ReviewReason.NOT_LUNG_WINDOW
 
 
-def _heatmaps(spoken: Mapping[str, Reading]) -> dict[str, Heatmap]:
+def _heatmaps(spoken: Mapping[str, Prediction]) -> dict[str, Heatmap]:
     return {
-        image_id: Heatmap(new_id("art"), image_id, _prediction(reading.opinion), _png(reading.heatmap))
-        for image_id, reading in spoken.items()
-        if reading.heatmap is not None
+        image_id: Heatmap(new_id("art"), image_id, _prediction(prediction.opinion), _png(prediction.heatmap))
+        for image_id, prediction in spoken.items()
+        if prediction.heatmap is not None
     }
 
 

@@ -1,7 +1,7 @@
-"""A batch before the engine: what is shown to it at once, how that is halved, and what there is to say afterwards.
+"""A batch before the engine: what goes through it at once, how that is halved, and what there is to say afterwards.
 
-An engine that works on several looks side by side has a lane for each. Batches are not waited for one after the other:
-a lane that is done with its part of one takes its part of the next, while the others are still at work.
+An engine that works on several inferences side by side has a lane for each. Batches are not waited for one after the
+other: a lane that is done with its part of one takes its part of the next, while the others are still at work.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from shared import metrics
 from shared.db.tables import Classifier
 from shared.errors import EngineOutOfMemory, ThoraqError
 from worker.classify.load import Pixels, Study
-from worker.classify.predictor import Ask, Reader, Reading, Refusal, Sight
+from worker.classify.predictor import ImageRequest, Prediction, Predictor, RawOutputs, RejectedImage
 
 log = structlog.get_logger(__name__)
-#: An image and a classifier: what several jobs of a batch ask of it is read once.
+#: An image and a classifier: what several jobs of a batch ask of it is predicted once.
 Key = tuple[str, Classifier]
 #: An error is what kept the engine from seeing the image.
-Readings = dict[Key, Reading | Refusal | ThoraqError]
+Predictions = dict[Key, Prediction | RejectedImage | ThoraqError]
 
 
 class Stopped(Exception):
@@ -35,93 +35,97 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Asked:
+class InferenceBatch:
     """Images that go through the engine at once, and what is asked about them."""
 
     keys: list[Key]
-    asks: list[Ask]
+    requests: list[ImageRequest]
     images: Pixels
 
-    def halves(self) -> tuple[Asked, Asked]:
+    def halves(self) -> tuple[InferenceBatch, InferenceBatch]:
         """The same in two; there must be two images or more."""
         half = len(self.images) // 2
         return self._part(0, half), self._part(half, len(self.images))
 
-    def _part(self, start: int, end: int) -> Asked:
-        pairs = [(key, ask) for key, ask in zip(self.keys, self.asks, strict=True) if start <= ask.row < end]
-        asks = [replace(ask, row=ask.row - start) for _, ask in pairs]
-        return Asked([key for key, _ in pairs], asks, self.images[start:end])
+    def _part(self, start: int, end: int) -> InferenceBatch:
+        pairs = [
+            (key, request) for key, request in zip(self.keys, self.requests, strict=True) if start <= request.row < end
+        ]
+        requests = [replace(request, row=request.row - start) for _, request in pairs]
+        return InferenceBatch([key for key, _ in pairs], requests, self.images[start:end])
 
 
 @dataclass(frozen=True)
-class Look:
+class InferenceResult:
     """What the engine has seen of the images that were asked about, or what kept it from that."""
 
     keys: list[Key]
-    sight: Sight | ThoraqError
+    outputs: RawOutputs | ThoraqError
     #: seconds of time.perf_counter()
     ended: float
 
-    def readings(self, *, heatmaps: bool) -> Readings:
-        """What there is to say."""
-        if isinstance(self.sight, ThoraqError):
-            return dict.fromkeys(self.keys, self.sight)
-        return dict(zip(self.keys, self.sight.readings(heatmaps=heatmaps), strict=True))
+    def predictions(self, *, heatmaps: bool) -> Predictions:
+        """What the heads say, or the error for each image."""
+        if isinstance(self.outputs, ThoraqError):
+            return dict.fromkeys(self.keys, self.outputs)
+        return dict(zip(self.keys, self.outputs.predictions(heatmaps=heatmaps), strict=True))
 
 
-def split(studies: Sequence[Study], batch_size: int, reader: Reader) -> Iterator[Asked]:
+def split(studies: Sequence[Study], batch_size: int, predictor: Predictor) -> Iterator[InferenceBatch]:
     """All images of the studies, a lane's part of a batch at once (a study alone may have thousands of them).
 
     Those for the first batch are made here, and not when a lane is free: it would wait for the copy, and for the other
     threads' turns.
     """
-    together = min(batch_size, reader.max_batch or batch_size)
-    asked = _split(studies, max(together // reader.lanes, 1))
-    return chain(list(islice(asked, reader.lanes)), asked)
+    together = min(batch_size, predictor.max_batch or batch_size)
+    batches = _batches(studies, max(together // predictor.lanes, 1))
+    return chain(list(islice(batches, predictor.lanes)), batches)
 
 
-def _split(studies: Sequence[Study], size: int) -> Iterator[Asked]:
+def _batches(studies: Sequence[Study], size: int) -> Iterator[InferenceBatch]:
     pixels = {name: image for study in studies for name, image in study.pixels.items()}
     wanted = {(name, study.claim.classifier): study.claim.modality for study in studies for name in study.pixels}
     names = list(pixels)
     for start in range(0, len(names), size):
         rows = {name: row for row, name in enumerate(names[start : start + size])}
-        asks = {key: Ask(rows[key[0]], key[1], sent_as) for key, sent_as in wanted.items() if key[0] in rows}
-        yield Asked(list(asks), list(asks.values()), np.stack([pixels[name] for name in rows]))
+        requests = {
+            key: ImageRequest(rows[key[0]], key[1], sent_as) for key, sent_as in wanted.items() if key[0] in rows
+        }
+        yield InferenceBatch(list(requests), list(requests.values()), np.stack([pixels[name] for name in rows]))
 
 
 @dataclass(frozen=True)
-class Seen:
+class BatchPredictions:
     """What there is to say of all that was asked together, and the seconds that the engine had it."""
 
-    readings: Readings
+    predictions: Predictions
     seconds: float
 
 
 @dataclass(eq=False)
 class Lane:
-    """A lane that is taken; `since`: seconds of time.monotonic() at which its present look began."""
+    """A lane that is taken; `since`: seconds of time.monotonic() at which its present inference began."""
 
     since: float
 
 
-class Looker:
-    """Shows images to the engine; `looked` is told after each look how many they were and how many seconds it took.
+class InferenceDispatcher:
+    """Sends images to the engine; `on_inference` is called after each inference: how many they were, and its seconds.
 
     The seconds are those of one lane among as many as were busy.
     """
 
-    def __init__(self, *, heatmaps: bool, keep: int, looked: Callable[[int, float], None]) -> None:
-        self._heatmaps, self._keep, self._looked = heatmaps, keep, looked
-        self._threads = ThreadPoolExecutor(thread_name_prefix="look")
+    def __init__(self, *, heatmaps: bool, keep: int, on_inference: Callable[[int, float], None]) -> None:
+        self._heatmaps, self._keep, self._on_inference = heatmaps, keep, on_inference
+        self._threads = ThreadPoolExecutor(thread_name_prefix="infer")
         self._taken: set[Lane] = set()
         self._change = threading.Condition()
-        #: What ended a look and is no error of the engine's; whoever waits for a lane next is told.
+        #: What ended an inference and is no error of the engine's; raised to whoever waits for a lane next.
         self.fault: BaseException | None = None
 
     @property
     def since(self) -> float | None:
-        """Seconds of time.monotonic() at which the oldest look that is under way began."""
+        """Seconds of time.monotonic() at which the oldest inference that is under way began."""
         with self._change:
             return min((lane.since for lane in self._taken), default=None)
 
@@ -132,45 +136,49 @@ class Looker:
             if self.fault is not None:
                 raise self.fault
 
-    def read(self, reader: Reader, asked: Iterator[Asked], stopping: threading.Event) -> Callable[[], Seen]:
+    def submit(
+        self, predictor: Predictor, batches: Iterator[InferenceBatch], stopping: threading.Event
+    ) -> Callable[[], BatchPredictions]:
         """Return as soon as the engine has all of it; what is returned waits for it, and says what it makes of it.
 
         Raises Stopped when `stopping` is set and there is more to see than jobs that were claimed together have: a
         large study takes minutes.
         """
         began = time.perf_counter()
-        keep = self._keep * reader.lanes
-        readings = Readings()
-        coming: deque[Future[list[Look]]] = deque()
-        for place, one in enumerate(asked):
+        keep = self._keep * predictor.lanes
+        predictions = Predictions()
+        coming: deque[Future[list[InferenceResult]]] = deque()
+        for place, batch in enumerate(batches):
             if place >= keep and stopping.is_set():
                 raise Stopped
-            # What a look leaves is large: of a study of thousands of images, only the last ones are kept for later.
+            # What an inference leaves is large: of a study of thousands of images, only the last are kept for later.
             if len(coming) == keep:
-                readings |= self._readings(coming.popleft().result())
-            coming.append(self._begin(reader, one))
+                predictions |= self._predictions(coming.popleft().result())
+            coming.append(self._begin(predictor, batch))
 
-        def read() -> Seen:
-            looks = [look for some in coming for look in some.result()]
-            seconds = max((look.ended for look in looks), default=began) - began
-            return Seen(readings | self._readings(looks), seconds)
+        def wait() -> BatchPredictions:
+            results = [result for some in coming for result in some.result()]
+            seconds = max((result.ended for result in results), default=began) - began
+            return BatchPredictions(predictions | self._predictions(results), seconds)
 
-        return read
+        return wait
 
-    def _readings(self, looks: Sequence[Look]) -> Readings:
-        return Readings((key, said) for look in looks for key, said in look.readings(heatmaps=self._heatmaps).items())
+    def _predictions(self, results: Sequence[InferenceResult]) -> Predictions:
+        return Predictions(
+            (key, said) for result in results for key, said in result.predictions(heatmaps=self._heatmaps).items()
+        )
 
-    def _begin(self, reader: Reader, asked: Asked) -> Future[list[Look]]:
+    def _begin(self, predictor: Predictor, batch: InferenceBatch) -> Future[list[InferenceResult]]:
         """Take a lane, once there is one."""
         with self._change:
-            self.wait_free(reader.lanes)
+            self.wait_free(predictor.lanes)
             lane = Lane(time.monotonic())
             self._taken.add(lane)
-        return self._threads.submit(self._occupy, lane, reader, asked)
+        return self._threads.submit(self._occupy, lane, predictor, batch)
 
-    def _occupy(self, lane: Lane, reader: Reader, asked: Asked) -> list[Look]:
+    def _occupy(self, lane: Lane, predictor: Predictor, batch: InferenceBatch) -> list[InferenceResult]:
         try:
-            return list(self._looks(lane, reader, asked))
+            return list(self._infer_halving(lane, predictor, batch))
         except BaseException as error:
             self.fault = error
             raise
@@ -179,25 +187,25 @@ class Looker:
                 self._taken.remove(lane)
                 self._change.notify_all()
 
-    def _looks(self, lane: Lane, reader: Reader, asked: Asked) -> Iterator[Look]:
-        """One look; two at half of the images each, and so on, where the engine has no memory for all of them."""
-        look = self._look(lane, reader, asked)
-        if not isinstance(look.sight, EngineOutOfMemory) or len(asked.images) < 2:
-            yield look
+    def _infer_halving(self, lane: Lane, predictor: Predictor, batch: InferenceBatch) -> Iterator[InferenceResult]:
+        """Infer at once; in two halves, and so on, where the engine has no memory for all of the images."""
+        result = self._infer(lane, predictor, batch)
+        if not isinstance(result.outputs, EngineOutOfMemory) or len(batch.images) < 2:
+            yield result
             return
-        for half in asked.halves():
-            yield from self._looks(lane, reader, half)
+        for half in batch.halves():
+            yield from self._infer_halving(lane, predictor, half)
 
-    def _look(self, lane: Lane, reader: Reader, asked: Asked) -> Look:
-        metrics.BATCH_IMAGES.observe(len(asked.images))
+    def _infer(self, lane: Lane, predictor: Predictor, batch: InferenceBatch) -> InferenceResult:
+        metrics.BATCH_IMAGES.observe(len(batch.images))
         lane.since = time.monotonic()
-        sight: Sight | ThoraqError
+        outputs: RawOutputs | ThoraqError
         try:
             with metrics.INFER_SECONDS.time():
-                sight = reader.look(asked.images, asked.asks)
+                outputs = predictor.infer(batch.images, batch.requests)
         except ThoraqError as error:
-            log.warning("engine.failed", error=error.type, detail=error.detail, images=len(asked.images))
-            sight = error
+            log.warning("engine.failed", error=error.type, detail=error.detail, images=len(batch.images))
+            outputs = error
         with self._change:
-            self._looked(len(asked.images), (time.monotonic() - lane.since) / len(self._taken))
-        return Look(asked.keys, sight, time.perf_counter())
+            self._on_inference(len(batch.images), (time.monotonic() - lane.since) / len(self._taken))
+        return InferenceResult(batch.keys, outputs, time.perf_counter())

@@ -19,7 +19,7 @@ from shared.db.tables import Classifier
 from shared.imaging.preprocess import InputSpec
 from shared.inference.bundle import Bundle, Card, Head
 from shared.inference.engine import Pixels
-from worker.classify.predictor import Ask, Opinion, Reading, Refusal, Sight
+from worker.classify.predictor import ImageRequest, Opinion, Prediction, RawOutputs, RejectedImage
 
 NOTICE = "Stands in for a model when Thoraq itself is measured; the answers have nothing to do with the pictures."
 CLASSES = {
@@ -51,27 +51,27 @@ class StandIn:
         self.bundle, self.needs_pixels = bundle, needs_pixels
         self._rate = rate
 
-    def look(self, images: Pixels, asks: Sequence[Ask]) -> Sight:
+    def infer(self, images: Pixels, requests: Sequence[ImageRequest]) -> RawOutputs:
         until = time.perf_counter() + (len(images) / self._rate if self._rate else 0)
         levels = images.mean(axis=(1, 2)) / 255 if self.needs_pixels else np.full(len(images), 0.5)
-        answers = Answers([_reading(ask, float(levels[ask.row])) for ask in asks])
+        answers = Answers([_predict(request, float(levels[request.row])) for request in requests])
         time.sleep(max(0.0, until - time.perf_counter()))
         return answers
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Readings that were ready at the look."""
+    """Predictions that were ready at once."""
 
-    found: list[Reading | Refusal]
+    found: list[Prediction | RejectedImage]
 
-    def readings(self, *, heatmaps: bool) -> list[Reading | Refusal]:  # noqa: ARG002 - there are none to leave out
+    def predictions(self, *, heatmaps: bool) -> list[Prediction | RejectedImage]:  # noqa: ARG002 - there are none to leave out
         return self.found
 
 
-def _reading(ask: Ask, level: float) -> Reading:
-    second = None if ask.classifier is Classifier.BINARY else _opinion(Classifier.BINARY, level)
-    return Reading(ask.modality, _opinion(ask.classifier, level), second, None)
+def _predict(request: ImageRequest, level: float) -> Prediction:
+    second = None if request.classifier is Classifier.BINARY else _opinion(Classifier.BINARY, level)
+    return Prediction(request.modality, _opinion(request.classifier, level), second, None)
 
 
 def _opinion(classifier: Classifier, level: float) -> Opinion:

@@ -26,10 +26,10 @@ from shared.errors import ThoraqError
 from shared.jobs.claims import Outcome
 from shared.storage import Storage
 from worker.classify.aggregate import answer
-from worker.classify.dispatch import Looker, Seen, Stopped, split
+from worker.classify.dispatch import BatchPredictions, InferenceDispatcher, Stopped, split
 from worker.classify.leases import Leases
 from worker.classify.load import Loader, Study
-from worker.classify.predictor import Reader, Reading, Refusal
+from worker.classify.predictor import Prediction, Predictor, RejectedImage
 from worker.classify.prefetch import MOST_BATCHES, Ahead, Batch, studies_of
 from worker.classify.write_back import Writer
 from worker.runner import Serving
@@ -42,16 +42,20 @@ class Classify:
 
     serving: Serving | None
 
-    def __init__(self, name: str, settings: Settings, database: Database, storage: Storage, reader: Reader) -> None:
+    def __init__(
+        self, name: str, settings: Settings, database: Database, storage: Storage, predictor: Predictor
+    ) -> None:
         self._settings, self._database = settings, database
         self._got_on()
         self._loader = Loader(storage, settings, self._got_on)
         self._leases = Leases(database, timedelta(seconds=settings.lease_seconds))
         self._writer = Writer(settings, database, self._leases)
         self._ahead = Ahead(name, settings, database, self._loader, self._leases)
-        self._looker = Looker(heatmaps=settings.heatmaps, keep=MOST_BATCHES, looked=self._looked)
+        self._dispatcher = InferenceDispatcher(
+            heatmaps=settings.heatmaps, keep=MOST_BATCHES, on_inference=self._note_inference
+        )
         self._thread = ThreadPoolExecutor(1, "claim-ahead")
-        self.swap(reader)
+        self.swap(predictor)
 
     @property
     def progress(self) -> float:
@@ -60,7 +64,7 @@ class Classify:
         While the engine has images, or a picture is decoded in this process, what is claimed and loaded beside it is
         none: a hung call would be hidden by it.
         """
-        under_way = [since for since in (self._looker.since, self._loader.since) if since is not None]
+        under_way = [since for since in (self._dispatcher.since, self._loader.since) if since is not None]
         return min(under_way, default=self._progress)
 
     @progress.setter
@@ -70,24 +74,24 @@ class Classify:
     def _got_on(self) -> None:
         self._progress = time.monotonic()
 
-    def _looked(self, images: int, seconds: float) -> None:
+    def _note_inference(self, images: int, seconds: float) -> None:
         self._ahead.pace.note(images, seconds)
         self._got_on()
 
-    def swap(self, reader: Reader) -> None:
-        """Answer with this reader what is claimed from now on; from any thread.
+    def swap(self, predictor: Predictor) -> None:
+        """Answer with this predictor what is claimed from now on; from any thread.
 
         What was claimed before is answered by the one that it was prepared for. Raises Unavailable, and changes
         nothing, while the database is away: results name the bundle's row.
         """
         with self._database.transaction() as session:
-            register(session, reader.bundle)
-        self._reader = reader
-        self.serving = Serving(reader.bundle.sha256, reader.engine_name, reader.engine_reason)
+            register(session, predictor.bundle)
+        self._predictor = predictor
+        self.serving = Serving(predictor.bundle.sha256, predictor.engine_name, predictor.engine_reason)
 
     def drain(self, stopping: threading.Event) -> None:
         """Work through batches until none is left or the time is over; what was run is written by then."""
-        self._looker.fault = None
+        self._dispatcher.fault = None
         try:
             with closing(self._batches(stopping)) as batches:
                 for batch in batches:
@@ -108,7 +112,7 @@ class Classify:
         ready: deque[Batch] = deque()
         try:
             while coming is not None:
-                self._looker.wait_free(self._reader.lanes)
+                self._dispatcher.wait_free(self._predictor.lanes)
                 taken, coming = coming, None
                 self._ahead.wanted.set()
                 ready.extend(taken.result())
@@ -141,7 +145,7 @@ class Classify:
         ring(self._settings, CLASSIFY)
 
     def _take(self) -> list[Batch]:
-        taken = self._ahead.take(self._reader)
+        taken = self._ahead.take(self._predictor)
         self._got_on()
         return taken
 
@@ -151,38 +155,40 @@ class Classify:
         studies = [study for study in studies_of(batch.entries) if self._leases.held(study.claim)]
         whole = len(ended) + len(studies) == len(batch.entries)
         try:
-            asked = batch.asked if whole else split(studies, self._settings.batch_size, batch.reader)
-            seen = self._looker.read(batch.reader, asked, stopping)
+            inference_batches = (
+                batch.inference_batches if whole else split(studies, self._settings.batch_size, batch.predictor)
+            )
+            wait = self._dispatcher.submit(batch.predictor, inference_batches, stopping)
         except Stopped:
             self._leases.release(batch.claims)
             return list
         except BaseException:
             self._leases.forget(batch.claims)
             raise
-        return partial(_outcomes, batch.reader, ended, studies, seen)
+        return partial(_outcomes, batch.predictor, ended, studies, wait)
 
 
 def _outcomes(
-    reader: Reader,
+    predictor: Predictor,
     ended: Sequence[Outcome],
     studies: Sequence[Study],
-    read: Callable[[], Seen],
+    wait: Callable[[], BatchPredictions],
 ) -> list[Outcome]:
     """How each claim of a batch ended."""
-    seen = read()
+    found = wait()
     outcomes = list(ended)
     for study in studies:
-        mine = {name: seen.readings[name, study.claim.classifier] for name in study.pixels}
-        outcomes.append(_outcome(study, mine, reader.bundle.sha256, seen.seconds))
+        mine = {name: found.predictions[name, study.claim.classifier] for name in study.pixels}
+        outcomes.append(_outcome(study, mine, predictor.bundle.sha256, found.seconds))
     return outcomes
 
 
 def _outcome(
-    study: Study, mine: Mapping[str, Reading | Refusal | ThoraqError], bundle_sha256: str, seconds: float
+    study: Study, mine: Mapping[str, Prediction | RejectedImage | ThoraqError], bundle_sha256: str, seconds: float
 ) -> Outcome:
-    said: dict[str, Reading | Refusal] = {}
-    for name, reading in mine.items():
-        if isinstance(reading, ThoraqError):
-            return Outcome(study.claim, error=reading)
-        said[name] = reading
+    said: dict[str, Prediction | RejectedImage] = {}
+    for name, prediction in mine.items():
+        if isinstance(prediction, ThoraqError):
+            return Outcome(study.claim, error=prediction)
+        said[name] = prediction
     return Outcome(study.claim, answer=answer(study, said, bundle_sha256, seconds))

@@ -2,7 +2,7 @@
 
 Numbers only; worker/classify/aggregate.py makes answers of them. Each trunk sees an image once, however many
 classifiers were asked about it, and VGG16 only X-rays that the ensemble was asked about: the gate has spoken by then.
-A look needs the engine; the readings of it do not, so that the heads speak while the engine has its next look.
+An inference needs the engine; its predictions do not, so that the heads run while the engine has the next images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NO_CT_ENSEMBLE = "The ensemble classifies X-rays only, and this is a CT slice; a
 
 
 @dataclass(frozen=True)
-class Ask:
+class ImageRequest:
     """A classifier for one image: its row among the pixels, and the modality that it was sent as."""
 
     row: int
@@ -47,7 +47,7 @@ class Opinion:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Prediction:
     """An image that was answered, as what it is; `second`: what the binary head says where the ensemble was asked.
 
     `heatmap`, if asked for, is the grid (h, w) of where the network looked for the likeliest class, 255 the most.
@@ -60,7 +60,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RejectedImage:
     """An image that was not answered; its `modality` is None when it is no chest image."""
 
     reason: Rejection
@@ -70,21 +70,21 @@ class Refusal:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What an ask comes to once it is known what the image is."""
+    """What a request comes to once it is known what the image is."""
 
     modality: Modality
     asked: Key
     second: Key | None
 
 
-class Sight(Protocol):
-    """What was seen at a look."""
+class RawOutputs(Protocol):
+    """What the engine made of the images of an inference."""
 
-    def readings(self, *, heatmaps: bool) -> list[Reading | Refusal]:
-        """What the asked classifiers say, in the order of the asks. Needs no engine; once, in any thread."""
+    def predictions(self, *, heatmaps: bool) -> list[Prediction | RejectedImage]:
+        """What the asked classifiers say, in the order of the requests. Needs no engine; once, in any thread."""
 
 
-class Reader(Protocol):
+class Predictor(Protocol):
     """Whatever answers for a bundle."""
 
     @property
@@ -105,14 +105,14 @@ class Reader(Protocol):
 
     @property
     def lanes(self) -> int:
-        """How many looks may be under way at once, each in a thread; with fewer, the device is idle now and then."""
+        """How many inferences may be under way at once, each in a thread; with fewer, the device idles now and then."""
 
     @property
     def max_batch(self) -> int | None:
         """How many images there is memory for at once, in all lanes together; None: as many as are wanted."""
 
-    def look(self, images: Pixels, asks: Sequence[Ask]) -> Sight:
-        """Show prepared images (N, size, size) of uint8 to the engine.
+    def infer(self, images: Pixels, requests: Sequence[ImageRequest]) -> RawOutputs:
+        """Run prepared images (N, size, size) of uint8 through the engine.
 
         Raises EngineError when the device fails, ValueError for images of another shape.
         """
@@ -145,13 +145,13 @@ class Model:
         """As many as the engine has memory for."""
         return self.engine.max_batch
 
-    def look(self, images: Pixels, asks: Sequence[Ask]) -> Sight:
-        """As `Reader` says. Without a gate in the bundle every image is what it was sent as."""
+    def infer(self, images: Pixels, requests: Sequence[ImageRequest]) -> RawOutputs:
+        """As `Predictor` says. Without a gate in the bundle every image is what it was sent as."""
         maps = _Maps(self.engine, images)
         verdicts = self._judge(maps, len(images))
-        plans = [self._plan(ask, verdicts[ask.row]) for ask in asks]
+        plans = [self._plan(request, verdicts[request.row]) for request in requests]
         maps.run(self._wanted(_heard(plans)))
-        return _Seen(self.bundle, self._heads, maps, plans)
+        return _FeatureMapOutputs(self.bundle, self._heads, maps, plans)
 
     def _judge(self, maps: _Maps, count: int) -> Sequence[Verdict | None]:
         if self._gate is None or self.bundle.card.gate is None:
@@ -160,13 +160,15 @@ class Model:
         maps.run({trunk: set(rows)})
         return self._gate.judge(maps.of(trunk, rows))
 
-    def _plan(self, ask: Ask, verdict: Verdict | None) -> _Plan | Refusal:
+    def _plan(self, request: ImageRequest, verdict: Verdict | None) -> _Plan | RejectedImage:
         if verdict is not None and verdict.reason is not None:
-            return Refusal(Rejection.NOT_A_CHEST_IMAGE, verdict.reason, None)
-        modality = ask.modality if verdict is None else Modality(verdict.kind)
-        if ask.classifier is Classifier.ENSEMBLE and modality is Modality.CT:
-            return Refusal(Rejection.ENSEMBLE_NEEDS_XRAY, NO_CT_ENSEMBLE, modality)
-        asked, binary = ((self.bundle.head_for(c, modality).name, ask.row) for c in (ask.classifier, Classifier.BINARY))
+            return RejectedImage(Rejection.NOT_A_CHEST_IMAGE, verdict.reason, None)
+        modality = request.modality if verdict is None else Modality(verdict.kind)
+        if request.classifier is Classifier.ENSEMBLE and modality is Modality.CT:
+            return RejectedImage(Rejection.ENSEMBLE_NEEDS_XRAY, NO_CT_ENSEMBLE, modality)
+        asked, binary = (
+            (self.bundle.head_for(c, modality).name, request.row) for c in (request.classifier, Classifier.BINARY)
+        )
         return _Plan(modality, asked, None if asked == binary else binary)
 
     def _wanted(self, heads: Iterable[Key]) -> dict[str, set[int]]:
@@ -179,18 +181,18 @@ class Model:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """The trunks' maps of a look, and what they are there for."""
+class _FeatureMapOutputs:
+    """The trunks' maps of an inference, and what they are there for."""
 
     bundle: Bundle
     heads: Mapping[str, HeadNetwork]
     maps: _Maps
-    plans: Sequence[_Plan | Refusal]
+    plans: Sequence[_Plan | RejectedImage]
 
-    def readings(self, *, heatmaps: bool) -> list[Reading | Refusal]:
+    def predictions(self, *, heatmaps: bool) -> list[Prediction | RejectedImage]:
         opinions = self._opinions()
         grids = self._grids(opinions) if heatmaps else {}
-        return [plan if isinstance(plan, Refusal) else _reading(plan, opinions, grids) for plan in self.plans]
+        return [plan if isinstance(plan, RejectedImage) else _combined(plan, opinions, grids) for plan in self.plans]
 
     def _opinions(self) -> dict[Key, Opinion]:
         """Each head runs once, for all of its rows."""
@@ -214,7 +216,7 @@ class _Seen:
 
 
 class _Maps:
-    """The maps of one look: no trunk sees an image twice."""
+    """The maps of one inference: no trunk sees an image twice."""
 
     def __init__(self, engine: Engine, images: Pixels) -> None:
         self._engine, self._images = engine, images
@@ -242,7 +244,7 @@ class _Maps:
         return {trunk: self.of(trunk, rows) for trunk in trunks}
 
 
-def _heard(plans: Iterable[_Plan | Refusal]) -> set[Key]:
+def _heard(plans: Iterable[_Plan | RejectedImage]) -> set[Key]:
     """The heads that have to speak, for which rows."""
     made = [plan for plan in plans if isinstance(plan, _Plan)]
     return {plan.asked for plan in made} | {plan.second for plan in made if plan.second is not None}
@@ -256,6 +258,6 @@ def _by_head(keys: Iterable[Key]) -> dict[str, list[int]]:
     return rows
 
 
-def _reading(plan: _Plan, opinions: Mapping[Key, Opinion], grids: Mapping[Key, Grid]) -> Reading:
+def _combined(plan: _Plan, opinions: Mapping[Key, Opinion], grids: Mapping[Key, Grid]) -> Prediction:
     second = None if plan.second is None else opinions[plan.second]
-    return Reading(plan.modality, opinions[plan.asked], second, grids.get(plan.asked))
+    return Prediction(plan.modality, opinions[plan.asked], second, grids.get(plan.asked))

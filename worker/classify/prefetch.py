@@ -26,10 +26,10 @@ from shared.db.engine import Database
 from shared.jobs import states as jobs
 from shared.jobs.claims import Answer, Claim, Outcome
 from shared.jobs.reuse import earlier_answers
-from worker.classify.dispatch import Asked, split
+from worker.classify.dispatch import InferenceBatch, split
 from worker.classify.leases import Leases
 from worker.classify.load import Loader, Loading, Study, unseen
-from worker.classify.predictor import Reader
+from worker.classify.predictor import Predictor
 from worker.classify.slow_jobs import LOOK_SECONDS, Late
 
 #: A claim, with the answer to it that is known already.
@@ -53,12 +53,12 @@ LOT_SECONDS, MOST_BATCHES = 0.1, 8
 
 @dataclass(frozen=True)
 class Batch:
-    """What was claimed together, prepared for `reader`, which must then answer it."""
+    """What was claimed together, prepared for `predictor`, which must then answer it."""
 
-    reader: Reader
+    predictor: Predictor
     entries: list[Study | Outcome]
     #: of all its studies; the first one is ready
-    asked: Iterator[Asked]
+    inference_batches: Iterator[InferenceBatch]
 
     @property
     def claims(self) -> list[Claim]:
@@ -72,14 +72,14 @@ class Batch:
 
 
 class Pace:
-    """How much the engine gets done, from its last looks."""
+    """How much the engine gets done, from its last inferences."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
         self._rate = 0.0
 
     def note(self, images: int, seconds: float) -> None:
-        """A look at so many images has taken so many seconds."""
+        """An inference of so many images has taken so many seconds."""
         rate = images / max(seconds, 1e-6)
         self._rate = rate if not self._rate else 0.8 * self._rate + 0.2 * rate
 
@@ -113,18 +113,18 @@ class Ahead:
         """Give back the jobs that are not ready yet: the worker stops."""
         self._late.give_up()
 
-    def take(self, reader: Reader) -> list[Batch]:
+    def take(self, predictor: Predictor) -> list[Batch]:
         """The next batch, ready for the engine, with stat studies before it that came while it waited; or nothing.
 
         What was late, and has become ready, comes first.
         """
         if found := self._late.ready():
-            return [self._made(reader, entries) for reader, entries in found]
+            return [self._made(predictor, entries) for predictor, entries in found]
         held: list[Claimed] = []
         self._patient_until = time.monotonic() + PATIENCE_SECONDS
         try:
-            batch = self._batch(reader, self._gather(reader, held))
-            urgent = [] if not held or _goes_alone(held[0]) else list(self._urgent(reader, held))
+            batch = self._batch(predictor, self._gather(predictor, held))
+            urgent = [] if not held or _goes_alone(held[0]) else list(self._urgent(predictor, held))
         except BaseException:
             self._leases.forget([claim for claim, _ in held])
             raise
@@ -132,12 +132,12 @@ class Ahead:
             self._late.wait(LATE_SECONDS)
         return [one for one in (*urgent, batch) if one.entries]
 
-    def _gather(self, reader: Reader, held: list[Claimed]) -> Iterator[list[Claimed]]:
+    def _gather(self, predictor: Predictor, held: list[Claimed]) -> Iterator[list[Claimed]]:
         """The next jobs, as they come: until the batch is full, or the engine waits for it."""
         room = self.pace.lot
         for step in count():
             idle = self.wanted.is_set()
-            some = self._claim(room, reader, lone=idle and not held)
+            some = self._claim(room, predictor, lone=idle and not held)
             by_itself = not held and some and _goes_alone(some[0])
             if some:
                 held += some
@@ -161,15 +161,17 @@ class Ahead:
             time.sleep(STEP_SECONDS)
         return more
 
-    def _urgent(self, reader: Reader, held: list[Claimed]) -> Iterator[Batch]:
+    def _urgent(self, predictor: Predictor, held: list[Claimed]) -> Iterator[Batch]:
         """Stat studies that come before the engine is free."""
         while not self.wanted.wait(URGENT_SECONDS):
-            some = self._claim(self._settings.batch_size, reader, stat_only=True)
+            some = self._claim(self._settings.batch_size, predictor, stat_only=True)
             if some:
                 held += some
-                yield self._batch(reader, [some])
+                yield self._batch(predictor, [some])
 
-    def _claim(self, max_images: int, reader: Reader, *, stat_only: bool = False, lone: bool = False) -> list[Claimed]:
+    def _claim(
+        self, max_images: int, predictor: Predictor, *, stat_only: bool = False, lone: bool = False
+    ) -> list[Claimed]:
         """The next jobs, those whose answer is known with it."""
         with self._database.transaction() as session:
             claims = jobs.claim(
@@ -182,33 +184,33 @@ class Ahead:
                 lone=lone,
                 without=self._late.tenants(),
             )
-            earlier = earlier_answers(session, claims, reader.bundle.sha256)
+            earlier = earlier_answers(session, claims, predictor.bundle.sha256)
         self._leases.add(claims)
         return [(claim, earlier.get(claim.job_id)) for claim in claims]
 
-    def _batch(self, reader: Reader, found: Iterable[list[Claimed]]) -> Batch:
+    def _batch(self, predictor: Predictor, found: Iterable[list[Claimed]]) -> Batch:
         """One of all that is found; each part is loaded as soon as it is there."""
         entries: list[Study | Outcome] = []
         for some in found:
             entries += [Outcome(claim, answer=earlier) for claim, earlier in some if earlier is not None]
-            entries += self._load([claim for claim, earlier in some if earlier is None], reader)
-        return self._made(reader, entries)
+            entries += self._load([claim for claim, earlier in some if earlier is None], predictor)
+        return self._made(predictor, entries)
 
-    def _made(self, reader: Reader, entries: list[Study | Outcome]) -> Batch:
-        return Batch(reader, entries, split(studies_of(entries), self._settings.batch_size, reader))
+    def _made(self, predictor: Predictor, entries: list[Study | Outcome]) -> Batch:
+        return Batch(predictor, entries, split(studies_of(entries), self._settings.batch_size, predictor))
 
-    def _load(self, claims: Sequence[Claim], reader: Reader) -> list[Study | Outcome]:
-        if not reader.needs_pixels:
+    def _load(self, claims: Sequence[Claim], predictor: Predictor) -> list[Study | Outcome]:
+        if not predictor.needs_pixels:
             return unseen(claims)
         if not claims:
             return []
         with metrics.LOAD_SECONDS.time():
-            loading = self._loader.load(claims, reader.bundle.input)
+            loading = self._loader.load(claims, predictor.bundle.input)
             if loading.alone:
                 return self._wait_for(loading)
             ready = loading.results(max(self._patient_until - time.monotonic(), LEAST_PATIENCE_SECONDS))
         if loading.pending:
-            self._late.add(loading, reader)
+            self._late.add(loading, predictor)
         return ready
 
     def _wait_for(self, loading: Loading) -> list[Study | Outcome]:

@@ -17,7 +17,7 @@ from shared.errors import ThoraqError
 from shared.jobs.claims import Outcome
 from worker.classify.leases import Leases
 from worker.classify.load import Loading, Study
-from worker.classify.predictor import Reader
+from worker.classify.predictor import Predictor
 
 log = structlog.get_logger(__name__)
 #: Between two looks at the leases.
@@ -31,7 +31,7 @@ class Late:
 
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
-        self._loadings: list[tuple[Loading, Reader]] = []
+        self._loadings: list[tuple[Loading, Predictor]] = []
         self._lock = threading.Lock()
         self._change = threading.Event()
         self._watch: threading.Thread | None = None
@@ -41,11 +41,11 @@ class Late:
         with self._lock:
             return bool(self._loadings)
 
-    def add(self, loading: Loading, reader: Reader) -> None:
-        """Keep what is not ready of it, which `reader` is to answer."""
+    def add(self, loading: Loading, predictor: Predictor) -> None:
+        """Keep what is not ready of it, which `predictor` is to answer."""
         loading.late, loading.notify = True, self._change.set
         with self._lock:
-            self._loadings.append((loading, reader))
+            self._loadings.append((loading, predictor))
             if self._watch is None:
                 self._watch = threading.Thread(target=self._look, name="late", daemon=True)
                 self._watch.start()
@@ -58,15 +58,15 @@ class Late:
         found = Counter(claim.tenant_id for claim in claims)
         return [tenant for tenant, jobs in found.items() if jobs >= MOST_OF_A_TENANT]
 
-    def ready(self) -> list[tuple[Reader, list[Study | Outcome]]]:
+    def ready(self) -> list[tuple[Predictor, list[Study | Outcome]]]:
         """What has become ready, by the claims that were loaded together."""
         self._change.clear()
         with self._lock:
             kept = list(self._loadings)
-        found = [(reader, self._results(loading)) for loading, reader in kept]
+        found = [(predictor, self._results(loading)) for loading, predictor in kept]
         with self._lock:
             self._loadings = [pair for pair in self._loadings if pair[0].pending]
-        return [(reader, entries) for reader, entries in found if entries]
+        return [(predictor, entries) for predictor, entries in found if entries]
 
     def _results(self, loading: Loading) -> list[Study | Outcome]:
         try:

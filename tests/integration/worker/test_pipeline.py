@@ -23,25 +23,25 @@ from tests.support.waiting import EVENT_SECONDS
 from tests.support.worker_drain import Counting, drain, every_job, put, queue
 from worker.classify.fake_predictor import StandIn, stand_in
 from worker.classify.handler import Classify
-from worker.classify.predictor import Ask, Reading, Refusal, Sight
+from worker.classify.predictor import ImageRequest, Prediction, RawOutputs, RejectedImage
 from worker.classify.prefetch import MOST_BATCHES
 
 SIZE = 8
 
 
 class Watched(StandIn):
-    """A stand-in that notes how many images it was shown, and does something before each look."""
+    """A stand-in that notes how many images it was shown, and does something before each inference."""
 
     def __init__(self, act: Callable[[int], None] = lambda _: None, lanes: int = 1) -> None:
         super().__init__(stand_in(0).bundle, needs_pixels=True, rate=0)
-        self.looks: list[int] = []
+        self.sizes: list[int] = []
         self.lanes = lanes
         self._act, self._numbers = act, count(1)
 
-    def look(self, images: Pixels, asks: Sequence[Ask]) -> Sight:
-        self.looks.append(len(images))
+    def infer(self, images: Pixels, requests: Sequence[ImageRequest]) -> RawOutputs:
+        self.sizes.append(len(images))
         self._act(next(self._numbers))
-        return super().look(images, asks)
+        return super().infer(images, requests)
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def test_a_long_backlog_is_answered_once_each_in_batches_across_tenants(
         tenants = [add_tenant(session, name) for name in ("north", "south")]
         ids = [add_job(session, tenant).id for _ in range(40) for tenant in tenants]
     put(clean_database, storage, (40, 200))
-    reader = Watched()
-    drain(small, clean_database, storage, reader)
-    assert reader.looks == [SIZE] * (len(ids) // SIZE)
+    predictor = Watched()
+    drain(small, clean_database, storage, predictor)
+    assert predictor.sizes == [SIZE] * (len(ids) // SIZE)
     assert sorted(storage.fetched) == sorted(set(storage.fetched))
     with clean_database.transaction() as session:
         results = session.scalars(sa.select(Result)).all()
@@ -84,9 +84,9 @@ def test_what_was_run_is_written_and_the_rest_given_back_when_the_worker_stops(
 ) -> None:
     queue(clean_database, storage, count=40)
     stopping = threading.Event()
-    reader = Watched(lambda look: stopping.set() if look == 2 else None)
-    Classify("worker", small, clean_database, storage, reader).drain(stopping)
-    assert reader.looks == [SIZE, SIZE]
+    predictor = Watched(lambda number: stopping.set() if number == 2 else None)
+    Classify("worker", small, clean_database, storage, predictor).drain(stopping)
+    assert predictor.sizes == [SIZE, SIZE]
     assert states(clean_database) == {JobState.SUCCEEDED: 2 * SIZE, JobState.QUEUED: 40 - 2 * SIZE}
     with clean_database.transaction() as session:
         spent = session.scalar(sa.select(sa.func.sum(Job.error_attempts + Job.crash_attempts)))
@@ -98,9 +98,9 @@ def test_a_large_study_is_given_back_in_its_middle_when_the_worker_stops(
 ) -> None:
     (job_id,) = queue(clean_database, storage, count=1, images=2 * MOST_BATCHES * SIZE)
     stopping = threading.Event()
-    reader = Watched(lambda look: stopping.set() if look == 2 else None)
-    Classify("worker", small, clean_database, storage, reader).drain(stopping)
-    assert reader.looks == [SIZE] * MOST_BATCHES
+    predictor = Watched(lambda number: stopping.set() if number == 2 else None)
+    Classify("worker", small, clean_database, storage, predictor).drain(stopping)
+    assert predictor.sizes == [SIZE] * MOST_BATCHES
     with every_job(clean_database) as found:
         job = found[job_id]
         assert (job.state, job.error_attempts, job.crash_attempts, job.alone) == (JobState.QUEUED, 0, 0, False)
@@ -113,8 +113,8 @@ def test_while_a_write_hangs_the_engine_goes_on_and_every_lease_is_kept(
     ahead, on = threading.Event(), threading.Event()
     with ThreadPoolExecutor(1) as worker, clean_database.transaction() as holder:
 
-        def act(look: int) -> None:
-            if look == 1:
+        def act(number: int) -> None:
+            if number == 1:
                 lock_some_running_job(holder)
             else:
                 ahead.set()
@@ -144,7 +144,7 @@ def leases(database: Database) -> dict[str, datetime]:
 
 
 def lock_some_running_job(session: Session) -> None:
-    """Until the session ends. The first batch is the only one that is certain to be claimed by its look."""
+    """Until the session ends. The first batch is the only one that is certain to be claimed by its inference."""
     session.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     first = sa.select(Job.id).where(Job.state == JobState.RUNNING).order_by(Job.started_at, Job.id).limit(1)
     session.execute(sa.select(Job.id).where(Job.id == first.scalar_subquery()).with_for_update()).one()
@@ -156,12 +156,12 @@ def test_a_write_that_fails_ends_the_drain_and_lets_its_leases_run_out(
     queue(clean_database, storage, count=4 * SIZE)
 
     class Broken(Watched):
-        def look(self, images: Pixels, asks: Sequence[Ask]) -> Sight:
-            seen = super().look(images, asks)
-            return seen if len(self.looks) > 1 else Unspeakable()
+        def infer(self, images: Pixels, requests: Sequence[ImageRequest]) -> RawOutputs:
+            seen = super().infer(images, requests)
+            return seen if len(self.sizes) > 1 else Unspeakable()
 
     class Unspeakable:
-        def readings(self, *, heatmaps: bool) -> list[Reading | Refusal]:  # noqa: ARG002 - Sight's
+        def predictions(self, *, heatmaps: bool) -> list[Prediction | RejectedImage]:  # noqa: ARG002 - of RawOutputs
             raise RuntimeError("a bug")
 
     handler = Classify("worker", small, clean_database, storage, Broken())
@@ -187,13 +187,13 @@ def test_a_stat_study_waits_for_the_batch_that_runs_and_shares_its_own_with_no_b
             add_job(session, bulk, priority=Priority.BULK)
     put(clean_database, storage, (200,))
 
-    def act(look: int) -> None:
-        if look == 1:
+    def act(number: int) -> None:
+        if number == 1:
             wait_for_state(clean_database, send_stat(clean_database, bulk.id), JobState.RUNNING)
 
-    reader = Watched(act)
-    drain(small, clean_database, storage, reader)
-    assert reader.looks == [SIZE, 1] + [SIZE] * 7
+    predictor = Watched(act)
+    drain(small, clean_database, storage, predictor)
+    assert predictor.sizes == [SIZE, 1] + [SIZE] * 7
     assert states(clean_database) == {JobState.SUCCEEDED: 8 * SIZE + 1}
 
 
@@ -225,14 +225,14 @@ def test_while_the_engine_is_busy_the_next_batch_takes_in_what_comes(
     ids = queue(clean_database, storage, count=5)
     hold_back(clean_database, ids[1:])
 
-    def act(look: int) -> None:
-        for job_id in ids[1:] if look == 1 else ():
+    def act(number: int) -> None:
+        for job_id in ids[1:] if number == 1 else ():
             let_in(clean_database, job_id)
             wait_for_state(clean_database, job_id, JobState.RUNNING)
 
-    reader = Watched(act)
-    drain(small, clean_database, storage, reader)
-    assert reader.looks == [1, 4]
+    predictor = Watched(act)
+    drain(small, clean_database, storage, predictor)
+    assert predictor.sizes == [1, 4]
 
 
 def hold_back(database: Database, job_ids: Sequence[str]) -> None:
@@ -249,12 +249,12 @@ def let_in(database: Database, job_id: str, *, alone: bool = False) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "alone", "looks"),
+    ("first", "alone", "sizes"),
     [(3, False, [4]), (3, True, [3, 1]), (1, False, [1, 1])],
     ids=["the rest of a burst", "one that runs alone", "two that come by themselves"],
 )
 def test_a_batch_waits_for_the_rest_of_a_burst(
-    small: Settings, clean_database: Database, storage: Counting, first: int, alone: bool, looks: list[int]
+    small: Settings, clean_database: Database, storage: Counting, first: int, alone: bool, sizes: list[int]
 ) -> None:
     ids = queue(clean_database, storage, count=first + 1)
     hold_back(clean_database, ids[-1:])
@@ -269,9 +269,9 @@ def test_a_batch_waits_for_the_rest_of_a_burst(
                 let_in(clean_database, ids[-1], alone=alone)
             return super().get(key, expect_sha256=expect_sha256)
 
-    reader = Watched()
-    drain(small, clean_database, Surprised(storage.root), reader)
-    assert reader.looks == looks
+    predictor = Watched()
+    drain(small, clean_database, Surprised(storage.root), predictor)
+    assert predictor.sizes == sizes
     with every_job(clean_database) as found:
         assert {job.state for job in found.values()} == {JobState.SUCCEEDED}
 
@@ -282,13 +282,13 @@ def test_a_fast_engine_is_given_several_batches_at_once(
     queue(clean_database, storage, count=8 * SIZE)
     started = sa.select(sa.func.count(sa.distinct(Job.started_at)))
 
-    def claims(reader: Watched) -> int:
+    def claims(predictor: Watched) -> int:
         with clean_database.transaction() as session:
             session.execute(sa.delete(Result))
             session.execute(sa.text("SET LOCAL session_replication_role = replica"))
             session.execute(sa.update(Job).values(state=JobState.QUEUED, finished_at=None, force=True))
-        drain(small, clean_database, storage, reader)
-        assert reader.looks == [SIZE] * 8
+        drain(small, clean_database, storage, predictor)
+        assert predictor.sizes == [SIZE] * 8
         with clean_database.transaction() as session:
             return session.scalar(started) or 0
 
@@ -308,15 +308,15 @@ def test_a_lane_that_is_free_takes_from_the_next_batch_while_the_other_is_at_wor
     ids = queue(clean_database, storage, count=3 * SIZE)
     others_are_done = threading.Event()
 
-    def act(look: int) -> None:
-        if look == 1:
+    def act(number: int) -> None:
+        if number == 1:
             assert others_are_done.wait(EVENT_SECONDS)
-        elif look == 4:  # the second batch's second part
+        elif number == 4:  # the second batch's second part
             others_are_done.set()
 
-    reader = Watched(act, lanes=2)
-    drain(small, clean_database, storage, reader)
-    assert reader.looks == [SIZE // 2] * 6
+    predictor = Watched(act, lanes=2)
+    drain(small, clean_database, storage, predictor)
+    assert predictor.sizes == [SIZE // 2] * 6
     assert states(clean_database) == {JobState.SUCCEEDED: len(ids)}
 
 
@@ -327,12 +327,12 @@ def test_a_look_that_hangs_is_not_hidden_by_the_other_lane(
     over = threading.Event()
     got_on: list[float] = []
 
-    def act(look: int) -> None:
-        if look == 1:
+    def act(number: int) -> None:
+        if number == 1:
             assert over.wait(EVENT_SECONDS)
         else:
             got_on.append(handler.progress)
-            if look == 3:
+            if number == 3:
                 over.set()
 
     handler = Classify("worker", small, clean_database, storage, Watched(act, lanes=2))
@@ -366,8 +366,8 @@ def test_jobs_that_run_alone_are_not_overtaken_for_ever(
     """Whoever runs alone waits until the engine has nothing else; a backlog would never leave it so."""
     ids = queue(clean_database, storage, count=10 * SIZE)
 
-    def act(look: int) -> None:
-        if look == 1:
+    def act(number: int) -> None:
+        if number == 1:
             with clean_database.transaction() as session:
                 late = sa.and_(Job.id == ids[-1], Job.state == JobState.QUEUED)
                 session.execute(sa.update(Job).where(late).values(alone=True, rank=Priority.STAT.rank))
@@ -384,8 +384,8 @@ def test_while_a_look_hangs_nothing_beside_it_counts_as_progress(
     queue(clean_database, storage, count=2 * SIZE)
     seen: list[float] = []
 
-    def act(look: int) -> None:
-        if look == 1:
+    def act(number: int) -> None:
+        if number == 1:
             began = time.monotonic()
             while len(storage.fetched) < 2 * SIZE:  # the next batch is loaded meanwhile
                 assert time.monotonic() < began + EVENT_SECONDS

@@ -35,7 +35,7 @@ class Shown(StandIn):
 
 
 @pytest.fixture
-def reader() -> Shown:
+def predictor() -> Shown:
     return Shown()
 
 
@@ -89,14 +89,14 @@ def state_of(database: Database, job_id: str) -> JobState:
 
 
 def test_a_slow_job_ends_by_its_budget_and_after_those_of_others(
-    strict: Settings, clean_database: Database, storage: Counting, reader: Shown
+    strict: Settings, clean_database: Database, storage: Counting, predictor: Shown
 ) -> None:
     quick = [queue_quick(clean_database, storage, name) for name in ("north", "south")]
     (slow,) = queue_slow(clean_database, storage, "west")
     with clean_database.transaction() as session:  # it has waited for longer than they have
         session.execute(sa.update(Job).where(Job.id == slow).values(queued_at=sa.text("now() - interval '1 hour'")))
 
-    drain(strict, clean_database, storage, reader)
+    drain(strict, clean_database, storage, predictor)
 
     with every_job(clean_database) as found:
         assert [found[job_id].state for job_id in quick] == [JobState.SUCCEEDED] * 2
@@ -111,12 +111,12 @@ def test_a_slow_job_ends_by_its_budget_and_after_those_of_others(
 
 @pytest.fixture
 def draining(
-    patient: Settings, clean_database: Database, storage: Counting, reader: Shown
+    patient: Settings, clean_database: Database, storage: Counting, predictor: Shown
 ) -> Iterator[Callable[[], tuple[threading.Thread, threading.Event]]]:
     """Begin to drain in a thread; at the end it is told to stop, and does."""
     stopping = threading.Event()
     thread = threading.Thread(
-        target=lambda: Classify("worker", patient, clean_database, storage, reader).drain(stopping)
+        target=lambda: Classify("worker", patient, clean_database, storage, predictor).drain(stopping)
     )
 
     def begin() -> tuple[threading.Thread, threading.Event]:
@@ -205,7 +205,7 @@ def test_a_tenant_whose_jobs_are_all_slow_gets_no_more_of_them_in_a_worker(
 
 
 def test_all_files_of_a_job_have_one_budget(
-    settings: Settings, clean_database: Database, storage: Counting, reader: Shown
+    settings: Settings, clean_database: Database, storage: Counting, predictor: Shown
 ) -> None:
     """Each file is within its own; together they are more than anybody else's turn."""
     tight = settings.model_copy(update={"decode_cpu_seconds": 2.0, "decode_cpu_seconds_per_mb": 0, "decode_threads": 1})
@@ -217,7 +217,7 @@ def test_all_files_of_a_job_have_one_budget(
             stored = storage.put(object_key(tenant.id), io.BytesIO(data))
             image.object_key, image.sha256 = stored.key, stored.sha256
 
-    drain(tight, clean_database, storage, reader)
+    drain(tight, clean_database, storage, predictor)
 
     with every_job(clean_database) as found:
         job = found[job_id]

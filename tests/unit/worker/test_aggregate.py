@@ -1,4 +1,4 @@
-"""How the readings of a study's images become one answer, and what asks for a second look."""
+"""How the predictions for a study's images become one answer, and what asks for a second look."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from shared.jobs.claims import Answer, Claim, ImageRef
 from shared.jobs.schemas import Rejection
 from worker.classify.aggregate import answer
 from worker.classify.load import Study
-from worker.classify.predictor import Opinion, Reading, Refusal
+from worker.classify.predictor import Opinion, Prediction, RejectedImage
 
 XRAY, CT = Modality.XRAY, Modality.CT
 PIXELS = np.zeros((4, 4), np.uint8)
 PROBLEM = {"type": "corrupt-image", "title": "Image truncated or damaged", "detail": "truncated"}
-NOT_CHEST = Refusal(Rejection.NOT_A_CHEST_IMAGE, "not a chest image", None)
-ENSEMBLE_CT = Refusal(Rejection.ENSEMBLE_NEEDS_XRAY, "the ensemble classifies X-rays only", CT)
+NOT_CHEST = RejectedImage(Rejection.NOT_A_CHEST_IMAGE, "not a chest image", None)
+ENSEMBLE_CT = RejectedImage(Rejection.ENSEMBLE_NEEDS_XRAY, "the ensemble classifies X-rays only", CT)
 
 
 def head(classifier: Classifier, *classes: str, margin: float = 0.0) -> Head:
@@ -46,26 +46,28 @@ def opinion(of: Head, *probabilities: float) -> Opinion:
     return Opinion(of, np.array(probabilities, np.float32))
 
 
-def binary(positive: float, modality: Modality = XRAY, look: int = 255) -> Reading:
+def binary(positive: float, modality: Modality = XRAY, look: int = 255) -> Prediction:
     """An image that the binary classifier answered."""
-    return Reading(modality, opinion(BINARY, positive, 1 - positive), None, np.full((7, 7), look, np.uint8))
+    return Prediction(modality, opinion(BINARY, positive, 1 - positive), None, np.full((7, 7), look, np.uint8))
 
 
-def ensemble(*probabilities: float, second: float) -> Reading:
+def ensemble(*probabilities: float, second: float) -> Prediction:
     """An X-ray that the ensemble answered; `second`: the binary classifier's probability of COVID-19."""
     looked = np.zeros((7, 7), np.uint8)
-    return Reading(XRAY, opinion(ENSEMBLE, *probabilities), opinion(BINARY, second, 1 - second), looked)
+    return Prediction(XRAY, opinion(ENSEMBLE, *probabilities), opinion(BINARY, second, 1 - second), looked)
 
 
 def combined(
-    *images: Reading | Refusal | dict[str, Any], sent_as: Modality = XRAY, other_windows: frozenset[str] = frozenset()
+    *images: Prediction | RejectedImage | dict[str, Any],
+    sent_as: Modality = XRAY,
+    other_windows: frozenset[str] = frozenset(),
 ) -> Answer:
     """The answer of a study whose images were read so; a dict is the problem of an unreadable one."""
     refs = tuple(ImageRef(f"img_{place}", place, 0, "key", "0" * 64, None) for place in range(len(images)))
     claim = Claim("job_1", "token", "tenant_1", Classifier.BINARY, sent_as, 1.5, refs)
     study = Study(claim, [image if isinstance(image, dict) else PIXELS for image in images], 0.25, other_windows)
-    readings = {ref.id: image for ref, image in zip(refs, images, strict=True) if not isinstance(image, dict)}
-    return answer(study, readings, "b" * 64, 0.5)
+    predictions = {ref.id: image for ref, image in zip(refs, images, strict=True) if not isinstance(image, dict)}
+    return answer(study, predictions, "b" * 64, 0.5)
 
 
 def test_one_clear_image_is_the_study() -> None:
