@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from shared.config import Settings
 from shared.jobs import states as jobs
-from shared.webhooks.outbox import Happening, emit
+from shared.webhooks.outbox import WebhookEvent, emit
 
 Mend = Callable[[Session, list[str], Settings], None]
 
@@ -78,7 +78,7 @@ def _complete(session: Session, ids: list[str], _: Settings) -> None:
 def _tell(session: Session, ids: list[str], _: Settings) -> None:
     """Make what is missing. What was told twice stays so: receivers know both by now."""
     rows = session.execute(UNTOLD, {"ids": ids}).all()
-    emit(session, [Happening(row.tenant_id, row.type, job_id=row.job_id, batch_id=row.batch_id) for row in rows])
+    emit(session, [WebhookEvent(row.tenant_id, row.type, job_id=row.job_id, batch_id=row.batch_id) for row in rows])
     session.execute(DELIVER_REST, {"ids": ids})
 
 

@@ -34,7 +34,7 @@ from shared.errors import Conflict, Expired, NotFound, ThoraqError, WorkerCrashe
 from shared.jobs import results
 from shared.jobs.claims import Claim, Outcome, RetryPolicy, claims_of
 from shared.jobs.scheduling import Candidate, lock_next
-from shared.webhooks.outbox import Happening, emit
+from shared.webhooks.outbox import WebhookEvent, emit
 
 EVENT_OF = {
     JobState.SUCCEEDED: EventType.JOB_SUCCEEDED,
@@ -360,7 +360,7 @@ def _end(session: Session, ids: Sequence[str], state: JobState, error: dict[str,
 def _settle(session: Session, ended: Rows) -> None:
     """What the end of jobs brings with it."""
     announce(session, [row.id for row in ended])
-    emit(session, [Happening(row.tenant_id, EVENT_OF[row.state], job_id=row.id) for row in ended])
+    emit(session, [WebhookEvent(row.tenant_id, EVENT_OF[row.state], job_id=row.id) for row in ended])
     complete_batches(session, {row.batch_id for row in ended if row.batch_id is not None})
 
 
@@ -381,4 +381,4 @@ def complete_batches(session: Session, batch_ids: Collection[str]) -> None:
         .execution_options(synchronize_session=False)
     ).all()
     announce(session, [batch.id for batch in completed])
-    emit(session, [Happening(batch.tenant_id, EventType.BATCH_COMPLETED, batch_id=batch.id) for batch in completed])
+    emit(session, [WebhookEvent(batch.tenant_id, EventType.BATCH_COMPLETED, batch_id=batch.id) for batch in completed])

@@ -29,7 +29,7 @@ SCHEDULED = "deliveries_scheduled"
 # with it the jobs of every tenant in the same transaction.
 EMIT = sa.text("""
     WITH happened AS (
-        SELECT id, tenant_id, type, job_id, batch_id FROM json_populate_recordset(NULL::events, :happenings)
+        SELECT id, tenant_id, type, job_id, batch_id FROM json_populate_recordset(NULL::events, :webhook_events)
     ), endpoints AS (
         SELECT id, tenant_id, enabled, events FROM webhook_endpoints
         WHERE tenant_id IN (SELECT tenant_id FROM happened) ORDER BY id FOR KEY SHARE
@@ -44,7 +44,7 @@ EMIT = sa.text("""
         WHERE w.enabled AND (t.type = ANY (w.events) OR '*' = ANY (w.events)) RETURNING id
     )
     SELECT count(*) FROM sent
-""").bindparams(sa.bindparam("happenings", type_=JSON))
+""").bindparams(sa.bindparam("webhook_events", type_=JSON))
 
 
 def new_secret() -> str:
@@ -62,7 +62,7 @@ def sign(signing_secrets: Iterable[str], message_id: str, at: datetime, body: st
     }
 
 
-class Happening(NamedTuple):
+class WebhookEvent(NamedTuple):
     """What a tenant's endpoints are told of: a job that ended, or a batch that is complete."""
 
     tenant_id: str
@@ -71,15 +71,15 @@ class Happening(NamedTuple):
     batch_id: str | None = None
 
 
-def emit(session: Session, happenings: Sequence[Happening]) -> None:
+def emit(session: Session, webhook_events: Sequence[WebhookEvent]) -> None:
     """Record an event and one delivery per subscribed endpoint for each, in the transaction of what happened.
 
     One statement, however many they are. A tenant without endpoints has no events.
     """
-    if not happenings:
+    if not webhook_events:
         return
-    told = [{"id": new_id("msg"), **happening._asdict()} for happening in happenings]
-    if session.scalar(EMIT, {"happenings": told}):
+    told = [{"id": new_id("msg"), **event._asdict()} for event in webhook_events]
+    if session.scalar(EMIT, {"webhook_events": told}):
         session.info[SCHEDULED] = True
 
 

@@ -27,7 +27,7 @@ from shared.db.engine import Database
 from shared.db.tables import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, WebhookEndpoint
 from shared.errors import WebhookDestinationRefused
 from shared.webhooks.outbox import sign
-from worker.deliver.http import Egress, Failure
+from worker.deliver.http import Failure, WebhookClient
 from worker.deliver.payloads import payloads
 from worker.deliver.receiver_responses import reason_of, refusal_of
 from worker.runner import Serving
@@ -54,7 +54,7 @@ DUE = sa.text("""
 
 
 @dataclass(frozen=True)
-class Parcel:
+class DueDelivery:
     """A claimed delivery with all that sending it needs."""
 
     delivery_id: str
@@ -100,8 +100,8 @@ class Deliver:
         self.progress = time.monotonic()
         self._settings, self._database = settings, database
         self._threads = ThreadPoolExecutor(settings.webhook_threads, "deliver")
-        self._egress = Egress(settings)
-        self._flying: dict[Future[None], Parcel] = {}
+        self._client = WebhookClient(settings)
+        self._flying: dict[Future[None], DueDelivery] = {}
 
     @property
     def under_way(self) -> int:
@@ -113,8 +113,8 @@ class Deliver:
         flying = self._flying
         while True:
             free = 0 if stopping.is_set() else self._settings.webhook_threads - len(flying)
-            for parcel in self.take(free, list(flying.values())):
-                flying[self._threads.submit(self._deliver, parcel)] = parcel
+            for due in self.take(free, list(flying.values())):
+                flying[self._threads.submit(self._deliver, due)] = due
             self.progress = time.monotonic()
             if not flying:
                 return
@@ -128,9 +128,9 @@ class Deliver:
     def close(self) -> None:
         """Let go of threads and connections."""
         self._threads.shutdown()
-        self._egress.close()
+        self._client.close()
 
-    def take(self, free: int, flying: Sequence[Parcel]) -> list[Parcel]:
+    def take(self, free: int, flying: Sequence[DueDelivery]) -> list[DueDelivery]:
         """Claim what is due: at most `free`, and with those that are `flying` a few per endpoint, half per tenant."""
         if free <= 0:
             return []
@@ -147,11 +147,11 @@ class Deliver:
                 .values(lease_token=sa.cast(sa.func.gen_random_uuid(), sa.Text), next_attempt_at=sa.func.now() + lease)
                 .execution_options(synchronize_session=False)
             )
-            return list(self._parcels(session, ids))
+            return list(self._due_deliveries(session, ids))
 
-    def _due(self, session: Session, free: int, flying: Sequence[Parcel]) -> list[str]:
-        of_endpoint = Counter(parcel.endpoint_id for parcel in flying)
-        of_tenant = Counter(parcel.tenant_id for parcel in flying)
+    def _due(self, session: Session, free: int, flying: Sequence[DueDelivery]) -> list[str]:
+        of_endpoint = Counter(due.endpoint_id for due in flying)
+        of_tenant = Counter(due.tenant_id for due in flying)
         # Slow receivers of one tenant hold half of the threads at most.
         per_tenant = max(self._settings.webhook_threads // 2, 1)
         asked = {
@@ -168,7 +168,7 @@ class Deliver:
                 due.append(delivery_id)
         return due
 
-    def _parcels(self, session: Session, ids: Any) -> Iterator[Parcel]:
+    def _due_deliveries(self, session: Session, ids: Any) -> Iterator[DueDelivery]:
         rows = (
             sa.select(Delivery)
             .where(Delivery.id.in_(ids))
@@ -182,7 +182,7 @@ class Deliver:
             for labels in (False, True)
         }
         for delivery in deliveries:
-            yield Parcel(
+            yield DueDelivery(
                 delivery_id=delivery.id,
                 token=delivery.lease_token or "",
                 endpoint_id=delivery.endpoint_id,
@@ -196,27 +196,27 @@ class Deliver:
                 failing=delivery.endpoint.failing_since is not None,
             )
 
-    def _deliver(self, parcel: Parcel) -> None:
-        reply = self.send(parcel)
+    def _deliver(self, due: DueDelivery) -> None:
+        reply = self.send(due)
         metrics.DELIVERY_SECONDS.observe(reply.seconds)
-        outcome = self.record(parcel, reply)
+        outcome = self.record(due, reply)
         metrics.DELIVERIES.labels(outcome).inc()
         log.info(
             "webhook.attempt",
-            delivery_id=parcel.delivery_id,
-            attempt=parcel.attempt,
+            delivery_id=due.delivery_id,
+            attempt=due.attempt,
             outcome=outcome,
             status_code=reply.status_code,
             error=reply.error,
         )
 
-    def send(self, parcel: Parcel) -> Reply:
+    def send(self, due: DueDelivery) -> Reply:
         """One request to the receiver; whatever goes wrong is a Reply too."""
-        body = json.dumps(parcel.payload, separators=(",", ":"))
-        headers = SENDER | sign(parcel.secrets, parcel.message_id, datetime.now(UTC), body)
+        body = json.dumps(due.payload, separators=(",", ":"))
+        headers = SENDER | sign(due.secrets, due.message_id, datetime.now(UTC), body)
         started = time.perf_counter()
         try:
-            answer = self._egress.post(parcel.url, body.encode(), headers)
+            answer = self._client.post(due.url, body.encode(), headers)
         except WebhookDestinationRefused as refused:
             return Reply(None, refused.detail, time.perf_counter() - started)
         except Failure as failed:
@@ -224,35 +224,35 @@ class Deliver:
         seconds = time.perf_counter() - started
         return Reply(answer.status, refusal_of(answer.status), seconds, answer.head, answer.retry_after)
 
-    def record(self, parcel: Parcel, reply: Reply) -> str:
+    def record(self, due: DueDelivery, reply: Reply) -> str:
         """Write the attempt and what follows from it; in words."""
         with self._database.transaction() as session:
             # The endpoint before its deliveries, as where it is disabled: else two would wait for each other.
-            hopeless = self._note_health(session, parcel, reply)
-            delivery = session.scalar(sa.select(Delivery).where(Delivery.id == parcel.delivery_id).with_for_update())
-            if delivery is None or delivery.lease_token != parcel.token:
+            hopeless = self._note_health(session, due, reply)
+            delivery = session.scalar(sa.select(Delivery).where(Delivery.id == due.delivery_id).with_for_update())
+            if delivery is None or delivery.lease_token != due.token:
                 return "lease_lost"
             session.add(
                 DeliveryAttempt(
                     delivery_id=delivery.id,
                     tenant_id=delivery.tenant_id,
-                    number=parcel.attempt,
+                    number=due.attempt,
                     status_code=reply.status_code,
                     error=reply.error,
                     response_head=reply.head,
                     duration_ms=round(reply.seconds * 1000, 1),
                 )
             )
-            delivery.attempt_count, delivery.lease_token = parcel.attempt, None
-            return self._settle(session, delivery, parcel, reply, hopeless=hopeless)
+            delivery.attempt_count, delivery.lease_token = due.attempt, None
+            return self._settle(session, delivery, due, reply, hopeless=hopeless)
 
-    def _note_health(self, session: Session, parcel: Parcel, reply: Reply) -> bool:
+    def _note_health(self, session: Session, due: DueDelivery, reply: Reply) -> bool:
         """Whether nothing reached the endpoint for too long; costs nothing while everything does."""
-        if reply.delivered and not parcel.failing:
+        if reply.delivered and not due.failing:
             return False
         since = None if reply.delivered else sa.func.coalesce(WebhookEndpoint.failing_since, sa.func.now())
         days = timedelta(days=self._settings.webhook_disable_days)
-        noted = sa.update(WebhookEndpoint).where(WebhookEndpoint.id == parcel.endpoint_id).values(failing_since=since)
+        noted = sa.update(WebhookEndpoint).where(WebhookEndpoint.id == due.endpoint_id).values(failing_since=since)
         too_long = session.scalar(
             noted.returning(WebhookEndpoint.failing_since < sa.func.now() - days).execution_options(
                 synchronize_session=False
@@ -260,7 +260,7 @@ class Deliver:
         )
         return bool(too_long)
 
-    def _settle(self, session: Session, delivery: Delivery, parcel: Parcel, reply: Reply, *, hopeless: bool) -> str:
+    def _settle(self, session: Session, delivery: Delivery, due: DueDelivery, reply: Reply, *, hopeless: bool) -> str:
         schedule = self._settings.webhook_retry_seconds
         if reply.delivered:
             delivery.state = DeliveryState.DELIVERED
@@ -270,10 +270,10 @@ class Deliver:
         elif hopeless:
             _disable(session, delivery, f"nothing could be delivered for {self._settings.webhook_disable_days:g} days")
             delivery.state = DeliveryState.FAILED
-        elif parcel.attempt_of_round > len(schedule):
+        elif due.attempt_of_round > len(schedule):
             delivery.state = DeliveryState.FAILED
         else:
-            seconds = next_delay(schedule, parcel.attempt_of_round, reply.retry_after)
+            seconds = next_delay(schedule, due.attempt_of_round, reply.retry_after)
             delivery.next_attempt_at = sa.func.now() + timedelta(seconds=seconds)
             return "retry"
         delivery.finished_at, delivery.next_attempt_at = sa.func.now(), None

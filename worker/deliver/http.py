@@ -48,7 +48,7 @@ class _Deadline(threading.local):
         return left if timeout is None else min(left, timeout)
 
 
-class Egress:
+class WebhookClient:
     """Sends; may be shared by threads. ConfigError when the certificates of THORAQ_WEBHOOK_CA cannot be read."""
 
     def __init__(self, settings: Settings) -> None:

@@ -245,8 +245,8 @@ def test_a_deliverer_that_died_in_between_sends_again_with_the_same_id(
 ) -> None:
     delivery_id = scheduled(clean_database, receiver.url)
     dead = Deliver(settings, clean_database)
-    (parcel,) = dead.take(16, [])  # claimed and sent, and never recorded
-    dead.send(parcel)
+    (due,) = dead.take(16, [])  # claimed and sent, and never recorded
+    dead.send(due)
     dead.close()
     deliver.drain(threading.Event())
     assert len(receiver.requests) == 1  # its claim still holds
@@ -336,5 +336,5 @@ def test_deliveries_that_are_due_are_taken_by_tenants_in_turn(deliver: Deliver, 
             event = record_event(session, tenant.id, EventType.TEST, {})
             for _ in range(endpoints):
                 schedule(session, event, add_endpoint(session, tenant, "http://127.0.0.1:9/hook"))
-    taken = Counter(parcel.tenant_id for parcel in deliver.take(4, []))
+    taken = Counter(due.tenant_id for due in deliver.take(4, []))
     assert sorted(taken.values()) == [2, 2]

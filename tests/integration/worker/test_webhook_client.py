@@ -19,7 +19,7 @@ import trustme
 
 from shared.config import Settings
 from shared.errors import ConfigError, WebhookDestinationRefused
-from worker.deliver.http import Egress
+from worker.deliver.http import WebhookClient
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 
@@ -119,8 +119,8 @@ def strict(settings: Settings, authority: trustme.CA, tmp_path: Path) -> Setting
 
 
 def sent(settings: Settings, url: str, times: int = 1) -> list[int]:
-    with contextlib.closing(Egress(settings)) as egress:
-        return [egress.post(url, b"{}", {"Content-Type": "application/json"}).status for _ in range(times)]
+    with contextlib.closing(WebhookClient(settings)) as client:
+        return [client.post(url, b"{}", {"Content-Type": "application/json"}).status for _ in range(times)]
 
 
 def test_an_https_receiver_is_reached_by_its_name(strict: Settings, receiver: TlsReceiver, resolver: Resolver) -> None:
@@ -151,10 +151,10 @@ def test_a_connection_to_one_host_is_not_used_for_another_at_the_same_address(
     strict: Settings, receiver: TlsReceiver, resolver: Resolver
 ) -> None:
     resolver({"hook.hospital.example": ["127.0.0.1"], "other.example": ["127.0.0.1"]})
-    with contextlib.closing(Egress(strict)) as egress:
-        assert egress.post(f"https://hook.hospital.example:{receiver.port}/", b"{}", {}).status == 200
+    with contextlib.closing(WebhookClient(strict)) as client:
+        assert client.post(f"https://hook.hospital.example:{receiver.port}/", b"{}", {}).status == 200
         with pytest.raises(httpcore.ConnectError):  # its own handshake, and its own look at the certificate
-            egress.post(f"https://other.example:{receiver.port}/", b"{}", {})
+            client.post(f"https://other.example:{receiver.port}/", b"{}", {})
     assert len(receiver.hosts) == 1
 
 
@@ -186,7 +186,7 @@ def test_certificates_that_cannot_be_read_stop_the_worker(strict: Settings, tmp_
     (tmp_path / "none.pem").write_text("none")
     for name in ("none.pem", "missing.pem"):
         with pytest.raises(ConfigError, match="THORAQ_WEBHOOK_CA"):
-            Egress(strict.model_copy(update={"webhook_ca": str(tmp_path / name)}))
+            WebhookClient(strict.model_copy(update={"webhook_ca": str(tmp_path / name)}))
 
 
 def dripping(answer: bytes, connection: socket.socket) -> None:
