@@ -1,4 +1,4 @@
-"""The migrations and the models describe the same schema."""
+"""The migrations, the tables of shared/db/tables.py and shared/db/schema.sql describe the same schema."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from alembic.migration import MigrationContext
 from migrations.upgrade import upgrade
 from shared.db.tables import Base
 from standalone.services import Postgres
+from tests.schema_dump import FILE, dumped
 
 CONSTRAINTS = sa.text("""
     SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
@@ -51,6 +52,11 @@ def test_autogenerate_finds_nothing_to_do(migrated: sa.Engine) -> None:
 def test_constraints_and_indexes_are_the_same(migrated: sa.Engine, modelled: sa.Engine, query: sa.TextClause) -> None:
     with migrated.connect() as one, modelled.connect() as other:
         assert one.execute(query).all() == other.execute(query).all()
+
+
+def test_schema_sql_is_what_the_migrations_add_up_to(migrated: sa.Engine, postgres: Postgres) -> None:
+    dump = dumped(postgres, str(migrated.url.database))
+    assert FILE.read_text(encoding="utf-8").splitlines() == dump.splitlines(), "run `python -m tests.schema_dump`"
 
 
 def test_migrators_that_start_together_migrate_once(postgres: Postgres) -> None:
