@@ -212,7 +212,7 @@ def _around_requests(app: Flask, service: Services) -> None:
         # Added, not set: nobody else tells these, and each that is set is compared with all that are there.
         response.headers.add("X-Request-Id", g.request_id)
         if "principal" in g:
-            service.limits.tell(response, g.principal.key_id)
+            service.limits.add_headers(response, g.principal.key_id)
         there = {name.lower() for name, _ in response.headers}
         response.headers.extend([default for default in headers if default[0].lower() not in there])
         return response

@@ -126,7 +126,7 @@ class Turn:
     def _find_room(self, sent: Sequence[Sent]) -> None:
         """The items are sent again when there is room for them: their files are not kept for that."""
         try:
-            self._service.admission.check_room()
+            self._service.admission.check_capacity()
             self._service.admission.admit(
                 self._who.tenant_id, len(sent), stat=self.order.form.priority is Priority.STAT
             )

@@ -56,7 +56,7 @@ def submit_batch() -> Response:
     who = principal(Scope.JOBS_WRITE)
     service = services()
     # A stream is stored piece by piece, and every chunk of it looks for its room.
-    service.admission.check_room(request.content_length or 0 if request.mimetype == MULTIPART else 0)
+    service.admission.check_capacity(request.content_length or 0 if request.mimetype == MULTIPART else 0)
     if request.mimetype == MULTIPART:
         batch_id, replayed = _submit_form(service, who)
     elif request.mimetype in {ZIP, NDJSON}:

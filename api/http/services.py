@@ -12,7 +12,7 @@ from api.http.limits.rate_limits import Limits
 from api.http.limits.wait_slots import WaitSlots
 from api.http.principal import Principal
 from api.http.responses import Answer
-from api.http.ttl_cache import Memory
+from api.http.ttl_cache import TTLCache
 from shared.config import Settings
 from shared.db.engine import TenantDatabase
 from shared.db.listen_notify import Listener
@@ -36,13 +36,13 @@ class Services:
     admission: Admission
     waits: WaitSlots
     #: by the key's digest, or by its id for a session: keys in force; refusals are not remembered
-    principals: Memory[Principal] = field(default_factory=lambda: Memory(10_000))
+    principals: TTLCache[Principal] = field(default_factory=lambda: TTLCache(10_000))
     #: by tenant: how it has it with its patients' identities
-    identities: Memory[Identity] = field(default_factory=lambda: Memory(10_000))
+    identities: TTLCache[Identity] = field(default_factory=lambda: TTLCache(10_000))
     #: by tenant and job: answers that do not change any more
-    finished: Memory[Answer] = field(default_factory=lambda: Memory(FINISHED_BYTES))
+    finished: TTLCache[Answer] = field(default_factory=lambda: TTLCache(FINISHED_BYTES))
     #: by job, or by rank for jobs that are new: position and estimated wait in seconds
-    places: Memory[tuple[int, float | None]] = field(default_factory=lambda: Memory(10_000))
+    places: TTLCache[tuple[int, float | None]] = field(default_factory=lambda: TTLCache(10_000))
     _views: dict[str, Services] = field(default_factory=dict)
 
     def of(self, tenant_id: str) -> Services:

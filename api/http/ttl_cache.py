@@ -17,8 +17,8 @@ class _Entry(NamedTuple, Generic[Value]):
     size: int
 
 
-class Memory(Generic[Value]):
-    """A bounded memory that forgets by time. Threads may share it; processes have one each.
+class TTLCache(Generic[Value]):
+    """A bounded cache whose entries expire. Threads may share it; processes have one each.
 
     `room` bounds the sum of what the entries are said to take. The least recently used go first.
     """

@@ -70,7 +70,7 @@ def submit_job() -> Response:
     who = principal(Scope.JOBS_WRITE)
     service = services()
     seconds = wait_seconds(service)  # refused before anything is made
-    service.admission.check_room(request.content_length or 0)
+    service.admission.check_capacity(request.content_length or 0)
     if request.mimetype == MULTIPART:
         job_id, made = _submit_files(service, who)
     elif request.mimetype == "application/json":

@@ -50,7 +50,7 @@ def add_images(path: StudyPath) -> Response:
     """
     who = principal(Scope.JOBS_WRITE)
     service = services()
-    service.admission.check_room(request.content_length or 0)
+    service.admission.check_capacity(request.content_length or 0)
     with service.database.transaction() as session:
         # Before the body is read: an unknown study refuses it, and a slow one must not outlast the quiet period.
         open_studies.stay_open(session, who.tenant_id, path.study_id)

@@ -14,7 +14,7 @@ from typing import cast
 import cv2
 from flask import current_app
 
-from api.http.ttl_cache import Memory
+from api.http.ttl_cache import TTLCache
 from shared.config import Settings
 from shared.db.tables import Image
 from shared.decoding.sandbox import Allowance, Budget, Sandbox
@@ -41,7 +41,7 @@ class Previews:
         allowance = Allowance(min(DEADLINE_SECONDS, settings.decode_seconds), settings.decode_memory_bytes)
         self._sandbox = Sandbox(settings.image_limits, allowance)
         self._turns = threading.BoundedSemaphore(MOST_AT_ONCE)
-        self._kept: Memory[bytes | ImageError] = Memory(KEPT_BYTES)
+        self._kept: TTLCache[bytes | ImageError] = TTLCache(KEPT_BYTES)
 
     def png(self, image: Image) -> bytes:
         """A stored image in display grey, no side longer than `LONGEST_SIDE`.

@@ -109,7 +109,7 @@ def create_study() -> Response:
     """Store a study without classifying it yet: files, or direct uploads; or open one whose images come in pieces."""
     who = principal(Scope.JOBS_WRITE)
     service = services()
-    service.admission.check_room(request.content_length or 0)
+    service.admission.check_capacity(request.content_length or 0)
     if request.mimetype == "application/json":
         study_id, replayed = _create_from_json(service, who)
     else:

@@ -94,7 +94,7 @@ def put_content(path: UploadPath, query: ContentQuery) -> Response:
         upload = uploads.find(session, query.tenant, path.upload_id)
     if upload.state is not UploadState.PENDING:
         raise Conflict("the upload is complete already")
-    service.admission.check_room(upload.size_bytes)
+    service.admission.check_capacity(upload.size_bytes)
     # One more than can be right: a stream that is read to just its limit counts as too long.
     request.max_content_length = upload.size_bytes + 1
     body = AnnouncedBytes(cast(BinaryIO, request.stream), upload.size_bytes, upload.sha256)

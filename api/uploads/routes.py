@@ -42,7 +42,7 @@ def create_uploads(body: UploadRequest) -> Response:
     """Announce files; for each, an address that takes it. Complete each upload once its bytes are there."""
     who = principal(Scope.JOBS_WRITE)
     service = services()
-    service.admission.check_room()
+    service.admission.check_capacity()
     _check_sizes(service, body)
     # Their bytes may go past the API: they are counted when they are announced.
     service.limits.count_bytes(who.tenant_id, sum(file.size_bytes for file in body.files))

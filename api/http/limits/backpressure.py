@@ -54,11 +54,11 @@ class Admission:
         self._failure: Unavailable | None = None
         self._looked_at, self._took = float("-inf"), 0.0
 
-    def check_room(self, coming: int = 0) -> None:
+    def check_capacity(self, coming: int = 0) -> None:
         """DiskFull unless so many bytes more leave the disks their reserve, Unavailable while the database is away."""
         try:
             self._check_disks(coming)
-            self._look()
+            self._refresh()
         except ThoraqError as error:
             self._refuse(error)
 
@@ -68,7 +68,7 @@ class Admission:
         A tenant without a job that waits may always send some, however many they are.
         """
         try:
-            self._look()
+            self._refresh()
             self._count_in(tenant_id, jobs, STAT_SHARE if stat else 1)
         except ThoraqError as error:
             self._refuse(error)
@@ -83,7 +83,7 @@ class Admission:
                 raise DiskFull("a disk is nearly full; nothing was accepted")
 
     def _check_queue(self) -> None:
-        self._look()
+        self._refresh()
         with self._counting:
             waiting = self._waiting.total()
         if waiting >= self._settings.max_queued:
@@ -103,7 +103,7 @@ class Admission:
         metrics.REFUSED.labels(error.type).inc()
         raise error
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         """Go by a look at the database that is not stale, and have the next one under way when it is time.
 
         Raises Unavailable when the last look failed.

@@ -91,8 +91,8 @@ class Limits:
         if self._bytes is not None and size:
             self._spend(self._bytes, tenant_id, size)
 
-    def tell(self, response: Response, key_id: str) -> None:
-        """The headers that say what is left (draft-ietf-httpapi-ratelimit-headers, the fields of its version 05)."""
+    def add_headers(self, response: Response, key_id: str) -> None:
+        """Add the headers that say what is left (draft-ietf-httpapi-ratelimit-headers, version 05)."""
         if self._key is None:
             return
         with self._lock:

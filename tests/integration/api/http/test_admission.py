@@ -197,7 +197,7 @@ def _counted(count: Callable[[Admission], None], looks: list[None]) -> Callable[
 def refuses(door: Admission) -> str | None:
     """The type of what it refuses everybody for."""
     try:
-        door.check_room()
+        door.check_capacity()
         door.admit("ten_1")
     except ThoraqError as error:
         return error.type
