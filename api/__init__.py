@@ -26,7 +26,7 @@ from api.http.limits import rate_limits
 from api.http.limits.backpressure import Admission
 from api.http.limits.rate_limits import Limits
 from api.http.limits.wait_slots import WaitSlots
-from api.http.openapi.document import completed
+from api.http.openapi.document import complete_document
 from api.http.openapi.examples import with_examples
 from api.http.requests import MAX_BODY_IN_MEMORY, MULTIPART, Request, Sessions, check_encoding
 from api.http.services import EXTENSION, Services
@@ -115,7 +115,7 @@ def create_app(given: Settings | None = None) -> Flask:
     if config.trusted_proxies:
         trusted = [str(network) for network in config.trusted_proxies]
         app.wsgi_app = wrap_wsgi_with_proxy_headers(app.wsgi_app, trusted)  # type: ignore[method-assign]
-    document = with_examples(completed(app.api_doc, app.url_map, config.public_url or "/", ItemProblem))
+    document = with_examples(complete_document(app.api_doc, app.url_map, config.public_url or "/", ItemProblem))
     app.get("/openapi.json", doc_ui=False)(lambda: document)
     return app
 

@@ -23,7 +23,7 @@ from api.batches.pipeline import Intake, taking_in
 from api.batches.receiver import Turn
 from api.batches.schemas import BatchForm, BatchList, BatchListQuery, BatchQuery
 from api.batches.zip_reader import Archive, Member
-from api.http.idempotency import located, sent_key
+from api.http.idempotency import sent_key, with_location
 from api.http.openapi.document import ERRORS
 from api.http.principal import Principal, principal
 from api.http.requests import MULTIPART
@@ -32,7 +32,7 @@ from api.http.schemas import BatchPath
 from api.http.services import Services, services
 from api.jobs.lookup import wait_for, wait_seconds
 from api.uploads.prepare import digest_as_stored
-from api.uploads.receive import discard, fingerprint, receive_many, received, sent_fields, sent_files, single
+from api.uploads.receive import discard, fingerprint, receive_many, sent_fields, sent_files, single, store_files
 from shared import batches
 from shared.db.tables import Batch, Grouping, IdempotencyKey
 from shared.doorbell import DELIVER, ring
@@ -65,7 +65,7 @@ def submit_batch() -> Response:
         raise UnsupportedMediaType(f"send {ZIP}, {NDJSON}, or {MULTIPART} with files")
     view = view_of(service, who, batch_id)
     log.info("batch.submitted", batch_id=batch_id, items=view.next_item, replayed=replayed)
-    return located(respond(answer_of(view), 202), f"/v1/batches/{batch_id}", replayed=replayed)
+    return with_location(respond(answer_of(view), 202), f"/v1/batches/{batch_id}", replayed=replayed)
 
 
 def _submit_form(service: Services, who: Principal) -> tuple[str, bool]:
@@ -77,7 +77,7 @@ def _submit_form(service: Services, who: Principal) -> tuple[str, bool]:
         ]
         raise InvalidRequest("the query has no meaning beside a form", errors=errors)
     form = BatchForm.model_validate(sent_fields())
-    with received(service, who, files, service.settings.max_batch_items) as taken:
+    with store_files(service, who, files, service.settings.max_batch_items) as taken:
         sent = [Sent(item, one.name, one) for item, one in enumerate(taken)]
         write = write_studies if form.group_by is Grouping.FILE else write_waiting
         turn = Turn(service, who, form, write, sent_key(), fingerprint(form.model_dump(), taken))

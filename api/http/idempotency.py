@@ -46,8 +46,8 @@ def key_use(fingerprint: Callable[[], str], resource_id: str) -> KeyUse | None:
     return None if key is None else KeyUse(key, fingerprint(), resource_id)
 
 
-def earlier(session: Session, who: Principal, fingerprint: str, resource_id: str) -> str | None:
-    """Remember `resource_id` for the request's key; the earlier resource's id if there is one.
+def claim_idempotency_key(session: Session, who: Principal, fingerprint: str, resource_id: str) -> str | None:
+    """Claim the request's key for `resource_id`; return the earlier resource's id if there is one.
 
     IdempotencyKeyReused when the key came with another request before.
     """
@@ -56,7 +56,7 @@ def earlier(session: Session, who: Principal, fingerprint: str, resource_id: str
 
 
 def remember(session: Session, who: Principal, key: str, fingerprint: str, resource_id: str) -> str | None:
-    """As `earlier`, for a key at hand."""
+    """As `claim_idempotency_key`, for a key at hand."""
     row = {"tenant_id": who.tenant_id, "key": key, "fingerprint": fingerprint, "resource_id": resource_id}
     made = session.execute(insert(IdempotencyKey).values(row).on_conflict_do_nothing().returning(IdempotencyKey.key))
     return None if made.first() is not None else find(session, who, key, fingerprint)
@@ -101,8 +101,8 @@ def find(session: Session, who: Principal, key: str, fingerprint: str) -> str | 
     return first
 
 
-def located(response: Response, location: str, *, replayed: bool) -> Response:
-    """The answer to a request that creates: where the resource is, and whether an earlier request made it."""
+def with_location(response: Response, location: str, *, replayed: bool) -> Response:
+    """Add to an answer where the resource is that a request made, and whether an earlier one made it."""
     response.headers["Location"] = location
     if replayed:
         response.headers[REPLAYED] = "true"

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, joinedload
 from structlog.contextvars import bind_contextvars
 
 from api.http.audit import record
-from api.http.idempotency import earlier, key_use, located
+from api.http.idempotency import claim_idempotency_key, key_use, with_location
 from api.http.openapi.document import ERRORS, form_body
 from api.http.principal import Principal, principal
 from api.http.requests import MULTIPART
@@ -31,12 +31,12 @@ from api.uploads.receive import (
     discard,
     fingerprint,
     new_study,
-    received,
     refuse_if_all_bad,
     sent_fields,
     sent_files,
     settle_modality,
-    uploaded,
+    store_files,
+    use_uploads,
 )
 from shared import metrics
 from shared.db.tables import Job, JobState, Priority, Result, Study
@@ -86,7 +86,7 @@ def submit_job() -> Response:
     look_at = partial(look, service, who, job_id)
     answer = wait_for(service, job_id, look_at, seconds) if made is None or seconds else answer_of(made)
     response = respond(answer, 200 if seconds and answer.terminal else 202)
-    return located(response, f"/v1/jobs/{job_id}", replayed=made is None)
+    return with_location(response, f"/v1/jobs/{job_id}", replayed=made is None)
 
 
 def _submit_files(service: Services, who: Principal) -> tuple[str, JobEnvelope | None]:
@@ -96,7 +96,7 @@ def _submit_files(service: Services, who: Principal) -> tuple[str, JobEnvelope |
     service.admission.admit(who.tenant_id, stat=form.priority is Priority.STAT)
     with ExitStack() as storing:
         with submissions().coming():
-            taken = storing.enter_context(received(service, who, files))
+            taken = storing.enter_context(store_files(service, who, files))
         refuse_if_all_bad(taken)
         modality = settle_modality(taken, form.modality)
         check_supported(form.classifier, modality)
@@ -117,7 +117,7 @@ def _submit_stored(service: Services, who: Principal) -> tuple[str, JobEnvelope 
     service.admission.admit(who.tenant_id, stat=asked.priority is Priority.STAT)
     job = _asked_for(who, asked, asked.study_id or new_id("stu"))
     with service.database.transaction() as session:
-        first = earlier(session, who, fingerprint(asked.model_dump()), job.id)
+        first = claim_idempotency_key(session, who, fingerprint(asked.model_dump()), job.id)
         if first is not None:
             return first, None
         study: NewStudy | Study
@@ -143,7 +143,7 @@ def _check_source(asked: JobRequest) -> None:
 
 
 def _study_of_uploads(session: Session, who: Principal, asked: JobRequest, study_id: str) -> NewStudy:
-    taken = uploaded(session, who, asked.upload_ids)
+    taken = use_uploads(session, who, asked.upload_ids)
     modality = settle_modality(taken, asked.modality)
     study = new_study(who, taken, modality, asked.external_id, asked.metadata or {}, study_id)
     add_studies(session, [study])

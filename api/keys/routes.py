@@ -8,7 +8,7 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session
 
-from api.http.idempotency import earlier, located
+from api.http.idempotency import claim_idempotency_key, with_location
 from api.http.openapi.document import ERRORS, IDEMPOTENCY_KEY
 from api.http.principal import Principal, principal
 from api.http.schemas import PageQuery
@@ -33,7 +33,7 @@ def create_key(body: KeyRequest) -> Response:
             raise Forbidden(f"a key without the scope {scope.value} can give it to no other")
     key_id, secret = new_id("key"), None
     with services().database.transaction() as session:
-        first = earlier(session, who, fingerprint(body.model_dump()), key_id)
+        first = claim_idempotency_key(session, who, fingerprint(body.model_dump()), key_id)
         if first is None:
             tenant = session.get_one(Tenant, who.tenant_id)
             made = keys.create(session, tenant, body.name, body.scopes, body.expires_at, who.key_id, key_id)
@@ -43,7 +43,7 @@ def create_key(body: KeyRequest) -> Response:
     response = jsonify(KeySecretView(**view.model_dump(), key=secret).model_dump(mode="json"))
     response.status_code = 201
     response.headers["Cache-Control"] = "no-store"
-    return located(response, f"/v1/keys/{view.id}", replayed=first is not None)
+    return with_location(response, f"/v1/keys/{view.id}", replayed=first is not None)
 
 
 @blueprint.get("/keys", responses={"200": KeyList})

@@ -9,7 +9,7 @@ from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session
 
 from api.http import audit
-from api.http.idempotency import earlier, located
+from api.http.idempotency import claim_idempotency_key, with_location
 from api.http.openapi.document import ERRORS, form_body
 from api.http.principal import Principal, principal
 from api.http.schemas import StudyPath
@@ -21,12 +21,12 @@ from api.uploads.receive import (
     discard,
     fingerprint,
     new_images,
-    received,
     refuse_if_all_bad,
     sent_fields,
     sent_files,
     settle_modality,
-    uploaded,
+    store_files,
+    use_uploads,
 )
 from shared.doorbell import CLASSIFY, ring
 from shared.keys import Scope
@@ -61,16 +61,16 @@ def add_images(path: StudyPath) -> Response:
     view = _shown(service, who, path.study_id)
     files = [AddedFile(file=n, status="added" if new else "already-there") for n, new in enumerate(added)]
     response = jsonify(ImagesAdded(files=files, study=view).model_dump(mode="json"))
-    return located(response, f"/v1/studies/{path.study_id}", replayed=replayed)
+    return with_location(response, f"/v1/studies/{path.study_id}", replayed=replayed)
 
 
 def _add_files(service: Services, who: Principal, study_id: str) -> tuple[list[bool], bool]:
     files = sent_files(service.settings.max_files)
     form = AddImagesForm.model_validate(sent_fields())
-    with received(service, who, files) as taken:
+    with store_files(service, who, files) as taken:
         refuse_if_all_bad(taken)
         with service.database.transaction() as session:
-            first = earlier(session, who, fingerprint(form.model_dump(), taken), study_id)
+            first = claim_idempotency_key(session, who, fingerprint(form.model_dump(), taken), study_id)
             added = [False] * len(taken) if first else _add(session, service, who, study_id, taken)
         discard(service, [one for one, new in zip(taken, added, strict=True) if not new])
     return added, first is not None
@@ -79,10 +79,10 @@ def _add_files(service: Services, who: Principal, study_id: str) -> tuple[list[b
 def _add_uploads(service: Services, who: Principal, study_id: str) -> tuple[list[bool], bool]:
     asked = AddImagesRequest.model_validate(request.get_json())
     with service.database.transaction() as session:
-        first = earlier(session, who, fingerprint(asked.model_dump()), study_id)
+        first = claim_idempotency_key(session, who, fingerprint(asked.model_dump()), study_id)
         if first is not None:
             return [False] * len(asked.upload_ids), True
-        return _add(session, service, who, study_id, uploaded(session, who, asked.upload_ids)), False
+        return _add(session, service, who, study_id, use_uploads(session, who, asked.upload_ids)), False
 
 
 def _add(session: Session, service: Services, who: Principal, study_id: str, taken: list[Received]) -> list[bool]:

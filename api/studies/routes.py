@@ -12,7 +12,7 @@ from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session, selectinload, undefer
 
 from api.http import audit
-from api.http.idempotency import earlier, located
+from api.http.idempotency import claim_idempotency_key, with_location
 from api.http.openapi.document import ERRORS, form_body
 from api.http.principal import Principal, principal
 from api.http.schemas import ImagePath, StudyForm, StudyPath
@@ -25,12 +25,12 @@ from api.uploads.receive import (
     fingerprint,
     new_images,
     new_study,
-    received,
     refuse_if_all_bad,
     sent_fields,
     sent_files,
     settle_modality,
-    uploaded,
+    store_files,
+    use_uploads,
 )
 from shared.db.tables import Image, Job, JobState, Priority, Study
 from shared.doorbell import CLASSIFY, ring
@@ -120,18 +120,18 @@ def create_study() -> Response:
         ring(service.settings, CLASSIFY)
     response = jsonify(view.model_dump(mode="json"))
     response.status_code = 201
-    return located(response, f"/v1/studies/{view.id}", replayed=replayed)
+    return with_location(response, f"/v1/studies/{view.id}", replayed=replayed)
 
 
 def _create_from_files(service: Services, who: Principal) -> tuple[str, bool]:
     files = sent_files(service.settings.max_files)
     form = StudyForm.model_validate(sent_fields())
-    with received(service, who, files) as taken:
+    with store_files(service, who, files) as taken:
         refuse_if_all_bad(taken)
         modality = settle_modality(taken, form.modality)
         study_id = new_id("stu")
         with service.database.transaction() as session:
-            first = earlier(session, who, fingerprint(form.model_dump(), taken), study_id)
+            first = claim_idempotency_key(session, who, fingerprint(form.model_dump(), taken), study_id)
             if first is None:
                 study = new_study(who, taken, modality, form.external_id, form.metadata, study_id)
                 add_studies(session, [study])
@@ -148,7 +148,7 @@ def _create_from_json(service: Services, who: Principal) -> tuple[str, bool]:
         service.admission.admit(who.tenant_id, len(asked.classifiers), stat=asked.priority is Priority.STAT)
     study_id = new_id("stu")
     with service.database.transaction() as session:
-        first = earlier(session, who, fingerprint(asked.model_dump()), study_id)
+        first = claim_idempotency_key(session, who, fingerprint(asked.model_dump()), study_id)
         if first is None:
             _create(session, service, who, asked, study_id)
             audit.record(session, who, "study.create", study_id)
@@ -156,7 +156,7 @@ def _create_from_json(service: Services, who: Principal) -> tuple[str, bool]:
 
 
 def _create(session: Session, service: Services, who: Principal, asked: StudyRequest, study_id: str) -> None:
-    taken = uploaded(session, who, asked.upload_ids) if asked.upload_ids else []
+    taken = use_uploads(session, who, asked.upload_ids) if asked.upload_ids else []
     modality = settle_modality(taken, asked.modality)
     if not asked.open:
         add_studies(session, [new_study(who, taken, modality, asked.external_id, asked.metadata, study_id)])

@@ -15,7 +15,7 @@ from shared.imaging.dicom.deidentify import Identity, deidentified, has_preamble
 
 
 def identity_of(services: Services, tenant_id: str) -> Identity:
-    """How the tenant has it with its patients' identities; remembered as keys are."""
+    """Per-tenant de-identification policy; remembered as keys are."""
     found = services.identities.get(tenant_id)
     if found is None:
         wanted = sa.select(Tenant.keep_identity, Tenant.uid_secret).where(Tenant.id == tenant_id)
@@ -26,8 +26,8 @@ def identity_of(services: Services, tenant_id: str) -> Identity:
     return found
 
 
-def prepared(services: Services, tenant_id: str, file: BinaryIO) -> tuple[BinaryIO, ImageInfo]:
-    """A seekable file as it is to be stored, and what its header says; `file` itself when nothing is to be changed.
+def deidentify_upload(services: Services, tenant_id: str, file: BinaryIO) -> tuple[BinaryIO, ImageInfo]:
+    """Return a seekable file as it is to be stored, and what its header says; `file` itself if nothing is to change.
 
     The same file gives the same bytes, so that it is known again. Raises the errors of `probe`, and those of
     `deidentified`.
@@ -44,8 +44,8 @@ def prepared(services: Services, tenant_id: str, file: BinaryIO) -> tuple[Binary
 
 
 def digest_as_stored(services: Services, tenant_id: str, file: BinaryIO) -> str:
-    """The SHA-256 that the file would have in the store. Raises as `prepared` does."""
-    source, _ = prepared(services, tenant_id, file)
+    """The SHA-256 that the file would have in the store. Raises as `deidentify_upload` does."""
+    source, _ = deidentify_upload(services, tenant_id, file)
     digest = hashlib.sha256()
     while chunk := source.read(1024 * 1024):
         digest.update(chunk)

@@ -18,7 +18,7 @@ from werkzeug.datastructures import FileStorage, MultiDict
 from api.http.principal import Principal
 from api.http.requests import MULTIPART
 from api.http.services import Services
-from api.uploads.prepare import prepared
+from api.uploads.prepare import deidentify_upload
 from shared import metrics
 from shared.db.tables import Classifier, Modality, Upload
 from shared.errors import ImageError, InvalidRequest, StorageError, ThoraqError, UnsupportedMediaType
@@ -84,7 +84,7 @@ def single(fields: MultiDict[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def received(
+def store_files(
     services: Services, who: Principal, files: Sequence[FileStorage], most: int | None = None
 ) -> Iterator[list[Received]]:
     """Take every file in; if what follows refuses the request, what was stored is removed again.
@@ -145,7 +145,7 @@ def _receive_named(services: Services, who: Principal, file: FileStorage) -> Rec
 def _look(services: Services, who: Principal, stream: BinaryIO) -> tuple[BinaryIO, ImageInfo] | Received:
     """The file as it is to be stored, and what its header says; or, if it is refused, all there is to say of it."""
     try:
-        return prepared(services, who.tenant_id, stream)
+        return deidentify_upload(services, who.tenant_id, stream)
     except ImageError as error:
         stream.seek(0)
         digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
@@ -218,8 +218,8 @@ def check_supported(classifier: Classifier, modality: Modality) -> None:
         raise InvalidRequest(message, errors=[{"field": "classifier", "message": message}])
 
 
-def uploaded(session: Session, who: Principal, upload_ids: Sequence[str]) -> list[Received]:
-    """The tenant's direct uploads as files of a study, which has them from now on; NotFound or Conflict."""
+def use_uploads(session: Session, who: Principal, upload_ids: Sequence[str]) -> list[Received]:
+    """Use the tenant's direct uploads as files of a study, which has them from now on; NotFound or Conflict."""
     return [of_upload(upload) for upload in uploads.use(session, who.tenant_id, upload_ids)]
 
 

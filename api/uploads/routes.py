@@ -13,12 +13,12 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session
 
-from api.http.idempotency import REPLAYED, earlier
+from api.http.idempotency import REPLAYED, claim_idempotency_key
 from api.http.openapi.document import ERRORS, IDEMPOTENCY_KEY
 from api.http.principal import Principal, principal
 from api.http.services import Services, services
 from api.uploads.content import own_address
-from api.uploads.prepare import prepared
+from api.uploads.prepare import deidentify_upload
 from api.uploads.receive import fingerprint, remove
 from api.uploads.schemas import UploadAddress, UploadAddressList, UploadPath, UploadRequest, UploadView
 from shared import metrics
@@ -50,7 +50,9 @@ def create_uploads(body: UploadRequest) -> Response:
     files = [(new_id("upl"), file.size_bytes, file.sha256) for file in body.files]
     with service.database.transaction() as session:
         # One request makes many uploads, and a key remembers one text.
-        first = earlier(session, who, fingerprint(body.model_dump()), " ".join(upload_id for upload_id, *_ in files))
+        first = claim_idempotency_key(
+            session, who, fingerprint(body.model_dump()), " ".join(upload_id for upload_id, *_ in files)
+        )
         if first is None:
             made = uploads.announce(session, who.tenant_id, files, lifetime)
         else:
@@ -109,11 +111,11 @@ def complete_upload(path: UploadPath) -> Response:
     with service.database.transaction() as session:
         upload = uploads.find(session, who.tenant_id, path.upload_id)
     if upload.state is UploadState.PENDING:
-        upload = _completed(service, who, upload)
+        upload = _complete_upload(service, who, upload)
     return jsonify(_view(upload).model_dump(mode="json"))
 
 
-def _completed(service: Services, who: Principal, upload: Upload) -> Upload:
+def _complete_upload(service: Services, who: Principal, upload: Upload) -> Upload:
     try:
         kept, info = _checked(service, upload)
     except (ImageError, UploadMismatch):
@@ -145,7 +147,7 @@ def _checked(service: Services, upload: Upload) -> tuple[Stored, ImageInfo]:
         raise UploadMismatch("the SHA-256 is not the announced one")
     source = SeekableObject(lambda offset, length: service.storage.read(there.key, offset, length), there.size)
     with io.BufferedReader(source, HEADER_BYTES) as file:
-        kept, info = prepared(service, upload.tenant_id, file)
+        kept, info = deidentify_upload(service, upload.tenant_id, file)
         if kept is file:
             return Stored(there.key, upload.sha256, there.size), info
         # What a client puts into the store itself is changed only here, by a copy: until then nothing uses it.

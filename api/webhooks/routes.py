@@ -10,7 +10,7 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from api.http.idempotency import earlier, located
+from api.http.idempotency import claim_idempotency_key, with_location
 from api.http.openapi.document import ERRORS, IDEMPOTENCY_KEY
 from api.http.principal import Principal, principal
 from api.http.schemas import (
@@ -151,11 +151,11 @@ def create_endpoint(body: EndpointRequest) -> Response:
     _check_url(service, body.url)
     with service.database.transaction() as session:
         endpoint_id = new_id("whe")
-        first = earlier(session, who, fingerprint(body.model_dump()), endpoint_id)
+        first = claim_idempotency_key(session, who, fingerprint(body.model_dump()), endpoint_id)
         most = service.settings.max_webhook_endpoints
         endpoint = find_endpoint(session, who, first) if first else _add_endpoint(session, who, body, endpoint_id, most)
     location = f"/v1/webhook-endpoints/{endpoint.id}"
-    return located(_with_secret(endpoint, 201), location, replayed=first is not None)
+    return with_location(_with_secret(endpoint, 201), location, replayed=first is not None)
 
 
 @blueprint.get("/webhook-endpoints", responses={"200": EndpointList})

@@ -232,8 +232,8 @@ def _name_operations(document: dict[str, Any], routes: Map) -> None:
                 operation["operationId"] = OPERATIONS.get(name, name)
 
 
-def completed(document: dict[str, Any], routes: Map, server: str, *others: type[BaseModel]) -> dict[str, Any]:
-    """The document with what the routes' types cannot say: names, problems, who needs a key, the headers of a poll.
+def complete_document(document: dict[str, Any], routes: Map, server: str, *others: type[BaseModel]) -> dict[str, Any]:
+    """Complete the document with what the routes' types cannot say: names, problems, who needs a key, a poll's headers.
 
     `server` is the address of the API, `/` where the document comes from; `others` are models that only answers refer
     to that are no JSON documents.
