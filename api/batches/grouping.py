@@ -13,8 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from api.batches.items import Order, Sent, of_files, refuse
-from api.uploads.receive import Received
+from api.batches.items import BatchContext, ReceivedItem, of_files, refuse
+from api.uploads.receive import StoredFile
 from shared.batches import Accepted, Rejected
 from shared.db.bulk_insert import insert_rows
 from shared.db.tables import BatchFile, Grouping
@@ -25,46 +25,50 @@ from shared.jobs.states import problem_of
 GROUPS = 64  # made into studies in one transaction
 
 
-def write_studies(session: Session, order: Order, sent: Sequence[Sent]) -> list[Accepted | Rejected]:
+def write_studies(
+    session: Session, context: BatchContext, received: Sequence[ReceivedItem]
+) -> list[Accepted | Rejected]:
     """Each file is a study."""
     del session  # writes nothing beside what becomes of the files
-    return [refuse(one, _reason(one)) if one.taken is None else of_files(order, one, [one.taken]) for one in sent]
+    return [refuse(one, _reason(one)) if one.taken is None else of_files(context, one, [one.taken]) for one in received]
 
 
-def write_waiting(session: Session, order: Order, sent: Sequence[Sent]) -> list[Accepted | Rejected]:
+def write_waiting(
+    session: Session, context: BatchContext, received: Sequence[ReceivedItem]
+) -> list[Accepted | Rejected]:
     """The files wait to be grouped; those that belong to no group are refused."""
     waiting, refused = [], []
-    for one in sent:
-        group = None if one.taken is None else _group(order.form.group_by, one, one.taken)
+    for one in received:
+        group = None if one.taken is None else _group(context.form.group_by, one, one.taken)
         if one.taken is None or group is None:
             refused.append(refuse(one, _reason(one)))
         else:
-            waiting.append(_row(order, one, one.taken, group))
+            waiting.append(_row(context, one, one.taken, group))
     insert_rows(session, (BatchFile, waiting))
     return list(refused)
 
 
-def _reason(sent: Sent) -> ThoraqError:
+def _reason(received: ReceivedItem) -> ThoraqError:
     no_group = "the file does not say which study or series it is of: only DICOM files do"
-    return sent.error or (sent.taken and sent.taken.error) or InvalidRequest(no_group)
+    return received.error or (received.taken and received.taken.error) or InvalidRequest(no_group)
 
 
-def _group(group_by: Grouping, sent: Sent, taken: Received) -> str | None:
+def _group(group_by: Grouping, received: ReceivedItem, taken: StoredFile) -> str | None:
     if group_by is Grouping.FOLDER:
-        return (sent.member or "").replace("\\", "/").rpartition("/")[0]
+        return (received.member or "").replace("\\", "/").rpartition("/")[0]
     if taken.info is None:
         return None
     return taken.info.study_uid if group_by is Grouping.STUDY else taken.info.series_uid
 
 
-def _row(order: Order, sent: Sent, taken: Received, group: str) -> dict[str, Any]:
+def _row(context: BatchContext, received: ReceivedItem, taken: StoredFile, group: str) -> dict[str, Any]:
     info = taken.info and asdict(taken.info) | {"study_uid": None, "series_uid": None}
     return {
-        "batch_id": order.batch_id,
-        "item": sent.item,
-        "tenant_id": order.tenant_id,
-        "member": sent.member,
-        "group_key": hashlib.sha256(f"{order.batch_id} {group}".encode()).hexdigest(),
+        "batch_id": context.batch_id,
+        "item": received.item,
+        "tenant_id": context.tenant_id,
+        "member": received.member,
+        "group_key": hashlib.sha256(f"{context.batch_id} {group}".encode()).hexdigest(),
         "object_key": taken.key,
         "sha256": taken.sha256,
         "size_bytes": taken.size,
@@ -74,21 +78,21 @@ def _row(order: Order, sent: Sent, taken: Received, group: str) -> dict[str, Any
 
 
 def write_groups(
-    session: Session, order: Order, max_files: int, limit: int | None = None
-) -> tuple[list[Accepted | Rejected], list[Received]]:
+    session: Session, context: BatchContext, max_files: int, limit: int | None = None
+) -> tuple[list[Accepted | Rejected], list[StoredFile]]:
     """What becomes of the next groups, at most so many, in the order of their first files; and files of no use."""
     items: list[Accepted | Rejected] = []
-    unused: list[Received] = []
-    for group in _gather(session, order, limit):
-        sent, files = _gathered(order, group, max_files)
-        item = refuse(sent, sent.error) if sent.error else of_files(order, sent, files)
+    unused: list[StoredFile] = []
+    for group in _gather(session, context, limit):
+        received, files = _gathered(context, group, max_files)
+        item = refuse(received, received.error) if received.error else of_files(context, received, files)
         items.append(item)
         unused.extend(files if isinstance(item, Rejected) else [])
     return items, unused
 
 
-def _gather(session: Session, order: Order, limit: int | None) -> list[list[BatchFile]]:
-    mine = BatchFile.batch_id == order.batch_id
+def _gather(session: Session, context: BatchContext, limit: int | None) -> list[list[BatchFile]]:
+    mine = BatchFile.batch_id == context.batch_id
     first = sa.func.min(BatchFile.item)
     groups = sa.select(BatchFile.group_key).where(mine).group_by(BatchFile.group_key).order_by(first).limit(limit)
     keys = session.scalars(groups).all()
@@ -101,17 +105,19 @@ def _gather(session: Session, order: Order, limit: int | None) -> list[list[Batc
     return list(found.values())
 
 
-def _gathered(order: Order, files: Sequence[BatchFile], max_files: int) -> tuple[Sent, list[Received]]:
+def _gathered(
+    context: BatchContext, files: Sequence[BatchFile], max_files: int
+) -> tuple[ReceivedItem, list[StoredFile]]:
     member = files[0].member
-    if order.form.group_by is Grouping.FOLDER and member is not None:
+    if context.form.group_by is Grouping.FOLDER and member is not None:
         member = member.replace("\\", "/").rpartition("/")[0]
     error = InvalidRequest(f"at most {max_files} files in one study") if len(files) > max_files else None
-    return Sent(files[0].item, member, error=error), [_received(file) for file in files]
+    return ReceivedItem(files[0].item, member, error=error), [_stored_file(file) for file in files]
 
 
-def _received(file: BatchFile) -> Received:
+def _stored_file(file: BatchFile) -> StoredFile:
     info = ImageInfo(**file.info | {"media_type": MediaType(file.info["media_type"])}) if file.info else None
     error = ImageError() if file.problem else None
     if error is not None:
         error.problem = file.problem
-    return Received(file.sha256, file.size_bytes, file.object_key, info, error, file.member)
+    return StoredFile(file.sha256, file.size_bytes, file.object_key, info, error, file.member)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from api.batches.schemas import BatchForm, BatchLine
-from api.uploads.receive import Received, check_supported, new_images, settle_modality
+from api.uploads.receive import StoredFile, check_supported, new_images, settle_modality
 from shared.batches import Accepted, Rejected
 from shared.db.tables import Modality, Study
 from shared.errors import ThoraqError
@@ -20,7 +20,7 @@ NOTHING_ASKED = BatchLine.model_construct()
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchContext:
     """What all items of a batch have in common."""
 
     batch_id: str
@@ -30,68 +30,70 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Sent:
+class ReceivedItem:
     """One item as it came: a file that was taken in, a line that was read, or why it was neither."""
 
     item: int
     member: str | None = None
-    taken: Received | None = None
+    taken: StoredFile | None = None
     #: a file asks for nothing beside its batch
     line: BatchLine = field(default_factory=lambda: NOTHING_ASKED)
     custom_id: str | None = None
     error: ThoraqError | None = None
 
 
-def refuse(sent: Sent, error: ThoraqError) -> Rejected:
+def refuse(received: ReceivedItem, error: ThoraqError) -> Rejected:
     """The item as one that is listed among the errors; a line's wrong fields with it."""
     problem = problem_of(error)
     if "errors" in error.extensions:
         problem = problem | {"errors": error.extensions["errors"]}
-    return Rejected(sent.item, problem, sent.member, sent.custom_id)
+    return Rejected(received.item, problem, received.member, received.custom_id)
 
 
-def of_files(order: Order, sent: Sent, files: Sequence[Received]) -> Accepted | Rejected:
+def of_files(context: BatchContext, received: ReceivedItem, files: Sequence[StoredFile]) -> Accepted | Rejected:
     """A new study of files; refused when none of them is readable or they are of different modalities."""
     errors = [one.error for one in files if one.error is not None]
     if len(errors) == len(files):
-        return refuse(sent, errors[0])
-    line = sent.line
+        return refuse(received, errors[0])
+    line = received.line
     try:
         # The batch's modality is that of files which do not say it: a CT among X-rays is a study of its own.
-        modality = settle_modality(files, line.modality, otherwise=order.form.modality)
-        check_supported(line.classifier or order.form.classifier, modality)
+        modality = settle_modality(files, line.modality, otherwise=context.form.modality)
+        check_supported(line.classifier or context.form.classifier, modality)
     except ThoraqError as error:
-        return refuse(sent, error)
+        return refuse(received, error)
     images = [image for number, one in enumerate(files) for image in new_images(number, one)]
     names = [one.name for one in files]
-    study = NewStudy(new_id("stu"), order.tenant_id, modality, images, line.external_id, line.metadata or {}, names)
-    return Accepted(_job(order, sent, study.id, line.external_id, line.metadata or {}), study)
+    study = NewStudy(new_id("stu"), context.tenant_id, modality, images, line.external_id, line.metadata or {}, names)
+    return Accepted(_job(context, received, study.id, line.external_id, line.metadata or {}), study)
 
 
-def of_study(order: Order, sent: Sent, study: Study) -> Accepted | Rejected:
+def of_study(context: BatchContext, received: ReceivedItem, study: Study) -> Accepted | Rejected:
     """Another job for a study that is here."""
-    line = sent.line
+    line = received.line
     try:
-        check_supported(line.classifier or order.form.classifier, Modality(study.modality))
+        check_supported(line.classifier or context.form.classifier, Modality(study.modality))
     except ThoraqError as error:
-        return refuse(sent, error)
+        return refuse(received, error)
     metadata = study.extra if line.metadata is None else line.metadata
-    return Accepted(_job(order, sent, study.id, line.external_id or study.external_id, metadata))
+    return Accepted(_job(context, received, study.id, line.external_id or study.external_id, metadata))
 
 
-def _job(order: Order, sent: Sent, study_id: str, external_id: str | None, metadata: dict[str, Any]) -> NewJob:
+def _job(
+    context: BatchContext, received: ReceivedItem, study_id: str, external_id: str | None, metadata: dict[str, Any]
+) -> NewJob:
     return NewJob(
         id=new_id("job"),
-        tenant_id=order.tenant_id,
+        tenant_id=context.tenant_id,
         study_id=study_id,
-        classifier=sent.line.classifier or order.form.classifier,
-        priority=sent.line.priority or order.form.priority,
+        classifier=received.line.classifier or context.form.classifier,
+        priority=received.line.priority or context.form.priority,
         external_id=external_id,
         metadata=metadata,
-        batch_id=order.batch_id,
-        item=sent.item,
-        member=sent.member,
-        custom_id=sent.custom_id,
-        expires_at=order.expires_at,
-        force=order.form.force,
+        batch_id=context.batch_id,
+        item=received.item,
+        member=received.member,
+        custom_id=received.custom_id,
+        expires_at=context.expires_at,
+        force=context.form.force,
     )

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session, selectinload
 
-from api.batches.items import Order, Sent, of_files, of_study, refuse
+from api.batches.items import BatchContext, ReceivedItem, of_files, of_study, refuse
 from api.batches.schemas import BatchLine
 from api.http.fields import ExternalId
 from api.http.problems import invalid
@@ -26,7 +26,7 @@ LINE_BYTES = 256 * 1024  # 2,000 ids of uploads and the most metadata fit in
 CUSTOM_ID: TypeAdapter[str] = TypeAdapter(ExternalId)
 
 
-def lines(pieces: Iterable[bytes], first_item: int) -> Iterator[Sent]:
+def lines(pieces: Iterable[bytes], first_item: int) -> Iterator[ReceivedItem]:
     """The items of a body; lines without text are none."""
     texts = (line for line in _split(pieces) if line.strip())
     return (_read(line, item) for item, line in enumerate(texts, first_item))
@@ -47,18 +47,18 @@ def _split(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield cut + rest
 
 
-def _read(raw: bytes, item: int) -> Sent:
+def _read(raw: bytes, item: int) -> ReceivedItem:
     if len(raw) > LINE_BYTES:
-        return Sent(item, error=InvalidRequest(f"line {item + 1}: longer than {LINE_BYTES} bytes"))
+        return ReceivedItem(item, error=InvalidRequest(f"line {item + 1}: longer than {LINE_BYTES} bytes"))
     try:
         content = json.loads(raw)
         line = BatchLine.model_validate(content)
     except ValidationError as error:
         wrong = InvalidRequest(f"line {item + 1}: some fields are not valid", **invalid(error).extensions)
-        return Sent(item, custom_id=_custom_id(content), error=wrong)
+        return ReceivedItem(item, custom_id=_custom_id(content), error=wrong)
     except (ValueError, RecursionError):
-        return Sent(item, error=InvalidRequest(f"line {item + 1}: not JSON"))
-    return Sent(item, line=line, custom_id=line.custom_id)
+        return ReceivedItem(item, error=InvalidRequest(f"line {item + 1}: not JSON"))
+    return ReceivedItem(item, line=line, custom_id=line.custom_id)
 
 
 def _custom_id(content: Any) -> str | None:
@@ -69,19 +69,19 @@ def _custom_id(content: Any) -> str | None:
         return None
 
 
-def write_lines(session: Session, order: Order, sent: Sequence[Sent]) -> list[Accepted | Rejected]:
+def write_lines(session: Session, context: BatchContext, received: Sequence[ReceivedItem]) -> list[Accepted | Rejected]:
     """What becomes of the lines; uploads that they name belong to their studies from now on."""
-    studies = _studies(session, order, [one.line.study_id for one in sent if one.line.study_id is not None])
-    groups = {one.item: _uploads(one) for one in sent if one.error is None and one.line.study_id is None}
-    found = dict(zip(groups, uploads.use_each(session, order.tenant_id, list(groups.values())), strict=True))
-    items = [_item(order, one, found.get(one.item), studies) for one in sent]
+    studies = _studies(session, context, [one.line.study_id for one in received if one.line.study_id is not None])
+    groups = {one.item: _uploads(one) for one in received if one.error is None and one.line.study_id is None}
+    found = dict(zip(groups, uploads.use_each(session, context.tenant_id, list(groups.values())), strict=True))
+    items = [_item(context, one, found.get(one.item), studies) for one in received]
     refused = {item.item for item in items if isinstance(item, Rejected)}
     uploads.give_back(session, [upload_id for item in refused & found.keys() for upload_id in _given(found[item])])
     return items
 
 
-def _uploads(sent: Sent) -> list[str]:
-    line = sent.line
+def _uploads(received: ReceivedItem) -> list[str]:
+    line = received.line
     return line.upload_ids or ([] if line.upload_id is None else [line.upload_id])
 
 
@@ -89,30 +89,33 @@ def _given(found: Sequence[Upload] | Refusal) -> list[str]:
     return [] if isinstance(found, Refusal) else [upload.id for upload in found]
 
 
-def _studies(session: Session, order: Order, study_ids: Sequence[str]) -> dict[str, Study]:
-    mine = sa.select(Study).where(Study.id.in_(study_ids), Study.tenant_id == order.tenant_id)
+def _studies(session: Session, context: BatchContext, study_ids: Sequence[str]) -> dict[str, Study]:
+    mine = sa.select(Study).where(Study.id.in_(study_ids), Study.tenant_id == context.tenant_id)
     # Nobody deletes them before their jobs are written; in the order of ids, for two batches may name the same.
     kept = mine.order_by(Study.id).with_for_update(read=True, key_share=True)
     return {study.id: study for study in session.scalars(kept.options(selectinload(Study.images)))}
 
 
 def _item(
-    order: Order, sent: Sent, found: Sequence[Upload] | Refusal | None, studies: Mapping[str, Study]
+    context: BatchContext,
+    received: ReceivedItem,
+    found: Sequence[Upload] | Refusal | None,
+    studies: Mapping[str, Study],
 ) -> Accepted | Rejected:
-    if sent.error is not None:
-        return refuse(sent, sent.error)
+    if received.error is not None:
+        return refuse(received, received.error)
     if found is None:
-        return _of_study(order, sent, studies.get(sent.line.study_id or ""))
+        return _of_study(context, received, studies.get(received.line.study_id or ""))
     if isinstance(found, Refusal):
-        return refuse(sent, found)
-    return of_files(order, sent, [of_upload(upload) for upload in found])
+        return refuse(received, found)
+    return of_files(context, received, [of_upload(upload) for upload in found])
 
 
-def _of_study(order: Order, sent: Sent, study: Study | None) -> Accepted | Rejected:
+def _of_study(context: BatchContext, received: ReceivedItem, study: Study | None) -> Accepted | Rejected:
     if study is None:
-        return refuse(sent, NotFound("no such study"))
+        return refuse(received, NotFound("no such study"))
     try:
         check_classifiable(study)
     except Conflict as error:
-        return refuse(sent, error)
-    return of_study(order, sent, study)
+        return refuse(received, error)
+    return of_study(context, received, study)

@@ -18,8 +18,8 @@ from typing import Generic, TypeVar
 from flask import request
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
-from api.batches.items import Sent
-from api.batches.receiver import Turn
+from api.batches.items import ReceivedItem
+from api.batches.receiver import BatchReceiver
 from shared.errors import ArchiveRefused, BadRequest, PayloadTooLarge, ThoraqError
 from shared.storage import Storage
 
@@ -35,19 +35,19 @@ PIECE_BYTES = 256 * 1024
 
 Item = TypeVar("Item")
 #: Makes of some items, in their order, what is to be written of them: nothing of one that is in already.
-TakeIn = Callable[[list[Item]], list[Sent]]
+TakeIn = Callable[[list[Item]], list[ReceivedItem]]
 
 
 class Intake(Generic[Item]):
     """Takes items in their order; `put` waits while too many are on their way, and raises what stopped them."""
 
-    def __init__(self, turn: Turn, storage: Storage, take_in: TakeIn[Item]) -> None:
-        self._turn = turn
+    def __init__(self, receiver: BatchReceiver, storage: Storage, take_in: TakeIn[Item]) -> None:
+        self._receiver = receiver
         self._take_in, self._group_items = take_in, storage.group
         self._pool = ThreadPoolExecutor(storage.writers, "store")
         self._group: list[Item] = []
         self._group_bytes = 0
-        self._queue: Queue[Future[list[Sent]] | None] = Queue(AHEAD)
+        self._queue: Queue[Future[list[ReceivedItem]] | None] = Queue(AHEAD)
         self._failure: Exception | None = None
         self._last_came = False
         self._refused = threading.Event()
@@ -110,14 +110,14 @@ class Intake(Generic[Item]):
         try:
             for chunk in self._chunks():
                 if chunk:
-                    (self._turn.discard if self._refused.is_set() else self._turn.add)(chunk)
+                    (self._receiver.discard if self._refused.is_set() else self._receiver.add)(chunk)
         except Exception as error:  # noqa: BLE001 - the request raises it
             self._failure = error
             self._drop_rest()
 
-    def _chunks(self) -> Iterator[list[Sent]]:
+    def _chunks(self) -> Iterator[list[ReceivedItem]]:
         """Items in their order, a full chunk at a time, or those that have waited long enough."""
-        chunk: list[Sent] = []
+        chunk: list[ReceivedItem] = []
         due = wait = 0.0
         while True:
             try:
@@ -141,19 +141,19 @@ class Intake(Generic[Item]):
     def _note_progress(self) -> None:
         if self._bytes > self._bytes_noted and time.monotonic() - self._noted_at >= PROGRESS_SECONDS:
             self._bytes_noted, self._noted_at = self._bytes, time.monotonic()
-            self._turn.progress()
+            self._receiver.progress()
 
     def _drop_rest(self) -> None:
         # Nothing comes any more if it was the last chunk that could not be written.
         while not self._last_came and (future := self._queue.get()) is not None:
             if future.exception() is None:  # the first one is raised already
-                self._turn.discard(future.result())
+                self._receiver.discard(future.result())
 
 
 @contextmanager
-def taking_in(turn: Turn, storage: Storage, take_in: TakeIn[Item]) -> Iterator[Intake[Item]]:
+def taking_in(receiver: BatchReceiver, storage: Storage, take_in: TakeIn[Item]) -> Iterator[Intake[Item]]:
     """An intake; after it all that came is written, and what stopped it is raised."""
-    intake = Intake(turn, storage, take_in)
+    intake = Intake(receiver, storage, take_in)
     try:
         try:
             yield intake
@@ -163,7 +163,7 @@ def taking_in(turn: Turn, storage: Storage, take_in: TakeIn[Item]) -> Iterator[I
         finally:
             intake.end()
         intake.check()
-        turn.finish()
+        receiver.finish()
     except ThoraqError as error:
-        turn.break_off(error)
+        receiver.break_off(error)
         raise

@@ -1,4 +1,4 @@
-"""A request's turn at a batch: it begins the batch with the first items that are in, or goes on where one broke off."""
+"""Receives a batch: a request begins it with the first items that are in, or goes on where another one broke off."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from sqlalchemy.orm import Session
 
 from api.batches.grouping import GROUPS, write_groups
-from api.batches.items import Order, Sent
+from api.batches.items import BatchContext, ReceivedItem
 from api.batches.schemas import BatchForm
 from api.http import audit, idempotency
 from api.http.principal import Principal
@@ -31,10 +31,10 @@ from shared.errors import (
 from shared.ids import new_id
 from shared.jobs import states as jobs
 
-Write = Callable[[Session, Order, Sequence[Sent]], list[Accepted | Rejected]]
+Write = Callable[[Session, BatchContext, Sequence[ReceivedItem]], list[Accepted | Rejected]]
 
 
-class Turn:
+class BatchReceiver:
     """Used by one thread at a time. `write` says what the items become.
 
     Without an Idempotency-Key nobody can go on with what breaks off, so what is in then is all of the batch.
@@ -43,7 +43,7 @@ class Turn:
     def __init__(
         self, service: Services, who: Principal, form: BatchForm, write: Write, key: str | None, fingerprint: str
     ) -> None:
-        self.order = Order(new_id("bat"), who.tenant_id, form)
+        self.context = BatchContext(new_id("bat"), who.tenant_id, form)
         self.begun = False
         #: items that an earlier request has brought in
         self.known_until = 0
@@ -58,7 +58,7 @@ class Turn:
     @property
     def batch_id(self) -> str:
         """The batch; it need not exist before `begun`."""
-        return self.order.batch_id
+        return self.context.batch_id
 
     def take(self, first_item: int) -> bool:
         """Look for what an earlier request with the same key has left; False if that brought all of it in.
@@ -78,7 +78,7 @@ class Turn:
     def _go_on(self, session: Session, batch: Batch, first_item: int) -> None:
         if batch.problem is not None:
             raise _refused(batch)
-        self.order = replace(self.order, batch_id=batch.id, expires_at=batch.expires_at)
+        self.context = replace(self.context, batch_id=batch.id, expires_at=batch.expires_at)
         self.begun, self._next_item = True, batch.next_item
         self.known_until = batch.next_item
         if first_item < batch.next_item:
@@ -101,37 +101,37 @@ class Turn:
             names.append(self._ignored.popleft()[1])
         return names
 
-    def add(self, sent: Sequence[Sent]) -> None:
+    def add(self, received: Sequence[ReceivedItem]) -> None:
         """Write items that follow one another; when that fails for good, their files are removed."""
-        self._find_room(sent)
+        self._find_room(received)
         try:
             with self._service.database.transaction() as session:
                 if not self.begun:
                     self._begin(session)
-                items = self._write(session, self.order, sent)
-                batches.add_items(session, self.batch_id, self.order.tenant_id, items)
-                done = sent[-1].item + 1
+                items = self._write(session, self.context, received)
+                batches.add_items(session, self.batch_id, self.context.tenant_id, items)
+                done = received[-1].item + 1
                 batches.advance(session, self.batch_id, self._receiver, items, done, ignored=self._ignored_before(done))
         except ThoraqError as error:
             # As where one study is sent: not when nobody knows whether it was committed.
             if error.permanent:
-                self.discard(sent)
+                self.discard(received)
             raise
-        self.begun, self._next_item = True, sent[-1].item + 1
-        count_bytes(one.taken for one in sent if one.taken is not None)
+        self.begun, self._next_item = True, received[-1].item + 1
+        count_bytes(one.taken for one in received if one.taken is not None)
         refused = {item.item for item in items if isinstance(item, Rejected)}
-        self.discard([one for one in sent if one.item in refused])
+        self.discard([one for one in received if one.item in refused])
         self._announce(items)
 
-    def _find_room(self, sent: Sequence[Sent]) -> None:
+    def _find_room(self, received: Sequence[ReceivedItem]) -> None:
         """The items are sent again when there is room for them: their files are not kept for that."""
         try:
             self._service.admission.check_capacity()
             self._service.admission.admit(
-                self._who.tenant_id, len(sent), stat=self.order.form.priority is Priority.STAT
+                self._who.tenant_id, len(received), stat=self.context.form.priority is Priority.STAT
             )
         except ThoraqError:
-            self.discard(sent)
+            self.discard(received)
             raise
 
     def _begin(self, session: Session) -> None:
@@ -145,37 +145,37 @@ class Turn:
         return idempotency.remember(session, self._who, self._key, self._fingerprint, self.batch_id)
 
     def _insert(self, session: Session) -> None:
-        form = self.order.form
+        form = self.context.form
         expires_at = batches.begin(
             session,
             batch_id=self.batch_id,
-            tenant_id=self.order.tenant_id,
+            tenant_id=self.context.tenant_id,
             receiver=self._receiver,
             external_id=form.external_id,
             options=form.model_dump(mode="json", include={"classifier", "modality", "priority", "group_by", "force"}),
             expires_in=form.expires_in,
         )
         audit.record(session, self._who, "batch.submit", self.batch_id)
-        self.order = replace(self.order, expires_at=expires_at)
+        self.context = replace(self.context, expires_at=expires_at)
 
-    def add_whole(self, sent: Sequence[Sent]) -> str | None:
+    def add_whole(self, received: Sequence[ReceivedItem]) -> str | None:
         """Write a batch that is here as a whole; the earlier batch's id if this request came before.
 
         InvalidRequest when nothing of it can be classified. The caller removes the files of a request that fails.
         """
-        self._find_room(sent)
+        self._find_room(received)
         with self._service.database.transaction() as session:
             first = self._remember(session)
             if first is not None:
                 return first
             self._insert(session)
-            items = self._write(session, self.order, sent)
-            groups, unused = write_groups(session, self.order, self._service.settings.max_files)
-            batches.add_items(session, self.batch_id, self.order.tenant_id, [*items, *groups])
+            items = self._write(session, self.context, received)
+            groups, unused = write_groups(session, self.context, self._service.settings.max_files)
+            batches.add_items(session, self.batch_id, self.context.tenant_id, [*items, *groups])
             _refuse_if_none([*items, *groups])
-            self._close(session, [*items, *groups], len(sent))
+            self._close(session, [*items, *groups], len(received))
         refused = {item.item for item in items if isinstance(item, Rejected)}
-        self.discard([one for one in sent if one.item in refused])
+        self.discard([one for one in received if one.item in refused])
         discard(self._service, unused)
         self._announce([*items, *groups])
         return None
@@ -192,12 +192,12 @@ class Turn:
         if accepted:
             ring(self._service.settings, CLASSIFY)
 
-    def discard(self, sent: Sequence[Sent]) -> None:
+    def discard(self, received: Sequence[ReceivedItem]) -> None:
         """Remove the files of items that became nothing."""
-        discard(self._service, [one.taken for one in sent if one.taken is not None])
+        discard(self._service, [one.taken for one in received if one.taken is not None])
 
     def progress(self) -> None:
-        """Bytes came in, though no item is complete. Conflict when it is this request's turn no more."""
+        """Bytes came in, though no item is complete. Conflict when another request receives the batch now."""
         if self.begun:
             with self._service.database.transaction() as session:
                 batches.advance(session, self.batch_id, self._receiver)
@@ -207,7 +207,7 @@ class Turn:
         if not self.begun:
             left_out = f": all {len(self._ignored)} files in it are left out" if self._ignored else ""
             raise InvalidRequest(f"the body holds no item{left_out}")
-        if self.order.form.group_by is not Grouping.FILE:
+        if self.context.form.group_by is not Grouping.FILE:
             while self._add_groups():
                 pass
         with self._service.database.transaction() as session:
@@ -215,8 +215,8 @@ class Turn:
 
     def _add_groups(self) -> bool:
         with self._service.database.transaction() as session:
-            items, unused = write_groups(session, self.order, self._service.settings.max_files, GROUPS)
-            batches.add_items(session, self.batch_id, self.order.tenant_id, items)
+            items, unused = write_groups(session, self.context, self._service.settings.max_files, GROUPS)
+            batches.add_items(session, self.batch_id, self.context.tenant_id, items)
             batches.advance(session, self.batch_id, self._receiver, items)
         discard(self._service, unused)
         self._announce(items)
@@ -242,7 +242,7 @@ class Turn:
         error.extensions["batch_id"] = self.batch_id
         problem = jobs.problem_of(error) | {"member": error.extensions.get("member")}
         with self._service.database.transaction() as session:
-            keys = batches.refuse(session, self.order.tenant_id, self.batch_id, problem)
+            keys = batches.refuse(session, self.context.tenant_id, self.batch_id, problem)
             audit.record(session, self._who, "batch.refuse", self.batch_id)
         remove(self._service, keys)
         ring(self._service.settings, DELIVER)

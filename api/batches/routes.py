@@ -16,13 +16,13 @@ from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session
 
 from api.batches.grouping import write_studies, write_waiting
-from api.batches.items import Sent
+from api.batches.items import ReceivedItem
 from api.batches.ndjson import lines, write_lines
 from api.batches.openapi import BATCH_BODY
 from api.batches.pipeline import Intake, taking_in
-from api.batches.receiver import Turn
+from api.batches.receiver import BatchReceiver
 from api.batches.schemas import BatchForm, BatchList, BatchListQuery, BatchQuery
-from api.batches.zip_reader import Archive, Member
+from api.batches.zip_reader import Archive, ZipMember
 from api.http.idempotency import sent_key, with_location
 from api.http.openapi.document import ERRORS
 from api.http.principal import Principal, principal
@@ -78,14 +78,14 @@ def _submit_form(service: Services, who: Principal) -> tuple[str, bool]:
         raise InvalidRequest("the query has no meaning beside a form", errors=errors)
     form = BatchForm.model_validate(sent_fields())
     with store_files(service, who, files, service.settings.max_batch_items) as taken:
-        sent = [Sent(item, one.name, one) for item, one in enumerate(taken)]
+        received = [ReceivedItem(item, one.name, one) for item, one in enumerate(taken)]
         write = write_studies if form.group_by is Grouping.FILE else write_waiting
-        turn = Turn(service, who, form, write, sent_key(), fingerprint(form.model_dump(), taken))
-        first = turn.add_whole(sent)
+        receiver = BatchReceiver(service, who, form, write, sent_key(), fingerprint(form.model_dump(), taken))
+        first = receiver.add_whole(received)
     if first is not None:
         discard(service, taken)
         return first, True
-    return turn.batch_id, False
+    return receiver.batch_id, False
 
 
 def _submit_stream(service: Services, who: Principal) -> tuple[str, bool]:
@@ -96,16 +96,18 @@ def _submit_stream(service: Services, who: Principal) -> tuple[str, bool]:
         write = write_lines
     else:
         write = write_studies if form.group_by is Grouping.FILE else write_waiting
-    turn = Turn(service, who, form, write, sent_key(), fingerprint(form.model_dump() | {"body": request.mimetype}))
-    if not turn.take(query.first_item):
-        return turn.batch_id, True
+    receiver = BatchReceiver(
+        service, who, form, write, sent_key(), fingerprint(form.model_dump() | {"body": request.mimetype})
+    )
+    if not receiver.take(query.first_item):
+        return receiver.batch_id, True
     if request.mimetype == NDJSON:
-        with taking_in(turn, service.storage, list) as intake:
-            _put_lines(service, turn, intake, query.first_item)
+        with taking_in(receiver, service.storage, list) as intake:
+            _put_lines(service, receiver, intake, query.first_item)
     else:
-        with taking_in(turn, service.storage, partial(_take_in, service, who, turn)) as intake:
-            _put_members(service, turn, intake, query.first_item)
-    return turn.batch_id, False
+        with taking_in(receiver, service.storage, partial(_take_in, service, who, receiver)) as intake:
+            _put_members(service, receiver, intake, query.first_item)
+    return receiver.batch_id, False
 
 
 def _check_lines(form: BatchForm) -> None:
@@ -116,35 +118,37 @@ def _check_lines(form: BatchForm) -> None:
         raise InvalidRequest(message, errors=[{"field": "group_by", "message": message}])
 
 
-def _put_lines(service: Services, turn: Turn, intake: Intake[Sent], first_item: int) -> None:
+def _put_lines(service: Services, receiver: BatchReceiver, intake: Intake[ReceivedItem], first_item: int) -> None:
     most = service.settings.max_batch_items
-    for sent in lines(intake.pieces(service.settings.max_upload_bytes), first_item):
-        if sent.item >= most:
+    for received in lines(intake.pieces(service.settings.max_upload_bytes), first_item):
+        if received.item >= most:
             raise PayloadTooLarge(f"at most {most} items in one batch")
-        if sent.item >= turn.known_until:
-            intake.put(sent)
+        if received.item >= receiver.known_until:
+            intake.put(received)
 
 
-def _put_members(service: Services, turn: Turn, intake: Intake[Member], first_item: int) -> None:
+def _put_members(service: Services, receiver: BatchReceiver, intake: Intake[ZipMember], first_item: int) -> None:
     pieces = intake.pieces(service.settings.max_batch_bytes)
-    for member in Archive(pieces, first_item, service.settings, turn.ignore):
+    for member in Archive(pieces, first_item, service.settings, receiver.ignore):
         intake.put(member, member.size)
 
 
-def _take_in(service: Services, who: Principal, turn: Turn, members: Sequence[Member]) -> list[Sent]:
+def _take_in(
+    service: Services, who: Principal, receiver: BatchReceiver, members: Sequence[ZipMember]
+) -> list[ReceivedItem]:
     """The members, stored; without those that an earlier request has brought in."""
     with ExitStack() as files:
         for member in members:
             files.enter_context(member.file)
         for member in members:
-            if member.item < turn.known_until:
-                turn.check_known(member.item, _digest(service, who, member.file))
-        new = [member for member in members if member.item >= turn.known_until]
+            if member.item < receiver.known_until:
+                receiver.check_known(member.item, _digest(service, who, member.file))
+        new = [member for member in members if member.item >= receiver.known_until]
         taken = iter(receive_many(service, who, [member.file for member in new if member.error is None]))
         return [
-            Sent(one.item, one.name, error=one.error)
+            ReceivedItem(one.item, one.name, error=one.error)
             if one.error
-            else Sent(one.item, one.name, replace(next(taken), name=one.name))
+            else ReceivedItem(one.item, one.name, replace(next(taken), name=one.name))
             for one in new
         ]
 

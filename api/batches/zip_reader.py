@@ -38,7 +38,7 @@ ENTRIES_PER_ITEM = 4
 
 
 @dataclass(frozen=True)
-class Member:
+class ZipMember:
     """A file of the archive, to be read and closed by whoever gets it; or why it cannot be read."""
 
     item: int
@@ -75,7 +75,7 @@ class Archive:
         self._directory = Directory()
         self._offsets: dict[int, str] = {}
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[ZipMember]:
         """ArchiveRefused, UnreadableArchive or BadRequest (it ends too early) where it cannot go on."""
         name = None
         try:
@@ -102,7 +102,7 @@ class Archive:
             self._directory.note(piece)
             yield piece
 
-    def _member(self, name: str, content: Iterator[bytes]) -> Member:
+    def _member(self, name: str, content: Iterator[bytes]) -> ZipMember:
         if self._item >= self._settings.max_batch_items:
             raise ArchiveLimits(f"at most {self._settings.max_batch_items} items in one batch")
         file = cast(BinaryIO, SpooledTemporaryFile(SPOOL_BYTES))  # noqa: SIM115 - whoever gets it closes it
@@ -114,7 +114,7 @@ class Archive:
         except BaseException:
             file.close()
             raise
-        return Member(self._item, shown_name(name), file, size, error)
+        return ZipMember(self._item, shown_name(name), file, size, error)
 
     def _unpack(self, content: Iterator[bytes], file: BinaryIO) -> ThoraqError | None:
         size = 0

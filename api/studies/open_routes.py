@@ -17,7 +17,7 @@ from api.http.services import Services, services
 from api.studies.routes import study_view
 from api.studies.schemas import AddedFile, AddImagesForm, AddImagesRequest, ImagesAdded, StudyView
 from api.uploads.receive import (
-    Received,
+    StoredFile,
     discard,
     fingerprint,
     new_images,
@@ -85,7 +85,7 @@ def _add_uploads(service: Services, who: Principal, study_id: str) -> tuple[list
         return _add(session, service, who, study_id, use_uploads(session, who, asked.upload_ids)), False
 
 
-def _add(session: Session, service: Services, who: Principal, study_id: str, taken: list[Received]) -> list[bool]:
+def _add(session: Session, service: Services, who: Principal, study_id: str, taken: list[StoredFile]) -> list[bool]:
     """Which of the files are new to the study."""
     study = open_studies.locked(session, who.tenant_id, study_id)
     settle_modality(taken, study.modality)

@@ -38,7 +38,7 @@ NO_NAME = re.compile(r"image-\d+")
 
 
 @dataclass(frozen=True)
-class Received:
+class StoredFile:
     """One file: stored, with what its header says; or refused, and why."""
 
     sha256: str
@@ -86,7 +86,7 @@ def single(fields: MultiDict[str, str]) -> dict[str, str]:
 @contextmanager
 def store_files(
     services: Services, who: Principal, files: Sequence[FileStorage], most: int | None = None
-) -> Iterator[list[Received]]:
+) -> Iterator[list[StoredFile]]:
     """Take every file in; if what follows refuses the request, what was stored is removed again.
 
     InvalidRequest for more files than `most`; a study's most unless told otherwise.
@@ -94,7 +94,7 @@ def store_files(
     most = most or services.settings.max_files
     if len(files) > most:
         raise InvalidRequest(f"at most {most} files in one request")
-    taken: list[Received] = []
+    taken: list[StoredFile] = []
     try:
         # One by one, not as a list when all are in: those before a failure must be known to be removed.
         taken.extend(_receive_named(services, who, file) for file in files)
@@ -112,7 +112,7 @@ def store_files(
         raise
 
 
-def discard(services: Services, taken: Iterable[Received]) -> None:
+def discard(services: Services, taken: Iterable[StoredFile]) -> None:
     """Remove what was stored: nothing refers to it."""
     remove(services, [one.key for one in taken if one.key is not None])
 
@@ -126,55 +126,55 @@ def remove(services: Services, keys: Iterable[str]) -> None:
         log.warning("objects.orphaned", error=error.type)
 
 
-def receive(services: Services, who: Principal, stream: BinaryIO) -> Received:
+def receive(services: Services, who: Principal, stream: BinaryIO) -> StoredFile:
     """One file, from its beginning to its end: looked at, then stored as it is to be kept, or refused. StorageError."""
-    look = _look(services, who, stream)
-    if isinstance(look, Received):
-        return look
-    source, info = look
+    found = _probe(services, who, stream)
+    if isinstance(found, StoredFile):
+        return found
+    source, info = found
     return _kept(services.storage.put(object_key(who.tenant_id), source), info)
 
 
-def _receive_named(services: Services, who: Principal, file: FileStorage) -> Received:
+def _receive_named(services: Services, who: Principal, file: FileStorage) -> StoredFile:
     found = receive(services, who, cast(BinaryIO, file.stream))
     # Browsers and curl write a quotation mark so, and leave a percent sign as it is (HTML, "Multipart form data").
     name = shown_name((file.filename or "").replace("%22", '"'))
     return replace(found, name=None if NO_NAME.fullmatch(name) else name or None)
 
 
-def _look(services: Services, who: Principal, stream: BinaryIO) -> tuple[BinaryIO, ImageInfo] | Received:
+def _probe(services: Services, who: Principal, stream: BinaryIO) -> tuple[BinaryIO, ImageInfo] | StoredFile:
     """The file as it is to be stored, and what its header says; or, if it is refused, all there is to say of it."""
     try:
         return deidentify_upload(services, who.tenant_id, stream)
     except ImageError as error:
         stream.seek(0)
         digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
-        return Received(digest.hexdigest(), stream.tell(), None, None, error)
+        return StoredFile(digest.hexdigest(), stream.tell(), None, None, error)
 
 
-def _kept(stored: Stored, info: ImageInfo) -> Received:
-    return Received(stored.sha256, stored.size, stored.key, info, None)
+def _kept(stored: Stored, info: ImageInfo) -> StoredFile:
+    return StoredFile(stored.sha256, stored.size, stored.key, info, None)
 
 
-def receive_many(services: Services, who: Principal, streams: Iterable[BinaryIO]) -> list[Received]:
+def receive_many(services: Services, who: Principal, streams: Iterable[BinaryIO]) -> list[StoredFile]:
     """Some small files, each as `receive` has it, stored together: all of them, or none."""
-    looks = [_look(services, who, stream) for stream in streams]
-    keys = [object_key(who.tenant_id) for look in looks if not isinstance(look, Received)]
-    sources = [look[0] for look in looks if not isinstance(look, Received)]
+    probed = [_probe(services, who, stream) for stream in streams]
+    keys = [object_key(who.tenant_id) for found in probed if not isinstance(found, StoredFile)]
+    sources = [found[0] for found in probed if not isinstance(found, StoredFile)]
     try:
         stored = iter(services.storage.put_many(zip(keys, sources, strict=True)))
     except BaseException:
         remove(services, keys)
         raise
-    return [look if isinstance(look, Received) else _kept(next(stored), look[1]) for look in looks]
+    return [found if isinstance(found, StoredFile) else _kept(next(stored), found[1]) for found in probed]
 
 
-def count_bytes(taken: Iterable[Received]) -> None:
+def count_bytes(taken: Iterable[StoredFile]) -> None:
     """In the metrics, once for many: counting costs as much as looking at a header."""
     metrics.UPLOADED_BYTES.inc(sum(one.size for one in taken if one.key is not None))
 
 
-def refuse_if_all_bad(taken: Sequence[Received]) -> None:
+def refuse_if_all_bad(taken: Sequence[StoredFile]) -> None:
     """A request without one usable image is refused, for the reason of its first file."""
     errors = [one.error for one in taken if one.error is not None]
     if len(errors) < len(taken):
@@ -185,7 +185,7 @@ def refuse_if_all_bad(taken: Sequence[Received]) -> None:
 
 
 def settle_modality(
-    taken: Sequence[Received], asked: Modality | None, *, otherwise: Modality | None = None
+    taken: Sequence[StoredFile], asked: Modality | None, *, otherwise: Modality | None = None
 ) -> Modality:
     """DICOM says its modality; for other formats the client must. Contradictions are refused, with the file's name.
 
@@ -218,19 +218,19 @@ def check_supported(classifier: Classifier, modality: Modality) -> None:
         raise InvalidRequest(message, errors=[{"field": "classifier", "message": message}])
 
 
-def use_uploads(session: Session, who: Principal, upload_ids: Sequence[str]) -> list[Received]:
+def use_uploads(session: Session, who: Principal, upload_ids: Sequence[str]) -> list[StoredFile]:
     """Use the tenant's direct uploads as files of a study, which has them from now on; NotFound or Conflict."""
     return [of_upload(upload) for upload in uploads.use(session, who.tenant_id, upload_ids)]
 
 
-def of_upload(upload: Upload) -> Received:
+def of_upload(upload: Upload) -> StoredFile:
     """A complete direct upload as a file that was taken in."""
-    return Received(upload.sha256, upload.size_bytes, upload.object_key, uploads.info_of(upload), None)
+    return StoredFile(upload.sha256, upload.size_bytes, upload.object_key, uploads.info_of(upload), None)
 
 
 def new_study(
     who: Principal,
-    taken: Sequence[Received],
+    taken: Sequence[StoredFile],
     modality: Modality,
     external_id: str | None,
     metadata: dict[str, Any],
@@ -242,7 +242,7 @@ def new_study(
     return NewStudy(study_id, who.tenant_id, modality, images, external_id, metadata, names)
 
 
-def new_images(file_index: int, one: Received) -> list[NewImage]:
+def new_images(file_index: int, one: StoredFile) -> list[NewImage]:
     """The images of one file, ready for their rows."""
     return images_of(
         file_index,
@@ -254,7 +254,7 @@ def new_images(file_index: int, one: Received) -> list[NewImage]:
     )
 
 
-def fingerprint(form: dict[str, Any], taken: Sequence[Received] = ()) -> str:
+def fingerprint(form: dict[str, Any], taken: Sequence[StoredFile] = ()) -> str:
     """What makes two requests the same: route, fields and the bytes of the files."""
     content = [request.method, request.path, form, [one.sha256 for one in taken]]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
