@@ -22,14 +22,14 @@ from shared.errors import ConfigError, ThoraqError
 from shared.inference.bundle import Bundle, Head
 from shared.inference.engine import REFERENCE, Engine, EngineName
 from shared.inference.engines import make_engine
-from training.answers import Answers, ask
-from training.bysource import by_source
-from training.bysource import show as show_sources
-from training.calibrate import TINY, margins
-from training.data import Record, partition, read_index
-from training.figures import head_figures
-from training.measure import RATES, Bootstrap, against_each, flat, measure, ranged
-from training.parity import parity
+from training.data.images import Record, partition, read_index
+from training.evaluation.answers import Answers, ask
+from training.evaluation.by_source import by_source
+from training.evaluation.by_source import show as show_sources
+from training.evaluation.figures import head_figures
+from training.evaluation.measure import RATES, Bootstrap, against_each, flat, measure, ranged
+from training.evaluation.parity import parity
+from training.heads.calibrate import TINY, margins
 from training.tasks import COVID, class_numbers
 
 Part = Literal["all", "train", "val", "test"]

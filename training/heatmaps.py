@@ -22,11 +22,11 @@ from shared.inference.bundle import Bundle
 from shared.inference.engine import Engine, EngineName
 from shared.inference.engines import make_engine
 from shared.inference.heads import HeadNetwork
-from training.answers import CHUNK
-from training.data import Record, load_images
-from training.folders import Kinship, read_folders
+from training.data.folders import Kinship, read_folders
+from training.data.images import Record, load_images
+from training.evaluation.answers import CHUNK
+from training.evaluation.measure import Bootstrap, ranged
 from training.lungs import read_boxes
-from training.measure import Bootstrap, ranged
 
 Floats = NDArray[np.float32]
 SIDE = 224  # pixels of the picture in which shares are taken

@@ -25,7 +25,7 @@ from sklearn.model_selection import GroupKFold
 from shared.errors import ConfigError
 from shared.imaging.decode import Limits, decode_one
 from shared.imaging.lungs import WHOLE, Floats, Grey, LungFinder, around, features, inside, thumbnail
-from training.data import FOLDS, SEED, read_index
+from training.data.images import FOLDS, SEED, read_index
 
 CORNERS = tuple(f"{side}_{corner}" for side in ("right", "left") for corner in ("x0", "y0", "x1", "y1"))
 #: How far the windows of each stage are moved in training, as shares of their size: about as far as the stage before

@@ -18,7 +18,7 @@ import typer
 from shared.inference.bundle import Bundle, Card, MemoryNeed
 from shared.inference.engine import EngineName
 from shared.inference.engines import candidates
-from training.export import write_card
+from training.bundle.export import write_card
 
 ROOT = Path(__file__).parents[1]
 #: Images at once. What one more needs falls with the batch; the card's figure is the steepest rise from one image.

@@ -1,10 +1,10 @@
 """Refit a bundle's heads to many sources: `python -m training.refit --bundle OLD --data DIR --out NEW`.
 
 Backbones, gate and int8 files stay as they are, and so does the memory that they need. DIR holds folders with index.csv
-(training/folders.py). Scale, offset and thresholds come from answers to sources that the answering head does not know
-(training/leftout.py): a head that is calibrated on the hospitals it was fitted to is sure of itself at any other
-(DeGrave et al. 2021, doi 10.1038/s42256-021-00338-7). cxr/ and ct/ keep their test parts, whose patients no head is
-fitted to.
+(training/data/folders.py). Scale, offset and thresholds come from answers to sources that the answering head does not
+know (training/heads/left_out_sources.py): a head that is calibrated on the hospitals it was fitted to is sure of itself
+at any other (DeGrave et al. 2021, doi 10.1038/s42256-021-00338-7). cxr/ and ct/ keep their test parts, whose patients
+no head is fitted to.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from shared.inference.bundle import Bundle, Card, Head
 from shared.inference.engine import REFERENCE, Engine, EngineName
 from shared.inference.engines import make_engine
 from shared.inference.parity import Reference
-from training.answers import ask
 from training.architectures import DENSENET
-from training.calibrate import operating_points, review_margin
-from training.data import Record, partition, read_index
+from training.bundle.export import write_card, write_network
+from training.bundle.model_card import sources_of
+from training.bundle.quantize import write_parity
+from training.data.folders import Flags, Kinship, at_most, read_folders
+from training.data.images import Record, partition, read_index
 from training.evaluate import MODALITIES, draw, measures, show
-from training.export import write_card, write_network
-from training.folders import Flags, Kinship, at_most, read_folders
-from training.heads import first_dense, spread
-from training.left_out_classes import ClassStudy, join
-from training.leftout import Fit, Study, two_columns
-from training.modelcard import sources_of
-from training.parity import parity
-from training.quantize import write_parity
-from training.shrinkage import Regression, carry
+from training.evaluation.answers import ask
+from training.evaluation.parity import parity
+from training.heads.calibrate import operating_points, review_margin
+from training.heads.learner import first_dense, spread
+from training.heads.left_out_classes import ClassStudy, join
+from training.heads.left_out_sources import Fit, Study, two_columns
+from training.heads.shrinkage import Regression, carry
 from training.sources import WORK, measure_left_out, study_of, trunk_means
 from training.tasks import COVID, TASKS, Task, class_numbers
 

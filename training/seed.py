@@ -24,10 +24,10 @@ from shared.inference.bundle import Bundle
 from shared.inference.engine import EngineName
 from shared.inference.engines import make_engine
 from training.architectures import DENSENET
-from training.cardparts import confusion_table
-from training.data import FOLDS, SEED, Record, read_index
-from training.heads import Learner
-from training.measure import measure, ranged
+from training.bundle.card_parts import confusion_table
+from training.data.images import FOLDS, SEED, Record, read_index
+from training.evaluation.measure import measure, ranged
+from training.heads.learner import Learner
 from training.sources import WORK, Matrix, trunk_means
 from training.tasks import TASKS, class_numbers
 from training.views import Examples

@@ -1,8 +1,8 @@
 """The yardstick: `python -m training.sources --data DIR`, how well a trunk's heads do at a source that they never saw.
 
-DIR holds folders with index.csv (training/folders.py). Every image is answered twice: by a head that is fitted,
-calibrated and thresholded without its source (training/leftout.py), on what the bundle's trunk makes of it; and, where
-the bundle was not trained on the image's source, by the bundle as it serves.
+DIR holds folders with index.csv (training/data/folders.py). Every image is answered twice: by a head that is fitted,
+calibrated and thresholded without its source (training/heads/left_out_sources.py), on what the bundle's trunk makes
+of it; and, where the bundle was not trained on the image's source, by the bundle as it serves.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from shared.inference.bundle import Bundle, Head
 from shared.inference.engine import Engine, EngineName
 from shared.inference.engines import make_engine
 from shared.inference.heads import HeadNetwork
-from training.answers import CHUNK
 from training.architectures import DENSENET
-from training.bysource import by_source, show
-from training.calibrate import TINY, margins
-from training.copies import groups
-from training.data import Record, load_images
-from training.folders import RECIPE, Kinship, Modality, lone_classes, read_folders
-from training.leftout import Fit, Study, answer
+from training.data.copies import groups
+from training.data.folders import RECIPE, Kinship, Modality, lone_classes, read_folders
+from training.data.images import Record, load_images
+from training.evaluation.answers import CHUNK
+from training.evaluation.by_source import by_source, show
+from training.heads.calibrate import TINY, margins
+from training.heads.left_out_sources import Fit, Study, answer
 from training.tasks import COVID, plain_label
 from training.views import pooled_mean
 
@@ -65,8 +65,8 @@ def trunk_means(bundle: Bundle, trunk: str, records: Sequence[Record], engine: E
 def answers_to(bundle: Bundle, head: Head, means: Mapping[str, Matrix]) -> NDArray[np.float64]:
     """What a head says (N, classes) of means (N, channels) by trunk.
 
-    Training makes heads that weigh every place of a map alike (training/heads.py), so that maps which are the same
-    everywhere get the answers of those that they are the means of.
+    Training makes heads that weigh every place of a map alike (training/heads/learner.py), so that maps which are the
+    same everywhere get the answers of those that they are the means of.
     """
     network = HeadNetwork.load(bundle, head)
     maps = {

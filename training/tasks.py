@@ -19,7 +19,7 @@ from training.architectures import (
     binary_head,
     ensemble_head,
 )
-from training.data import SEED
+from training.data.images import SEED
 
 COVID, REST = BINARY_CLASSES
 # Labels that a binary head counts as "not COVID-19" when it is trained; another one is an error there.

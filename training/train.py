@@ -1,8 +1,9 @@
 """Train a bundle: `python -m training.train --data DIR`, where DIR holds cxr/ and ct/ with index.csv, or one of them.
 
-Stages: the trunks (training/trunks.py), heads on kept views of all images with patient-wise cross-validation on X-rays
-and the published split on CT slices, calibration on predictions of images that the predictor never saw, the gate,
-export, int8 files, and the measurement of the written files on patients that no stage saw. The long stages resume.
+Stages: the trunks (training/backbones/trunks.py), heads on kept views of all images with patient-wise cross-validation
+on X-rays and the published split on CT slices, calibration on predictions of images that the predictor never saw, the
+gate, export, int8 files, and the measurement of the written files on patients that no stage saw. The long stages
+resume.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ from shared.imaging.preprocess import InputSpec
 from shared.inference.bundle import Bundle, Card, EngineFiles, Gate, Head, Trunk
 from shared.inference.engine import REFERENCE
 from shared.inference.engines import make_engine
-from training.answers import ask
 from training.architectures import DENSENET, STEM, VGG
-from training.calibrate import cool, cross_tempered, fit_temperature, operating_points, review_margin, tempered
-from training.crossval import Log, Plan, cross_validate, settle, splits_of, train
-from training.data import ImageSet, folds
+from training.backbones.trunks import Choice, Trunks, copy_of, make_trunks, quick
+from training.bundle.export import write_card, write_network
+from training.bundle.model_card import NOTICE, origins, sources
+from training.bundle.quantize import int8_maps, quantize, write_parity
+from training.data.images import ImageSet, folds
 from training.evaluate import draw, labelled_folders, measures, show
-from training.export import write_card, write_network
-from training.figures import curves
-from training.gate import fit_gate, measure_gate, write_gate
-from training.heads import Rows
-from training.measure import summarise_folds
+from training.evaluation.answers import ask
+from training.evaluation.figures import curves
+from training.evaluation.measure import summarise_folds
+from training.evaluation.parity import parity
+from training.gate.fit import fit_gate, measure_gate, write_gate
+from training.heads.calibrate import cool, cross_tempered, fit_temperature, operating_points, review_margin, tempered
+from training.heads.cross_validation import Log, Plan, cross_validate, settle, splits_of, train
+from training.heads.learner import Rows
 from training.memory import with_memory
-from training.modelcard import NOTICE, origins, sources
-from training.parity import parity
-from training.quantize import int8_maps, quantize, write_parity
 from training.tasks import BRANCHES, COVID, TASKS, Task, class_numbers
-from training.trunks import Choice, Trunks, copy_of, make_trunks, quick
 from training.views import Examples, Kept, Reader, at_cut, beside, compiled, keep, pooled, whole_maps
 
 console = Console()

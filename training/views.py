@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from training.architectures import VGG
-from training.data import SEED, Warp, augment
+from training.data.images import SEED, Warp, augment
 
 VIEWS = Warp(zoom=(0.92, 1.2), degrees=8, shift=0.04, contrast=0.18)
 PLAIN = 2  # the image itself and its mirror image come first

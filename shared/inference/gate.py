@@ -5,7 +5,7 @@ the Fisher kernel": so that no strong channel drowns the others). From its princ
 training images of each modality (Mahalanobis distance on features: Lee et al. 2018, arXiv 1807.03888) and what the
 components leave over (Wang et al. 2022, arXiv 2203.10807); a logistic regression that has seen pictures of other
 things (outlier exposure: Hendrycks et al. 2019, arXiv 1812.04606) weighs components and distances. Everything is
-fitted to the trunk in training/gate.py; nothing is fixed here. NumPy alone, a tenth of a millisecond an image.
+fitted to the trunk in training/gate/fit.py; nothing is fixed here. NumPy alone, a tenth of a millisecond an image.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from shared.imaging.preprocess import InputSpec
 from shared.inference.bundle import CARD, Bundle, Card, Gate, Head, Trunk
 from shared.inference.engine import Engine, EngineName, Maps, Pixels
 from shared.inference.tensorflow_engine import TensorFlowEngine
-from training.export import write_network
+from training.bundle.export import write_network
 from worker.classify.predictor import Model
 
 SIZE, GRID, CHANNELS = 56, 7, 4

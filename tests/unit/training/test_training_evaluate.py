@@ -21,9 +21,9 @@ from shared.inference.bundle import Bundle
 from shared.inference.engines import make_engine
 from tests.support.bundles.brightness import tiny_bundle
 from training import evaluate
-from training.answers import ask
 from training.architectures import BINARY_CLASSES
-from training.parity import head_agreement
+from training.evaluation.answers import ask
+from training.evaluation.parity import head_agreement
 from training.tasks import class_numbers
 
 BRIGHT, DARK, BLACK = 220, 60, 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shared.errors import ConfigError
-from training.data import Record
+from training.data.images import Record
 from training.seed import protocols
 
 

@@ -18,11 +18,11 @@ from shared.errors import ConfigError
 from shared.inference.bundle import Bundle
 from tests.support.bundles.brightness import tiny_bundle
 from training import sources
-from training.bysource import by_source
-from training.copies import difference_hash, groups
-from training.data import Record
-from training.folders import Kinship, cells, lone_classes, read_folders, weights_of
-from training.leftout import Fit, Study, answer
+from training.data.copies import difference_hash, groups
+from training.data.folders import Kinship, cells, lone_classes, read_folders, weights_of
+from training.data.images import Record
+from training.evaluation.by_source import by_source
+from training.heads.left_out_sources import Fit, Study, answer
 
 NONE = Kinship({}, [])
 SOURCES = ("north", "south", "east")

@@ -13,7 +13,7 @@ from shared.imaging.preprocess import prepare
 from shared.inference.bundle import Bundle
 from shared.inference.gate import REASON, Gate, Verdict
 from shared.inference.tensorflow_engine import TensorFlowEngine
-from training.drawings import MEASURING
+from training.gate.drawings import MEASURING
 
 ROOT = Path(__file__).parents[4]
 SAMPLES = {

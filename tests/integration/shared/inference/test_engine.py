@@ -33,7 +33,7 @@ from shared.inference.keras_networks import rebuild
 from shared.inference.openvino_engine import OpenVinoEngine, parts_of, precision
 from shared.inference.parity import Reference, disagreement
 from tests.support.bundles.brightness import SIZE, tiny_bundle
-from training.quantize import quantize, write_parity
+from training.bundle.quantize import quantize, write_parity
 
 ROOT = Path(__file__).parents[4]
 SHIPPED = ROOT / Settings.model_fields["model_dir"].default

@@ -17,8 +17,8 @@ from shared.imaging.preprocess import InputSpec
 from shared.inference.bundle import CARD, Bundle, Card, Trunk
 from shared.inference.gate import REASON, Gate, regions
 from tests.support.bundles.gate import SIDE, chest, maps
-from training.gate import Arrays, fit_gate, grid, measure_gate, share, write_gate
-from training.outliers import measuring
+from training.gate.fit import Arrays, fit_gate, grid, measure_gate, share, write_gate
+from training.gate.outliers import measuring
 
 TRAIN = {modality: chest(modality, 60, seed=1) for modality in ("xray", "ct")}
 VAL = {modality: chest(modality, 50, seed=2) for modality in ("xray", "ct")}

@@ -1,0 +1,1 @@
+"""The networks below every head: where their weights come from, and what they learn without labels."""

@@ -1,0 +1,1 @@
+"""What a bundle answers to labelled images, measured, drawn and compared between engines."""
