@@ -172,6 +172,9 @@ class Settings(BaseModel):
     upload_url_seconds: float = Field(
         3600, ge=1, le=604_800, description="How long the address of a direct upload takes the file"
     )
+    max_pending_uploads: int = Field(
+        20_000, gt=0, description="Direct uploads that one tenant may have announced and not completed; beyond, 429"
+    )
     upload_hours: float = Field(
         24, gt=0, description="Age at which a complete direct upload that no study uses is removed"
     )

@@ -241,6 +241,16 @@ class QueueFull(ThoraqError):
     remedy = "Go on after `Retry-After` seconds, with the same Idempotency-Key: `thoraq batch` does so by itself."
 
 
+class TooManyUploads(ThoraqError):
+    """More direct uploads of this tenant are announced and not complete than the operator allows one tenant."""
+
+    type, title, status, retry_after = "too-many-uploads", "Too many uploads are pending", 429, 60
+    remedy = (
+        "Send and complete what was announced, or delete it, and go on after `Retry-After` seconds; ask the operator "
+        "about THORAQ_MAX_PENDING_UPLOADS."
+    )
+
+
 class ObjectNotFound(ThoraqError):
     """The object store has no object under this key."""
 

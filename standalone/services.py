@@ -198,8 +198,10 @@ class Redis(Service):
         return [str(redis_program()), str(self.folder / "redis.conf")]
 
     def prepare(self) -> None:
-        """Writes the configuration; a file, because a command line shows its password to every user."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Write the configuration; a file, because a command line shows its password to every user."""
+        # What an earlier version kept there would be read, and a damaged file would end the server.
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, mode=0o700)
         conf = self.folder / "redis.conf"
         conf.touch(mode=0o600)
         settings = {

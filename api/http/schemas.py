@@ -254,9 +254,9 @@ class Replay(BaseModel):
 
 
 class EndpointSecretView(EndpointView):
-    """With the signing secret, shown at creation and rotation only."""
+    """With the signing secret, in the answer that made it; null when the same request is sent again."""
 
-    secret: str
+    secret: str | None
 
 
 class EndpointList(BaseModel):

@@ -23,7 +23,16 @@ from api.uploads.receive import fingerprint, remove
 from api.uploads.schemas import UploadAddress, UploadAddressList, UploadPath, UploadRequest, UploadView
 from shared import metrics
 from shared.db.tables import Upload, UploadState
-from shared.errors import Conflict, ImageError, InvalidRequest, NotFound, ObjectNotFound, StorageError, UploadMismatch
+from shared.errors import (
+    Conflict,
+    ImageError,
+    InvalidRequest,
+    NotFound,
+    ObjectNotFound,
+    StorageError,
+    TooManyUploads,
+    UploadMismatch,
+)
 from shared.ids import new_id
 from shared.imaging.decode import ImageInfo
 from shared.keys import Scope
@@ -54,6 +63,7 @@ def create_uploads(body: UploadRequest) -> Response:
             session, who, fingerprint(body.model_dump()), " ".join(upload_id for upload_id, *_ in files)
         )
         if first is None:
+            _check_pending(session, who, len(files), service.settings.max_pending_uploads)
             made = uploads.announce(session, who.tenant_id, files, lifetime)
         else:
             made = _made_before(session, who, first.split())
@@ -73,6 +83,12 @@ def _check_sizes(service: Services, body: UploadRequest) -> None:
     ]
     if errors:
         raise InvalidRequest("some files are too large", errors=errors)
+
+
+def _check_pending(session: Session, who: Principal, more: int, most: int) -> None:
+    """Raise TooManyUploads: announcing costs nothing, and each announcement is a row until its time is over."""
+    if uploads.pending(session, who.tenant_id) + more > most:
+        raise TooManyUploads(f"a tenant has {most} pending uploads at most")
 
 
 def _made_before(session: Session, who: Principal, upload_ids: list[str]) -> list[Upload]:

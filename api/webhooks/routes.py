@@ -108,8 +108,8 @@ def _check_url(service: Services, url: str) -> None:
     resolve(url, allow_http=settings.webhook_allow_http, allowed=settings.webhook_allowed_networks)
 
 
-def _with_secret(endpoint: WebhookEndpoint, status: int) -> Response:
-    view = EndpointSecretView(**endpoint_view(endpoint).model_dump(), secret=endpoint.secret)
+def _with_secret(endpoint: WebhookEndpoint, secret: str | None, status: int) -> Response:
+    view = EndpointSecretView(**endpoint_view(endpoint).model_dump(), secret=secret)
     response = jsonify(view.model_dump(mode="json"))
     response.status_code = status
     response.headers["Cache-Control"] = "no-store"
@@ -145,7 +145,7 @@ def _add_endpoint(
     openapi_extensions={"parameters": [IDEMPOTENCY_KEY]},
 )
 def create_endpoint(body: EndpointRequest) -> Response:
-    """Subscribe a URL to events. The signing secret is shown now, and again only when it is rotated."""
+    """Subscribe a URL to events. The signing secret is in this answer alone: who misses it rotates it."""
     who = principal(Scope.WEBHOOKS_MANAGE)
     service = services()
     _check_url(service, body.url)
@@ -155,7 +155,9 @@ def create_endpoint(body: EndpointRequest) -> Response:
         most = service.settings.max_webhook_endpoints
         endpoint = find_endpoint(session, who, first) if first else _add_endpoint(session, who, body, endpoint_id, most)
     location = f"/v1/webhook-endpoints/{endpoint.id}"
-    return with_location(_with_secret(endpoint, 201), location, replayed=first is not None)
+    # Another key of the tenant may send the same request again.
+    secret = endpoint.secret if first is None else None
+    return with_location(_with_secret(endpoint, secret, 201), location, replayed=first is not None)
 
 
 @blueprint.get("/webhook-endpoints", responses={"200": EndpointList})
@@ -225,7 +227,7 @@ def rotate_secret(path: EndpointPath) -> Response:
         endpoint.previous_secret_until = sa.func.now() + OLD_SECRET_LIVES
         endpoint.secret = new_secret()
         _audit(session, who, "rotate-secret", endpoint.id)
-    return _with_secret(endpoint, 200)
+    return _with_secret(endpoint, endpoint.secret, 200)
 
 
 @blueprint.post("/webhook-endpoints/<string:endpoint_id>/test", responses={"202": DeliveryView})

@@ -45,6 +45,13 @@ def announce(
     return uploads
 
 
+def pending(session: Session, tenant_id: str) -> int:
+    """Count the tenant's uploads that are announced and not complete, and whose time is not over."""
+    mine = sa.and_(Upload.tenant_id == tenant_id, Upload.state == UploadState.PENDING)
+    count = sa.select(sa.func.count()).select_from(Upload).where(mine, Upload.expires_at > sa.func.now())
+    return session.scalars(count).one()
+
+
 def find(session: Session, tenant_id: str, upload_id: str, *, lock: bool = False) -> Upload:
     """The tenant's upload, locked for the rest of the transaction when asked; NotFound."""
     mine = sa.select(Upload).where(Upload.id == upload_id, Upload.tenant_id == tenant_id)

@@ -20,6 +20,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
+from pydicom import dcmread
+from pydicom.uid import generate_uid
 
 from shared import keys
 from shared.db.engine import Database
@@ -364,6 +366,25 @@ def drop(page: Page, path: Path) -> None:
         session.send("Input.dispatchDragEvent", {"type": kind, **at, "data": data})
 
 
+def test_a_stack_of_ct_slices_is_one_study_with_one_answer(signed_in: Page, tmp_path: Path, pictures: Path) -> None:
+    slices = []
+    for number in range(6):
+        dataset = dcmread(SAMPLES / "ct-slice.dcm")
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        dataset.InstanceNumber = number + 1
+        slices.append(tmp_path / f"IM{number:06}.dcm")
+        dataset.save_as(slices[-1])
+    signed_in.get_by_label("Choose files").set_input_files(slices)
+    expect(signed_in.get_by_text("6 files become a study for each DICOM study among them.")).to_be_visible()
+    signed_in.get_by_role("button", name="Classify").click()
+    outcome = signed_in.locator("#outcome")
+    expect(outcome).to_contain_text("Sent: 1 of 1 studies were taken in.", timeout=1000 * EVENT_SECONDS)
+    outcome.get_by_role("link").first.click()
+    expect(signed_in.get_by_role("heading", name="Chest CT, binary")).to_be_visible()
+    expect(signed_in.get_by_role("img", name=re.compile("^Chest CT, binary: image . of 6"))).to_be_visible()
+    signed_in.screenshot(path=pictures / "ct-stack.png", full_page=True)
+
+
 def test_an_ended_session_offers_to_sign_in_and_keeps_what_was_chosen(
     page: Page, stack: Stack, database: Database
 ) -> None:
@@ -467,6 +488,17 @@ def test_the_documentation_is_drawn_from_the_description_without_any_other_serve
     page.goto("/problems")
     refused = httpx.get(f"{stack.url}/v1/jobs").json()
     expect(page.locator(f"#{refused['type'].partition('#')[2]}")).to_contain_text("Authorization: Bearer")
+
+
+def test_a_request_is_tried_in_the_documentation(signed_in: Page) -> None:
+    signed_in.goto("/docs")
+    operation = signed_in.locator("#operations-jobs-submit_job")
+    operation.locator(".opblock-summary-control").click()
+    operation.get_by_role("button", name="Try it out").click()
+    operation.get_by_label("files", exact=True).set_input_files(XRAY)
+    operation.get_by_role("button", name="Execute").click()
+    answered = operation.locator(".live-responses-table .response-col_status")
+    expect(answered).to_contain_text("202")
 
 
 def test_the_examples_of_the_documentation_work(page: Page, stack: Stack, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from shared.db.engine import Database
 from shared.db.tables import Delivery, DeliveryState, Event, WebhookEndpoint
+from shared.keys import Scope
 from shared.webhooks.destinations import is_allowed
 from tests.support.api import Caller, MakeApp, json_of, new_key, problem_of, work
 
@@ -62,6 +63,16 @@ def test_an_endpoint_shows_its_secret_once(north: Caller) -> None:
     shown = without(endpoint, "secret")
     assert json_of(north.get(f"{ENDPOINTS}/{endpoint['id']}")) == shown
     assert json_of(north.get(ENDPOINTS)) == {"object": "list", "data": [shown], "next_cursor": None}
+
+
+def test_a_request_that_is_sent_again_shows_no_secret(north: Caller, clean_database: Database) -> None:
+    asked = {"json": {"url": URL, "events": ["*"]}, "headers": {"Idempotency-Key": "8e03978e"}}
+    endpoint = json_of(north.post(ENDPOINTS, **asked), 201)
+    colleague = Caller(north.client, new_key(clean_database, Scope.WEBHOOKS_MANAGE))
+    for caller in (north, colleague):
+        again = caller.post(ENDPOINTS, **asked)
+        assert again.headers["Idempotency-Replayed"] == "true"
+        assert json_of(again, 201) == endpoint | {"secret": None}
 
 
 def test_endpoints_are_listed_by_page_and_by_tenant(north: Caller, south: Caller) -> None:

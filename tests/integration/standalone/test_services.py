@@ -117,19 +117,23 @@ def test_postgres_does_not_run_as_root(own_postgres: Postgres) -> None:
     assert psutil.Process(own_postgres.pid).uids().effective != 0
 
 
-def test_redis_keeps_every_write_over_a_kill(own_redis: Redis) -> None:
+def test_redis_starts_again_with_nothing_and_over_a_damaged_file(own_redis: Redis) -> None:
     with redis.Redis.from_url(own_redis.url) as client:
-        client.rpush("list", "kept")
+        client.rpush("list", "rung")
         own_redis.kill()
+        for folder in (own_redis.folder, own_redis.folder / "appendonlydir"):
+            folder.mkdir(exist_ok=True)
+            for name in ("appendonly.aof", "appendonly.aof.manifest", "dump.rdb"):
+                (folder / name).write_bytes(b"damaged")
         own_redis.start()
         own_redis.wait_ready()
-        assert client.lrange("list", 0, -1) == [b"kept"]
+        assert client.lrange("list", 0, -1) == []
 
 
 def test_redis_is_set_up_as_a_broker(own_redis: Redis) -> None:
     with redis.Redis.from_url(own_redis.url) as client:
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
-        assert client.config_get("appendonly") == {"appendonly": "yes"}
+        assert client.config_get("appendonly", "save") == {"appendonly": "no", "save": ""}
 
 
 def test_redis_refuses_a_client_without_password(own_redis: Redis) -> None:

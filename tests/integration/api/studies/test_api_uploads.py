@@ -240,6 +240,23 @@ def test_a_thousand_files_are_announced_at_once_and_no_more(north: Caller) -> No
     assert last["sha256"] == f"{999:064x}"
 
 
+def test_a_tenant_has_so_many_pending_uploads(make_app: MakeApp, clean_database: Database) -> None:
+    app = make_app(max_pending_uploads=3)
+    mine, other = (Caller(app.test_client(), new_key(clean_database, tenant=tenant)) for tenant in ("north", "south"))
+    files = [{"size_bytes": 1, "sha256": f"{n:064x}"} for n in range(4)]
+    problem_of(mine.post("/v1/uploads", json={"files": files}), 429, "too-many-uploads")
+    first, *_ = json_of(mine.post("/v1/uploads", json={"files": files[:3]}), 201)["data"]
+    refused = mine.post("/v1/uploads", json={"files": files[3:]})
+    assert "3 pending uploads" in problem_of(refused, 429, "too-many-uploads")["detail"]
+    assert int(refused.headers["Retry-After"]) > 0
+    json_of(other.post("/v1/uploads", json={"files": files[3:]}), 201)
+    assert mine.call("DELETE", f"/v1/uploads/{first['id']}").status_code == 204
+    json_of(mine.post("/v1/uploads", json={"files": files[3:]}), 201)
+    with clean_database.transaction() as session:
+        session.execute(sa.update(Upload).values(expires_at=sa.func.now()))
+    json_of(mine.post("/v1/uploads", json={"files": files[3:]}), 201)
+
+
 def test_files_are_announced_once(north: Caller) -> None:
     made = announce(north, PNG, CT_DICOM, headers=KEY)
     files = [{"size_bytes": len(content), "sha256": sha256(content)} for content in (PNG, CT_DICOM)]
