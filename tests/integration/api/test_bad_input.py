@@ -11,7 +11,7 @@ import struct
 import tarfile
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from tests.support.api import (
 from tests.support.batches import errors, packed, post_held, post_lines, post_zip
 from tests.support.files.damaged_dicom import says
 from tests.support.files.images import dicom_bytes, make_dicom, png_header
+from tests.support.waiting import until
 
 #: Rows that a caller has before he sends anything.
 OWN = {"tenants", "api_keys", "audit_log", "alembic_version"}
@@ -423,21 +424,13 @@ def test_an_idempotency_key_in_flight_is_a_conflict(
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(post_held, Caller(north.client.application.test_client(), north.key), archive, go, "k")
         try:
-            wait_until(lambda: rows(clean_database).get("jobs", 0) > 0)
+            until(lambda: rows(clean_database).get("jobs", 0) > 0)
             problem_of(post_zip(north, archive, key="k"), 409, "idempotency-in-progress")
         finally:
             go.set()
         assert json_of(first.result(), 202)["counts"]["queued"] == 2
     assert json_of(post_zip(north, archive, key="k"), 202)["counts"]["queued"] == 2
     assert rows(clean_database)["jobs"] == 2
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if holds():
-            return
-        threading.Event().wait(0.05)
-    pytest.fail("it never came to it")
 
 
 def test_a_line_that_says_nan_fails_alone_and_is_named(north: Caller) -> None:

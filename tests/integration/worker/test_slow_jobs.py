@@ -17,7 +17,7 @@ from shared.jobs import states as jobs
 from shared.storage import object_key
 from tests.support.files.costly import black_pages
 from tests.support.rows import add_job, add_tenant
-from tests.support.waiting import EVENT_SECONDS
+from tests.support.waiting import EVENT_SECONDS, until
 from tests.support.worker_drain import Counting, drain, every_job, put
 from worker.classify import slow_jobs as late
 from worker.classify.fake_predictor import StandIn, stand_in
@@ -128,15 +128,6 @@ def draining(
     if thread.ident is not None:
         thread.join(EVENT_SECONDS)
         assert not thread.is_alive()
-
-
-def until(there: Callable[[], object]) -> None:
-    pause = threading.Event()
-    for _ in range(1200):
-        if there():
-            return
-        pause.wait(0.05)
-    raise AssertionError("nothing of the kind within a minute")
 
 
 def test_others_that_come_while_a_job_is_slow_are_run_before_it(

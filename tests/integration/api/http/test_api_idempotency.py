@@ -54,7 +54,9 @@ def test_the_same_request_gets_the_same_resource(
     first, stored = create(north), objects(north.client)
     acts = rows(clean_database, AuditEntry)
     again = create(north)
-    assert json_of(again, status) == json_of(first, status)
+    # A secret is shown once.
+    once = {"secret": None} if table is WebhookEndpoint else {}
+    assert json_of(again, status) == json_of(first, status) | once
     assert again.headers["Location"] == first.headers["Location"]
     assert "Idempotency-Replayed" not in first.headers
     assert again.headers["Idempotency-Replayed"] == "true"
