@@ -25,6 +25,7 @@ from api.batches.schemas import BatchForm, BatchList, BatchListQuery, BatchQuery
 from api.batches.zip_reader import Archive, ZipMember
 from api.http.idempotency import sent_key, with_location
 from api.http.openapi.document import ERRORS
+from api.http.paging import page_of
 from api.http.principal import Principal, principal
 from api.http.requests import MULTIPART
 from api.http.responses import Answer, answer_of, respond
@@ -165,19 +166,16 @@ def _digest(service: Services, who: Principal, file: BinaryIO) -> str | None:
 def list_batches(query: BatchListQuery) -> Response:
     """The tenant's batches, newest first, a page at a time."""
     who = principal(Scope.JOBS_READ)
-    wanted = sa.select(Batch).where(Batch.tenant_id == who.tenant_id).order_by(Batch.id.desc())
+    wanted = sa.select(Batch).where(Batch.tenant_id == who.tenant_id)
     if query.external_id is not None:
         wanted = wanted.where(Batch.external_id == query.external_id)
     if query.idempotency_key is not None:
         mine = sa.and_(IdempotencyKey.tenant_id == who.tenant_id, IdempotencyKey.key == query.idempotency_key)
         wanted = wanted.where(Batch.id.in_(sa.select(IdempotencyKey.resource_id).where(mine)))
-    if query.cursor is not None:
-        wanted = wanted.where(Batch.id < query.cursor)
     with services().database.transaction() as session:
-        found = session.scalars(wanted.limit(query.limit + 1)).all()
-        data = [batch_envelope(batch) for batch in found[: query.limit]]
-    more = len(found) > query.limit
-    return jsonify(BatchList(data=data, next_cursor=data[-1].id if more else None).model_dump(mode="json"))
+        rows, cursor = page_of(session, wanted, Batch.id, query.cursor, query.limit)
+        data = [batch_envelope(batch) for batch in rows]
+    return jsonify(BatchList(data=data, next_cursor=cursor).model_dump(mode="json"))
 
 
 @blueprint.get("/batches/<string:batch_id>", responses={"200": BatchEnvelope, "304": None})

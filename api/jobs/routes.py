@@ -18,6 +18,7 @@ from structlog.contextvars import bind_contextvars
 from api.http.audit import record
 from api.http.idempotency import claim_idempotency_key, key_use, with_location
 from api.http.openapi.document import ERRORS, form_body
+from api.http.paging import page_of
 from api.http.principal import Principal, principal
 from api.http.requests import MULTIPART
 from api.http.responses import answer_of, respond
@@ -214,7 +215,7 @@ def get_job(path: JobPath) -> Response:
 def list_jobs(query: JobQuery) -> Response:
     """The tenant's jobs, newest first, a page at a time."""
     who = principal(Scope.JOBS_READ)
-    wanted = sa.select(Job).where(Job.tenant_id == who.tenant_id).options(*WHOLE).order_by(Job.id.desc())
+    wanted = sa.select(Job).where(Job.tenant_id == who.tenant_id).options(*WHOLE)
     for column, value in (
         (Job.state, query.status),
         (Job.classifier, query.classifier),
@@ -224,13 +225,10 @@ def list_jobs(query: JobQuery) -> Response:
     ):
         if value is not None:
             wanted = wanted.where(column == value)
-    if query.cursor is not None:
-        wanted = wanted.where(Job.id < query.cursor)
     with services().database.transaction() as session:
-        found = session.scalars(wanted.limit(query.limit + 1)).all()
-        data = [job_envelope(job) for job in found[: query.limit]]
-    more = len(found) > query.limit
-    return jsonify(JobList(data=data, next_cursor=data[-1].id if more else None).model_dump(mode="json"))
+        rows, cursor = page_of(session, wanted, Job.id, query.cursor, query.limit)
+        data = [job_envelope(job) for job in rows]
+    return jsonify(JobList(data=data, next_cursor=cursor).model_dump(mode="json"))
 
 
 @blueprint.post("/jobs/<string:job_id>/cancel", responses={"200": JobEnvelope})

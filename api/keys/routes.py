@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from api.http.idempotency import claim_idempotency_key, with_location
 from api.http.openapi.document import ERRORS, IDEMPOTENCY_KEY
+from api.http.paging import page_of
 from api.http.principal import Principal, principal
 from api.http.schemas import PageQuery
 from api.http.services import services
@@ -51,12 +52,9 @@ def list_keys(query: PageQuery) -> Response:
     """The tenant's keys, newest first, those that have ended too; never the keys themselves."""
     who = principal(Scope.ADMIN)
     wanted = sa.select(ApiKey).where(ApiKey.tenant_id == who.tenant_id)
-    if query.cursor is not None:
-        wanted = wanted.where(ApiKey.id < query.cursor)
     with services().database.transaction() as session:
-        found = session.scalars(wanted.order_by(ApiKey.id.desc()).limit(query.limit + 1)).all()
-        data = [_view(key) for key in found[: query.limit]]
-    cursor = data[-1].id if len(found) > query.limit else None
+        rows, cursor = page_of(session, wanted, ApiKey.id, query.cursor, query.limit)
+        data = [_view(key) for key in rows]
     return jsonify(KeyList(data=data, next_cursor=cursor).model_dump(mode="json"))
 
 

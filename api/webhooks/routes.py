@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from api.http.idempotency import claim_idempotency_key, with_location
 from api.http.openapi.document import ERRORS, IDEMPOTENCY_KEY
+from api.http.paging import page_of
 from api.http.principal import Principal, principal
 from api.http.schemas import (
     AttemptView,
@@ -165,12 +166,9 @@ def list_endpoints(query: PageQuery) -> Response:
     """The tenant's endpoints, newest first."""
     who = principal(Scope.WEBHOOKS_MANAGE)
     wanted = sa.select(WebhookEndpoint).where(WebhookEndpoint.tenant_id == who.tenant_id)
-    if query.cursor is not None:
-        wanted = wanted.where(WebhookEndpoint.id < query.cursor)
     with services().database.transaction() as session:
-        found = session.scalars(wanted.order_by(WebhookEndpoint.id.desc()).limit(query.limit + 1)).all()
-    data = [endpoint_view(endpoint) for endpoint in found[: query.limit]]
-    cursor = data[-1].id if len(found) > query.limit else None
+        rows, cursor = page_of(session, wanted, WebhookEndpoint.id, query.cursor, query.limit)
+    data = [endpoint_view(endpoint) for endpoint in rows]
     return jsonify(EndpointList(data=data, next_cursor=cursor).model_dump(mode="json"))
 
 
@@ -251,13 +249,10 @@ def list_deliveries(path: EndpointPath, query: PageQuery) -> Response:
     who = principal(Scope.WEBHOOKS_MANAGE)
     with services().database.transaction() as session:
         endpoint = find_endpoint(session, who, path.endpoint_id)
-        wanted = sa.select(Delivery).where(Delivery.endpoint_id == endpoint.id).order_by(Delivery.id.desc())
-        if query.cursor is not None:
-            wanted = wanted.where(Delivery.id < query.cursor)
+        wanted = sa.select(Delivery).where(Delivery.endpoint_id == endpoint.id)
         wanted = wanted.options(joinedload(Delivery.event), selectinload(Delivery.attempts))
-        found = session.scalars(wanted.limit(query.limit + 1)).all()
-        data = [delivery_view(delivery) for delivery in found[: query.limit]]
-    cursor = data[-1].id if len(found) > query.limit else None
+        rows, cursor = page_of(session, wanted, Delivery.id, query.cursor, query.limit)
+        data = [delivery_view(delivery) for delivery in rows]
     return jsonify(DeliveryList(data=data, next_cursor=cursor).model_dump(mode="json"))
 
 
