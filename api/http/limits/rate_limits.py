@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import IO
+from typing import IO, TypeVar
 
 import structlog
 from cachetools import LRUCache
 from flask import Response, request
-from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
+from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute, WindowStats
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import FixedWindowRateLimiter
@@ -30,6 +30,8 @@ SHARES = 200  # of a window's allowance: what a process takes at once
 FALLBACK_SHARE = 4  # processes that share the allowance while nobody counts for all of them
 PAUSE_SECONDS = 10.0  # of silence after Redis failed
 KEPT = 10_000
+
+Found = TypeVar("Found")
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +86,9 @@ class Limits:
             share = self._shares.get((self._bytes.name, tenant_id), Share())
             left = share.left if share.until > time.time() else 0
         if size > left:
-            self._check_window(self._bytes, tenant_id, size - left)
+            window = self._ask(self._bytes, lambda limiter, item: limiter.get_window_stats(item, tenant_id))
+            if size - left > window.remaining:
+                raise _spent(self._bytes, window)
 
     def count_bytes(self, tenant_id: str, size: int) -> None:
         """Count bytes that come, or are announced; RateLimited when they are beyond the tenant's limit."""
@@ -110,42 +114,28 @@ class Limits:
 
     def _take(self, allowance: Allowance, whose: str, cost: int, share: Share) -> None:
         """Another share, at least what is asked for; RateLimited when the window's allowance is spent."""
-        for limiter, item in self._limiters(allowance):
-            try:
-                wanted = max(cost, min(allowance.share, item.amount))
-                taken = limiter.hit(item, whose, cost=wanted)
-                window = limiter.get_window_stats(item, whose)
-            except StorageError as error:
-                self._go_alone(error)
-                continue
-            # Redis tells whole seconds: in its last one a window seems over, and each request would take a share.
-            share.until = max(window.reset_time, time.time() + 1)
-            share.remaining, share.left = window.remaining, wanted if taken else 0
-            if not taken:
-                raise _spent(allowance, window.reset_time)
-            return
 
-    def _check_window(self, allowance: Allowance, whose: str, cost: int) -> None:
-        for limiter, item in self._limiters(allowance):
-            try:
-                window = limiter.get_window_stats(item, whose)
-            except StorageError as error:
-                self._go_alone(error)
-                continue
-            if window.remaining < cost:
-                raise _spent(allowance, window.reset_time)
-            return
+        def take(limiter: FixedWindowRateLimiter, item: RateLimitItem) -> tuple[int, WindowStats]:
+            wanted = max(cost, min(allowance.share, item.amount))
+            taken = limiter.hit(item, whose, cost=wanted)
+            return wanted if taken else 0, limiter.get_window_stats(item, whose)
 
-    def _go_alone(self, error: StorageError) -> None:
-        """Do without Redis for a while."""
-        log.warning("limits.alone", error=type(error.storage_error).__name__)
-        self._silent_until = time.monotonic() + PAUSE_SECONDS
+        share.left, window = self._ask(allowance, take)
+        # Redis tells whole seconds: in its last one a window seems over, and each request would take a share.
+        share.until, share.remaining = max(window.reset_time, time.time() + 1), window.remaining
+        if not share.left:
+            raise _spent(allowance, window)
 
-    def _limiters(self, allowance: Allowance) -> Iterator[tuple[FixedWindowRateLimiter, RateLimitItem]]:
+    def _ask(self, allowance: Allowance, ask: Callable[[FixedWindowRateLimiter, RateLimitItem], Found]) -> Found:
+        """What Redis says; for a while after it has failed, what this process counts of its part by itself."""
         if time.monotonic() >= self._silent_until:
-            yield self._redis, allowance.item
+            try:
+                return ask(self._redis, allowance.item)
+            except StorageError as error:
+                log.warning("limits.alone", error=type(error.storage_error).__name__)
+                self._silent_until = time.monotonic() + PAUSE_SECONDS
         kind = type(allowance.item)
-        yield self._alone, kind(max(1, allowance.item.amount // FALLBACK_SHARE))
+        return ask(self._alone, kind(max(1, allowance.item.amount // FALLBACK_SHARE)))
 
 
 class CountedBody:
@@ -178,8 +168,8 @@ def admit(limits: Limits, key_id: str, tenant_id: str) -> None:
         request.environ["wsgi.input"] = body
 
 
-def _spent(allowance: Allowance, until: float) -> RateLimited:
-    seconds = max(1, round(until - time.time()))
+def _spent(allowance: Allowance, window: WindowStats) -> RateLimited:
+    seconds = max(1, round(window.reset_time - time.time()))
     return RateLimited(f"the limit of {allowance.name} is reached: {allowance.item}", retry_after=seconds)
 
 
