@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +12,7 @@ from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.tables import Worker
 from shared.errors import EngineError, Unavailable
-from tests.support.waiting import EVENT_SECONDS
+from tests.support.waiting import EVENT_SECONDS, until
 from worker.runner import QueueRunner, Serving, report_problem
 
 
@@ -59,14 +58,6 @@ def runner(work: Work, database: Database, settings: Settings, **seconds: float)
     """A runner that polls and beats by itself only when told so."""
     quiet = {"poll_seconds": 3600.0, "heartbeat_seconds": 3600.0} | seconds
     return QueueRunner("w", "sweep", work, database, settings.model_copy(update=quiet))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Returns once the condition holds."""
-    deadline = time.monotonic() + EVENT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_doorbell_during_a_drain_is_not_lost_and_does_not_wait(clean_database: Database, settings: Settings) -> None:

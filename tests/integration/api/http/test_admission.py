@@ -26,7 +26,7 @@ from standalone.services import Postgres
 from tests.support.api import PNG, Caller, MakeApp, json_of, new_key, objects, problem_of, work
 from tests.support.batches import packed, post_zip
 from tests.support.rows import add_job, add_tenant
-from tests.support.waiting import EVENT_SECONDS
+from tests.support.waiting import until
 
 PER_TENANT, ALL, HUGE = 10, 20, 10**18
 
@@ -47,13 +47,6 @@ def wait(database: Database, tenant: str, count: int) -> None:
     with database.transaction() as session:
         for _ in range(count):
             add_job(session, add_tenant(session, tenant))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + EVENT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def send(caller: Caller, **fields: Any) -> TestResponse:
