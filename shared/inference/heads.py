@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from shared.inference.bundle import Bundle, Head
 from shared.inference.layers import Layer, Network, Weights, read_network, variable
 
 Array = NDArray[np.float32]
+Real = TypeVar("Real", np.float32, np.float64)
 # From the gradient with respect to a layer's output to those with respect to its inputs.
 Pullback = Callable[[Array], list[Array]]
 # A layer: from its inputs to its output.
@@ -146,7 +147,7 @@ def sigmoid(logits: Array) -> Array:
     return np.exp(-np.logaddexp(np.float32(0), -logits))
 
 
-def softmax(logits: Array) -> Array:
+def softmax(logits: NDArray[Real]) -> NDArray[Real]:
     """Shares of exp(x) in each row, without overflow."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
@@ -157,7 +158,7 @@ def linear(logits: Array) -> Array:
     return logits
 
 
-OUTPUTS = {"sigmoid": sigmoid, "softmax": softmax, "linear": linear}
+OUTPUTS: dict[str, Callable[[Array], Array]] = {"sigmoid": sigmoid, "softmax": softmax, "linear": linear}
 
 
 def _shape(layer: Layer) -> tuple[int, ...]:

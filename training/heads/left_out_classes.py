@@ -13,16 +13,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.inference.heads import softmax
 from training.data.folders import Flags, Rows, weights_of
 from training.heads.calibrate import fit_temperature, negative_log_likelihood
-from training.heads.left_out_sources import Study
+from training.heads.left_out_sources import Study, spread_of
 from training.heads.shrinkage import Regression, shrunken
 
 Matrix = NDArray[np.float32]
 #: Weights of the first backbone's logits that are tried; the second has the rest.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-#: Weight of a channel whose deviation is small: see training/heads/left_out_sources.py.
-LEAST_DEVIATION = 0.1
 
 
 @dataclass
@@ -45,8 +44,7 @@ class ClassStudy:
 
     def _regression(self, means: Matrix, rows: Flags) -> Regression:
         seen, numbers = means[rows].astype(np.float32), self.numbers[rows]
-        centre, deviation = seen.mean(0), seen.std(0)
-        deviation = np.maximum(deviation, LEAST_DEVIATION * float(np.median(deviation)))
+        centre, deviation = spread_of(seen)
         weights = weights_of(self.study.cells[rows], numbers).astype(np.float32)
         kernel, bias = shrunken((seen - centre) / deviation, numbers, weights, self.strength, self.classes)
         kernel = kernel / deviation[:, np.newaxis]
@@ -89,9 +87,3 @@ def _joined(held: Sequence[NDArray[np.float64]], known: Flags, numbers: Rows, sh
     logits = np.sum([share * part for share, part in zip(shares, held, strict=True)], axis=0)
     temperature = fit_temperature(softmax(logits[known]), numbers[known], "softmax")
     return Joined(shares, temperature, softmax(logits / temperature))
-
-
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities (N, classes), without overflow."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))

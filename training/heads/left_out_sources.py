@@ -58,6 +58,12 @@ class Linear:
         return Linear(self.kernel * scale, self.bias * scale + offset)
 
 
+def spread_of(means: Matrix) -> tuple[Matrix, Matrix]:
+    """Mean and deviation (D,) of each channel of means (N, D); a channel that hardly varies is not blown up."""
+    deviation = means.std(0)
+    return means.mean(0), np.maximum(deviation, LEAST_DEVIATION * float(np.median(deviation)))
+
+
 @dataclass(frozen=True)
 class Calibrated:
     """A head, with what left-out sources within its own training images said about it."""
@@ -110,8 +116,7 @@ class Study:
     def fit_rows(self, rows: Flags) -> Linear:
         """A head fitted to these images (N,) alone."""
         means, numbers = self.means[rows].astype(np.float32), self.numbers[rows]
-        centre, deviation = means.mean(0), means.std(0)
-        deviation = np.maximum(deviation, LEAST_DEVIATION * float(np.median(deviation)))
+        centre, deviation = spread_of(means)
         model = LogisticRegression(C=self.how.strength, max_iter=STEPS, tol=1e-3)
         weights = weights_of(self.cells[rows], numbers, self.how.evenness).astype(np.float32)
         model.fit((means - centre) / deviation, numbers, sample_weight=weights)

@@ -11,13 +11,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from shared.inference.bundle import Bundle, Head
-from shared.inference.heads import KINDS, HeadNetwork
+from shared.inference.heads import KINDS, HeadNetwork, softmax
 from shared.inference.layers import read_network
 from tests.unit.training.test_training_sources import NONE, study
 from training.architectures import CHANNELS, SIDE
 from training.bundle.card_sources import left_out_section
 from training.data.images import Record
-from training.heads.left_out_classes import ClassStudy, join, softmax
+from training.heads.left_out_classes import ClassStudy, join
 from training.heads.left_out_sources import Study, probability
 from training.refit import REVIEW_ALL, Fitted, fit_binary, fit_classes, unheld, write_head
 from training.tasks import TASKS, Task
