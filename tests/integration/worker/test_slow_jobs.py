@@ -70,8 +70,15 @@ def queue_quick(database: Database, storage: Counting, name: str, priority: Prio
     return job_id
 
 
-def decoders() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "shared.decoding.child" in command_of(child)]
+@pytest.fixture
+def decoders() -> Callable[[], list[psutil.Process]]:
+    """The decoders that this test has started: an earlier test's end when its worker is collected."""
+    earlier = {child.pid for child in psutil.Process().children()}
+    return lambda: [
+        child
+        for child in psutil.Process().children()
+        if child.pid not in earlier and "shared.decoding.child" in command_of(child)
+    ]
 
 
 def command_of(process: psutil.Process) -> list[str]:
@@ -131,7 +138,10 @@ def draining(
 
 
 def test_others_that_come_while_a_job_is_slow_are_run_before_it(
-    clean_database: Database, storage: Counting, draining: Callable[[], object]
+    clean_database: Database,
+    storage: Counting,
+    draining: Callable[[], object],
+    decoders: Callable[[], list[psutil.Process]],
 ) -> None:
     stat = queue_quick(clean_database, storage, "north", Priority.STAT)
     with clean_database.transaction() as session:  # it comes later
@@ -146,7 +156,10 @@ def test_others_that_come_while_a_job_is_slow_are_run_before_it(
 
 
 def test_a_cancelled_job_is_not_decoded_further(
-    clean_database: Database, storage: Counting, draining: Callable[[], tuple[threading.Thread, threading.Event]]
+    clean_database: Database,
+    storage: Counting,
+    draining: Callable[[], tuple[threading.Thread, threading.Event]],
+    decoders: Callable[[], list[psutil.Process]],
 ) -> None:
     """The drain ends because nothing is left to do: the decoder would go on for a minute."""
     (slow,) = queue_slow(clean_database, storage, "west")
@@ -162,7 +175,10 @@ def test_a_cancelled_job_is_not_decoded_further(
 
 
 def test_a_worker_that_stops_gives_a_slow_job_back(
-    clean_database: Database, storage: Counting, draining: Callable[[], tuple[threading.Thread, threading.Event]]
+    clean_database: Database,
+    storage: Counting,
+    draining: Callable[[], tuple[threading.Thread, threading.Event]],
+    decoders: Callable[[], list[psutil.Process]],
 ) -> None:
     (slow,) = queue_slow(clean_database, storage, "west")
     thread, stopping = draining()
@@ -177,7 +193,11 @@ def test_a_worker_that_stops_gives_a_slow_job_back(
 
 
 def test_a_tenant_whose_jobs_are_all_slow_gets_no_more_of_them_in_a_worker(
-    clean_database: Database, storage: Counting, draining: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+    clean_database: Database,
+    storage: Counting,
+    draining: Callable[[], object],
+    decoders: Callable[[], list[psutil.Process]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else they would be held on lease by the hundred, in memory, while nobody gets to them."""
     monkeypatch.setattr(late, "MOST_OF_A_TENANT", 2)
