@@ -198,6 +198,13 @@ class CompressedBody(UnsupportedMediaType):
     remedy = "Send the body as it is, without Content-Encoding; a ZIP of images may be compressed in itself."
 
 
+class EncodedPart(UnsupportedMediaType):
+    """A part of the form is encoded (Content-Transfer-Encoding, which RFC 7578, 4.7 deprecates), and read as it is."""
+
+    type, title = "encoded-part", "Part of the form is encoded"
+    remedy = "Send the part's bytes as they are, without Content-Transfer-Encoding, or as `binary`."
+
+
 class Unavailable(ThoraqError):
     """A part that the promise depends on is not there; nothing was accepted."""
 

@@ -35,7 +35,7 @@ def legacy_text(raw: bytes, *, oem: bool = False) -> str:
     """
     if raw.isascii():
         return raw.decode()
-    for encoding, fits in (*SCRIPTS, *(CONSOLE if oem else WINDOWS), RARE_CHINESE):
+    for encoding, fits in (*SCRIPTS, *(CONSOLE if oem else WINDOWS), RARE_CHINESE, HALF_WIDTH):
         try:
             text = raw.decode(encoding)
         except UnicodeDecodeError:
@@ -87,15 +87,35 @@ def _cyrillic(_: bytes, text: str) -> bool:
     )
 
 
+def _koi8(raw: bytes, text: str) -> bool:
+    """Words of Russian letters; where code page 1251 has words for the same bytes, those of rarer letters."""
+    other = raw.decode("cp1251", "replace")
+    return _cyrillic(raw, text) and (not _cyrillic(raw, other) or _rareness(text) < _rareness(other))
+
+
+def _rareness(text: str) -> float:
+    """The mean place of its letters among those of Russian."""
+    places = [RUSSIAN.find(letter) % len(RUSSIAN) for letter in text.lower() if not letter.isascii()]
+    return sum(places) / max(len(places), 1)
+
+
+def _half_width(_: bytes, text: str) -> bool:
+    """Katakana of half a width, as Japanese consoles and old devices write them."""
+    return all("\uff66" <= letter <= "\uff9f" for letter in text if not letter.isascii())
+
+
 BESIDE_LETTER = re.compile(r"[a-z][^\x00-\x7f]|[^\x00-\x7f][a-z]|[A-Z][^\x00-\x7f][A-Z]")
 WORD = re.compile(r"[^\W\d_]+")
 CYRILLIC = re.compile(r"[\x00-\x7f\u0410-\u044f\u0401\u0404\u0406\u0407\u0451\u0454\u0456\u0457\u0490\u0491]*")
+#: From the most to the least frequent one (Russian National Corpus).
+RUSSIAN = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"
 MIXED = re.compile(r"[A-Za-z]")
 LONE_SHARP_S = re.compile(r"(?<![aeiouyäöü])ß", re.IGNORECASE)
 ICELANDIC = re.compile("[þðý]", re.IGNORECASE)
 #: Tried in this order: those that would take the bytes of others for their own by chance come later.
 SCRIPTS: tuple[tuple[str, Callable[[bytes, str], bool]], ...] = (
     ("cp932", _pairs(SJIS_LEVEL_1)),
+    ("koi8_r", _koi8),
     ("cp1251", _cyrillic),
     ("cp866", _cyrillic),
     ("euc_kr", _korean),
@@ -115,3 +135,5 @@ WINDOWS: tuple[tuple[str, Callable[[bytes, str], bool]], ...] = (
 )
 #: What GB 2312 lacks: traditional characters, and rare ones of names.
 RARE_CHINESE: tuple[str, Callable[[bytes, str], bool]] = ("gbk", _letters("CJK UNIFIED"))
+#: Their bytes are capitals with accents, Cyrillic capitals and Chinese as well.
+HALF_WIDTH: tuple[str, Callable[[bytes, str], bool]] = ("cp932", _half_width)

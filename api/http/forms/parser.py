@@ -1,18 +1,15 @@
 """Forms with files: multipart/form-data (RFC 7578).
 
 A small one is read in one go by `multipart`, in a fifth of the time that werkzeug's parser takes. What is large,
-malformed or merely unusual is werkzeug's, which streams, and forgives more. Names of files come as UTF-8 from most
-clients; as `filename*` (RFC 8187) or in the code page of the machine from others, curl and old Java among them.
+malformed or merely unusual is werkzeug's, which streams, and forgives more.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import re
 from contextlib import ExitStack
 from typing import IO, TypeAlias, cast
-from urllib.parse import unquote_to_bytes
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from werkzeug.datastructures import FileStorage, Headers, MultiDict
@@ -21,9 +18,9 @@ from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from api.http.forms.legacy_text import legacy_text
+from api.http.forms.names import file_name, in_utf8, is_plain_name
 from api.http.forms.spool import MEMORY_BYTES, Spool
-from shared.errors import BadRequest
+from shared.errors import BadRequest, EncodedPart
 
 Fields: TypeAlias = MultiDict[str, str]
 Files: TypeAlias = MultiDict[str, FileStorage]
@@ -31,11 +28,8 @@ Files: TypeAlias = MultiDict[str, FileStorage]
 PIECE_BYTES = 64 * 1024
 #: Encodings that a text may be in; RFC 7578, 5.1.2 wants UTF-8.
 CHARSETS = frozenset({"ascii", "us-ascii", "utf-8", "iso-8859-1"})
-#: UTF-16 between two quotes, with its byte order mark or of characters that have a zero byte.
-WIDE_NAME = re.compile(
-    rb'(?<=filename=")(?:\xff\xfe(?:[^\r\n"][^\r\n])+|\xfe\xff(?:[^\r\n][^\r\n"])+|(?:[^\r\n"\0]\0)+|(?:\0[^\r\n"\0])+)(?=")'
-)
-EXTENDED_NAME = re.compile(r"filename\*\s*=\s*\"?(?P<charset>[\w.:-]*)'[\w-]*'(?P<name>[^;\"\s]*)", re.IGNORECASE)
+#: Content-Transfer-Encodings that leave a part's bytes as they are (RFC 2045, 6.2).
+AS_IT_IS = frozenset({"", "7bit", "8bit", "binary"})
 
 
 class StrictFormParser(FormDataParser):
@@ -87,19 +81,7 @@ class LenientDecoder(MultipartDecoder):
     """werkzeug's decoder, which takes a whole form for malformed because of one name that is no UTF-8."""
 
     def _parse_headers(self, data: bytes | bytearray) -> Headers:
-        data = WIDE_NAME.sub(_narrow, bytes(data))
-        try:
-            return super()._parse_headers(data)
-        except UnicodeDecodeError:
-            return super()._parse_headers(legacy_text(bytes(data)).encode())
-
-
-def _narrow(name: re.Match[bytes]) -> bytes:
-    """A name of UTF-16 in UTF-8, with its quotes escaped."""
-    raw = name[0]
-    encoding = "utf-16" if raw[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-16-be" if raw[0] == 0 else "utf-16-le"
-    text = raw.decode(encoding, "replace").replace("\\", "\\\\").replace('"', '\\"')
-    return re.sub(r"[\r\n\0]", "", text).encode()
+        return super()._parse_headers(in_utf8(bytes(data)))
 
 
 class _Form:
@@ -112,6 +94,9 @@ class _Form:
         self._content: IO[bytes] = io.BytesIO()
 
     def begin(self, part: Field | File) -> None:
+        encoding = part.headers.get("Content-Transfer-Encoding", "").strip().lower()
+        if encoding not in AS_IT_IS:
+            raise EncodedPart(f"the part {part.name!r} has the Content-Transfer-Encoding {encoding[:30]!r}")
         self._part = part
         if isinstance(part, File):
             self._content = cast(IO[bytes], self._opened.enter_context(self._spool.part()))
@@ -128,25 +113,13 @@ class _Form:
     def _end(self) -> None:
         self._content.seek(0)
         if isinstance(self._part, File):
-            name = extended_name(self._part.headers.get("Content-Disposition", "")) or self._part.filename
+            name = file_name(self._part.headers.get("Content-Disposition", ""), self._part.filename)
             file = FileStorage(self._content, name, self._part.name, headers=self._part.headers)
             self.files.add(self._part.name, file)
         elif self._part is not None:
             charset = parse_options_header(self._part.headers.get("Content-Type"))[1].get("charset", "").lower()
             text = self._content.read().decode(charset if charset in CHARSETS else "utf-8", "replace")
             self.fields.add(self._part.name, text)
-
-
-def extended_name(disposition: str) -> str | None:
-    """The name of a file out of `filename*` (RFC 8187, 3.2), which goes before `filename` (RFC 6266, 4.3)."""
-    found = EXTENDED_NAME.search(disposition)
-    if found is None:
-        return None
-    raw = unquote_to_bytes(found["name"])
-    try:
-        return raw.decode(found["charset"] or "utf-8")
-    except (LookupError, UnicodeDecodeError):
-        return legacy_text(raw)
 
 
 def _plain(body: bytes, boundary: str, most: float) -> tuple[Fields, Files] | None:
@@ -173,11 +146,11 @@ def _plain(body: bytes, boundary: str, most: float) -> tuple[Fields, Files] | No
 
 def _is_plain(part: MultipartSegment, content: bytes, boundary: str) -> bool:
     # A part without a body ends where its head does (RFC 2046, 5.1.1), and the parser takes the next part for its body.
-    # Names that are no ASCII come as `filename*` from some clients, though RFC 7578, 4.2 forbids it.
     return bool(
         part.name
         and "\0" not in (part.filename or "")
         and part.charset in {None, "utf-8"}
         and not content.startswith(b"--" + boundary.encode())
-        and "filename*" not in part.header("Content-Disposition", "").lower()
+        and is_plain_name(part.header("Content-Disposition", ""))
+        and part.header("Content-Transfer-Encoding") is None
     )

@@ -13,7 +13,7 @@ from werkzeug.formparser import FormDataParser
 
 from api.http.forms.parser import StrictFormParser
 from api.http.forms.spool import MEMORY_BYTES
-from shared.errors import BadRequest
+from shared.errors import BadRequest, EncodedPart
 
 TEXT, FILE = b'Content-Disposition: form-data; name="a"', b'Content-Disposition: form-data; name="f"; filename="x.png"'
 
@@ -96,6 +96,11 @@ def name_of(header: bytes) -> str:
         ("gb2312", "患者张三.dcm"),
         ("cp1251", "Снимок 1.dcm"),
         ("cp1251", "снимок груди.png"),
+        ("cp1251", "СНИМОК.png"),
+        ("koi8-r", "снимок.png"),
+        ("koi8-r", "Снимок груди 1.png"),
+        ("koi8-r", "СНИМОК.png"),
+        ("cp932", "ｶﾙﾃ.png"),
         ("cp1252", "Sánchez.dcm"),
         ("euc_kr", "흉부정면.dcm"),
         ("euc_kr", "김철수 1.dcm"),
@@ -131,6 +136,39 @@ def test_a_name_in_another_encoding_spoils_no_form(encoding: str, name: str) -> 
 )
 def test_an_extended_name_goes_first(parameters: str, name: str) -> None:
     assert name_of(f'Content-Disposition: form-data; name="f"; {parameters}'.encode()) == name
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        ("filename=M.png", "M.png"),
+        ("filename=Müller.png", "Müller.png"),
+        ("filename=M\N{COMBINING DIAERESIS} 1.png; size=3", "M\N{COMBINING DIAERESIS} 1.png"),
+        ('filename=a"b\\.png', 'a"b\\.png'),
+        ('filename="=?utf-8?B?TcO8bGxlcg==?= =?utf-8?Q?=2Epng?="', "Müller.png"),
+        ("filename==?iso-8859-1?q?M=FCller.png?=", "Müller.png"),
+        ('filename="=?no-such-charset?B?TQ==?="', "=?no-such-charset?B?TQ==?="),
+        ('filename="1+1=?.png"', "1+1=?.png"),
+    ],
+)
+def test_names_as_mail_writes_them(parameters: str, name: str) -> None:
+    """Without quotes, or in the encoded words of RFC 2047."""
+    assert name_of(f'Content-Disposition: form-data; name="f"; {parameters}'.encode()) == name
+
+
+@pytest.mark.parametrize("encoding", ["", "7bit", "8BIT", "binary"])
+def test_bytes_that_are_sent_as_they_are_may_say_so(encoding: str) -> None:
+    header = FILE + f"\r\nContent-Transfer-Encoding: {encoding}".encode()
+    assert read_by(StrictFormParser(), form((header, b"abc"))) == ([], [("f", "x.png", b"abc")])
+
+
+@pytest.mark.parametrize("part", [TEXT, FILE])
+@pytest.mark.parametrize("encoding", ["base64", "Quoted-Printable"])
+def test_an_encoded_part_is_refused_by_name(part: bytes, encoding: str) -> None:
+    """Its bytes would be taken for those of a file of no known format."""
+    header = part + f"\r\nContent-Transfer-Encoding: {encoding}".encode()
+    with pytest.raises(EncodedPart, match=f"part '[af]' has the Content-Transfer-Encoding '{encoding.lower()}'"):
+        read_by(StrictFormParser(), form((header, b"YWJj")))
 
 
 def test_what_is_no_name_is_read_leniently_too() -> None:
