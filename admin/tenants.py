@@ -1,4 +1,4 @@
-"""thoraq-admin tenants: what is kept of a hospital's patients, and for how long."""
+"""thoraq-admin tenants: what is kept of a hospital's patients, for how long, and its share of stat."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ COLUMNS = [
     field("name", wraps=16),
     field("keep_identity", leaves=2),
     field("expires_after_days", leaves=3, right=True),
+    field("stat_share", leaves=4, right=True),
     field("created_at", leaves=1),
 ]
 
@@ -26,7 +27,7 @@ def list_tenants(as_json: AsJson = False) -> None:
     """Every tenant and its settings."""
     with open_database() as database, database.transaction() as session:
         found = session.scalars(sa.select(Tenant).order_by(Tenant.id)).all()
-    names = ("id", "name", "keep_identity", "expires_after_days", "created_at")
+    names = ("id", "name", "keep_identity", "expires_after_days", "stat_share", "created_at")
     show(COLUMNS, [{name: getattr(tenant, name) for name in names} for tenant in found], as_json)
 
 
@@ -40,6 +41,9 @@ def set_tenant(
     expires_after_days: Annotated[
         float | None, typer.Option(min=0, help="Delete studies of this age; 0: only when somebody asks for it.")
     ] = None,
+    stat_share: Annotated[
+        int | None, typer.Option(min=0, help="Stat jobs that may wait at once; more are served as routine.")
+    ] = None,
 ) -> None:
     """Change a tenant's settings. Studies that are here stay as they are, until they are too old."""
     values: dict[str, Any] = {}
@@ -47,6 +51,8 @@ def set_tenant(
         values["keep_identity"] = keep_identity
     if expires_after_days is not None:
         values["expires_after_days"] = expires_after_days or None
+    if stat_share is not None:
+        values["stat_share"] = stat_share
     if not values:
         raise typer.BadParameter("say what is to be changed")
     with open_database() as database, database.transaction() as session:

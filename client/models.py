@@ -123,6 +123,7 @@ class Job(Answer):
     classifier: str
     modality: str
     priority: str
+    served_as: str = ""
     external_id: str | None = None
     metadata: dict[str, Any] | None = None
     image_count: int

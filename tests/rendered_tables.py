@@ -170,7 +170,8 @@ def admin_keys() -> None:
 
 def admin_tenants() -> None:
     row = {"id": ident("ten", 1), "name": "General Hospital", "created_at": AT}
-    show(TENANT_COLUMNS, [row | {"keep_identity": True, "expires_after_days": 90.0}], as_json=False)
+    row |= {"keep_identity": True, "expires_after_days": 90.0, "stat_share": 50}
+    show(TENANT_COLUMNS, [row], as_json=False)
 
 
 def admin_models() -> None:

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
+import sqlalchemy as sa
 from flask import request
 
 from api.http.prefer import wait_of
 from api.http.principal import Principal, principal
 from api.http.responses import Answer, answer_of
 from api.http.services import Services
-from shared.db.tables import Job, JobState
+from shared.db.tables import Job, JobState, Priority
 from shared.errors import NotFound
 from shared.jobs import reads as job_rows
 from shared.jobs.scheduling import InLine, place_in_line
@@ -50,10 +51,21 @@ def _place(service: Services, job: Job | InLine, *remembered_as: str) -> tuple[i
     return found
 
 
-def place_of_newcomer(service: Services, job: NewJob, queued_at: datetime) -> tuple[int, float | None]:
+def place_of_newcomer(
+    service: Services, job: NewJob, served_as: Priority, queued_at: datetime
+) -> tuple[int, float | None]:
     """The same of a job that was queued now; newcomers of one priority share what one of them found."""
-    stands = InLine(job.tenant_id, job.priority.rank, queued_at, job.id)
-    return _place(service, stands, "newcomer", job.priority)
+    stands = InLine(job.tenant_id, served_as.rank, queued_at, job.id)
+    return _place(service, stands, "newcomer", served_as)
+
+
+def find_line(service: Services, job: NewJob) -> Priority:
+    """Return the priority that a job that was queued now is served as; nobody but the database knows that of stat."""
+    if job.priority is not Priority.STAT:
+        return job.priority
+    with service.database.single() as connection:
+        rank = connection.scalar(sa.select(Job.rank).where(Job.id == job.id))
+    return job.priority if rank is None else Priority.of_rank(rank)
 
 
 def look(service: Services, who: Principal, job_id: str) -> Answer:

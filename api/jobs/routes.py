@@ -25,7 +25,7 @@ from api.http.responses import answer_of, respond
 from api.http.schemas import JobForm, JobList, JobPath, JobQuery, JobRequest
 from api.http.services import Services, services
 from api.jobs.group_commit import Submission, submissions
-from api.jobs.lookup import look, place_of_newcomer, wait_for, wait_seconds
+from api.jobs.lookup import find_line, look, place_of_newcomer, wait_for, wait_seconds
 from api.studies.routes import find_study
 from api.uploads.receive import (
     check_supported,
@@ -173,7 +173,8 @@ def enqueue(session: Session, who: Principal, job: NewJob) -> datetime:
 
 def _queued(service: Services, job: NewJob, study: NewStudy | Study, queued_at: datetime) -> JobEnvelope:
     """The job as a poll would show it now."""
-    position, wait = place_of_newcomer(service, job, queued_at)
+    served_as = find_line(service, job)
+    position, wait = place_of_newcomer(service, job, served_as, queued_at)
     return JobEnvelope(
         id=job.id,
         status=JobState.QUEUED,
@@ -182,6 +183,7 @@ def _queued(service: Services, job: NewJob, study: NewStudy | Study, queued_at: 
         classifier=job.classifier,
         modality=study.modality,
         priority=job.priority,
+        served_as=served_as,
         external_id=job.external_id,
         metadata=dict(job.metadata),
         image_count=study.image_count,

@@ -82,6 +82,22 @@ BEGIN
     RETURN NEW;
 END $$;
 
+CREATE FUNCTION public.jobs_hold_stat_share() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+DECLARE
+    share int := (SELECT stat_share FROM tenants WHERE id = NEW.tenant_id);
+BEGIN
+    IF (SELECT count(*) FROM (
+        SELECT FROM jobs WHERE state = 'queued' AND not_before IS NULL AND tenant_id = NEW.tenant_id AND rank = 0
+        LIMIT share
+    ) waiting) >= share THEN
+        NEW.rank = 1;
+    END IF;
+    RETURN NEW;
+END $$;
+
 CREATE FUNCTION public.jobs_refuse() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -375,7 +391,8 @@ CREATE TABLE public.tenants (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     keep_identity boolean DEFAULT false NOT NULL,
     uid_secret text DEFAULT ((gen_random_uuid())::text || (gen_random_uuid())::text) NOT NULL,
-    expires_after_days double precision
+    expires_after_days double precision,
+    stat_share integer DEFAULT 50 NOT NULL
 );
 
 CREATE VIEW public.queue_tenants AS
@@ -628,6 +645,8 @@ CREATE TRIGGER jobs_begin BEFORE INSERT ON public.jobs FOR EACH ROW WHEN (((new.
 CREATE TRIGGER jobs_guard BEFORE UPDATE ON public.jobs FOR EACH ROW WHEN ((NOT ((((new.state)::text = (old.state)::text) AND ((old.state)::text = ANY ((ARRAY['queued'::character varying, 'running'::character varying])::text[]))) OR (((old.state)::text = 'queued'::text) AND ((new.state)::text = ANY ((ARRAY['running'::character varying, 'failed'::character varying, 'cancelled'::character varying])::text[]))) OR (((old.state)::text = 'running'::text) AND ((new.state)::text <> 'running'::text))))) EXECUTE FUNCTION public.jobs_refuse();
 
 CREATE CONSTRAINT TRIGGER jobs_result_check AFTER UPDATE OF state ON public.jobs DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((new.state)::text = 'succeeded'::text)) EXECUTE FUNCTION public.jobs_result_check();
+
+CREATE TRIGGER jobs_stat_share BEFORE INSERT ON public.jobs FOR EACH ROW WHEN ((((new.state)::text = 'queued'::text) AND (new.rank = 0))) EXECUTE FUNCTION public.jobs_hold_stat_share();
 
 CREATE TRIGGER results_state_check AFTER INSERT ON public.results REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION public.results_state_check();
 

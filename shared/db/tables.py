@@ -57,6 +57,11 @@ class Priority(StrEnum):
         """0 goes first."""
         return RANKS[self]
 
+    @classmethod
+    def of_rank(cls, rank: int) -> Priority:
+        """Return the priority of this rank."""
+        return list(cls)[rank]
+
 
 RANKS = {priority: rank for rank, priority in enumerate(Priority)}
 
@@ -166,6 +171,8 @@ class Tenant(Base):
     uid_secret: Mapped[str] = mapped_column(server_default=sa.text(RANDOM_TEXT))
     #: its studies are deleted when they are so old; None: when somebody asks for it
     expires_after_days: Mapped[float | None]
+    #: so many of its stat jobs may wait as such; what comes beyond is served as routine, by a trigger (migration 0019)
+    stat_share: Mapped[int] = mapped_column(server_default="50")
     created_at: Mapped[datetime] = _created()
 
 

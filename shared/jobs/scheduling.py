@@ -1,4 +1,9 @@
-"""Who goes first: stat before routine before bulk, tenants in turn, the oldest first; and how long it takes."""
+"""Who goes first: stat before routine before bulk, tenants in turn, the oldest first; and how long it takes.
+
+A tenant has a share of stat (`Tenant.stat_share`): what comes beyond is queued as routine, by a trigger. As the share
+is filled again while it is worked off, workers make some claims by turns alone: each tenant's next job, whatever its
+class, and no stat.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +26,15 @@ COUNTED = 5_000
 # fails it. Tenants draw lots within a turn: by age, a few tenants with old backlogs would keep all others out.
 NEXT = sa.text("""
     WITH heads AS (
-        SELECT j.* FROM tenants t CROSS JOIN LATERAL generate_series(0, :last) ranks(rank) CROSS JOIN LATERAL (
+        SELECT j.* FROM tenants t CROSS JOIN LATERAL generate_series(:first, :last) ranks(rank) CROSS JOIN LATERAL (
             SELECT id, tenant_id, rank, queued_at, expires_at FROM jobs
             WHERE state = 'queued' AND not_before IS NULL AND tenant_id = t.id AND rank = ranks.rank
             ORDER BY queued_at, id LIMIT :heads
         ) j WHERE t.id <> ALL (:without)
         UNION ALL (
             SELECT id, tenant_id, rank, queued_at, expires_at FROM jobs
-            WHERE state = 'queued' AND not_before <= now() AND rank <= :last AND tenant_id <> ALL (:without)
+            WHERE state = 'queued' AND not_before <= now() AND rank BETWEEN :first AND :last
+                AND tenant_id <> ALL (:without)
             ORDER BY not_before LIMIT :heads
         )
     ), classes AS (
@@ -36,18 +42,22 @@ NEXT = sa.text("""
             CASE WHEN rank = 2 AND queued_at < now() - CAST(:ageing AS interval) THEN 1 ELSE rank END AS class
         FROM heads WHERE expires_at IS NULL OR expires_at > now()
     ), turns AS (
-        SELECT id, class, row_number() OVER (PARTITION BY tenant_id, class ORDER BY queued_at, id) AS turn,
-            random() AS lot
-        FROM classes ORDER BY class, turn, lot LIMIT :heads
+        SELECT id, class = 0 AS stat, CASE WHEN :by_turns THEN 0 ELSE class END AS place,
+            row_number() OVER (
+                PARTITION BY tenant_id, CASE WHEN :by_turns THEN 0 ELSE class END ORDER BY class, queued_at, id
+            ) AS turn, random() AS lot
+        FROM classes ORDER BY place, turn, lot LIMIT :heads
     )
-    SELECT j.id, j.alone, turns.class = 0 AS stat, s.image_count
+    SELECT j.id, j.alone, turns.stat, s.image_count
     FROM turns JOIN jobs j USING (id) JOIN studies s ON s.id = j.study_id
-    WHERE j.state = 'queued' ORDER BY turns.class, turns.turn, turns.lot LIMIT :many FOR UPDATE OF j SKIP LOCKED
+    WHERE j.state = 'queued' ORDER BY turns.place, turns.turn, turns.lot LIMIT :many FOR UPDATE OF j SKIP LOCKED
 """).bindparams(
     # Part of the text: with limits that are not known the server could not keep its plan.
     sa.bindparam("heads", type_=sa.Integer, literal_execute=True),
     sa.bindparam("many", type_=sa.Integer, literal_execute=True),
+    sa.bindparam("first", type_=sa.Integer, literal_execute=True),
     sa.bindparam("last", type_=sa.Integer, literal_execute=True),
+    sa.bindparam("by_turns", type_=sa.Boolean, literal_execute=True),
     sa.bindparam("without", type_=sa.ARRAY(sa.Text)),
 )
 
@@ -62,17 +72,25 @@ class Candidate(NamedTuple):
 
 
 def lock_next(
-    session: Session, many: int, ageing: timedelta, *, stat_only: bool = False, without: Collection[str] = ()
+    session: Session,
+    many: int,
+    ageing: timedelta,
+    *,
+    stat_only: bool = False,
+    by_turns: bool = False,
+    without: Collection[str] = (),
 ) -> Sequence[Candidate]:
     """Up to so many jobs that may be claimed, best first, locked for the caller's transaction.
 
-    A bulk job that has waited for longer than `ageing` is served as a routine one, so that nothing starves. Tenants
-    `without` a turn are passed over.
+    A bulk job that has waited for longer than `ageing` is served as a routine one, so that nothing starves. `by_turns`
+    takes each tenant's next job, whatever its class, and no stat. Tenants `without` a turn are passed over.
     """
     # More heads than are wanted, so that workers that look together find something behind each other's locks.
     last = (Priority.STAT if stat_only else Priority.BULK).rank
-    asked = {"many": many, "heads": 4 * many, "ageing": ageing, "last": last, "without": list(without)}
-    found = session.execute(NEXT, asked)
+    first = (Priority.ROUTINE if by_turns else Priority.STAT).rank
+    ranks = {"first": first, "last": last, "by_turns": by_turns}
+    asked = {"many": many, "heads": 4 * many, "ageing": ageing, "without": list(without)}
+    found = session.execute(NEXT, asked | ranks)
     return [Candidate(*row) for row in found.all()]
 
 

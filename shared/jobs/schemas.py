@@ -123,7 +123,11 @@ class JobEnvelope(BaseModel):
     custom_id: str | None = Field(None, description="Of a batch of lines: the client's own name for the line")
     classifier: Classifier
     modality: Modality
-    priority: Priority
+    priority: Priority = Field(description="As asked for")
+    served_as: Priority = Field(
+        description="The line in which it waits: of stat jobs beyond the tenant's share, `routine`; of a job whose "
+        "worker died, `stat`"
+    )
     external_id: str | None = None
     metadata: dict[str, Any] | None = None
     image_count: int
@@ -267,6 +271,7 @@ def job_envelope(job: Job) -> JobEnvelope:
         classifier=job.classifier,
         modality=job.study.modality,
         priority=job.priority,
+        served_as=Priority.of_rank(job.rank),
         external_id=job.external_id,
         metadata=job.extra,
         image_count=job.study.image_count,

@@ -130,6 +130,7 @@ def claim(
     lease: timedelta,
     ageing: timedelta,
     stat_only: bool = False,
+    by_turns: bool = False,
     lone: bool = True,
     without: Collection[str] = (),
 ) -> list[Claim]:
@@ -137,9 +138,10 @@ def claim(
 
     A job that runs alone (its last batch died) comes alone; when its turn has come and it may not be claimed (`lone`),
     nothing is, so that it is not overtaken for ever. Stat jobs come without others, which would make them slower. A
-    bulk job that waited for `ageing` counts as routine. Tenants `without` a turn are passed over.
+    bulk job that waited for `ageing` counts as routine. `by_turns`, tenants have their next jobs whatever the class,
+    and no stat is taken. Tenants `without` a turn are passed over.
     """
-    candidates = lock_next(session, max_images, ageing, stat_only=stat_only, without=without)
+    candidates = lock_next(session, max_images, ageing, stat_only=stat_only, by_turns=by_turns, without=without)
     if candidates and candidates[0].alone and not lone:
         return []
     chosen = _fill(candidates, max_images)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import count
 
 from shared import metrics
@@ -44,6 +45,8 @@ URGENT_SECONDS = 0.05
 BURST_SECONDS, MOST_STEPS = 0.1, 3
 #: How long a batch waits for its files; and when it has waited for so long, for what came later.
 PATIENCE_SECONDS, LEAST_PATIENCE_SECONDS = 1.0, 0.2
+#: After so many claims of stat, one goes by turns alone: a tenant that always has stat waiting keeps nobody out.
+STAT_CLAIMS = 3
 #: Between two looks for work when all that is left is late.
 LATE_SECONDS = 0.1
 #: What is claimed at once: as many batches as the engine does in this time, and no more than so many. A transaction for
@@ -103,6 +106,7 @@ class Ahead:
         self._ageing = timedelta(seconds=settings.ageing_seconds)
         self._burst_until = self._patient_until = 0.0
         self._late = Late(leases)
+        self._stat_claims = 0
 
     @property
     def late(self) -> bool:
@@ -163,7 +167,7 @@ class Ahead:
 
     def _urgent(self, predictor: Predictor, held: list[Claimed]) -> Iterator[Batch]:
         """Stat studies that come before the engine is free."""
-        while not self.wanted.wait(URGENT_SECONDS):
+        while not self._is_for_turns and not self.wanted.wait(URGENT_SECONDS):
             some = self._claim(self._settings.batch_size, predictor, stat_only=True)
             if some:
                 held += some
@@ -174,19 +178,28 @@ class Ahead:
     ) -> list[Claimed]:
         """The next jobs, those whose answer is known with it."""
         with self._database.transaction() as session:
-            claims = jobs.claim(
+            claim = partial(
+                jobs.claim,
                 session,
                 worker=self._name,
                 max_images=max_images,
                 lease=self._lease,
                 ageing=self._ageing,
-                stat_only=stat_only,
                 lone=lone,
                 without=self._late.tenants(),
             )
+            claims = claim(by_turns=True) if self._is_for_turns else []
+            claims = claims or claim(stat_only=stat_only)
+            if claims:
+                self._stat_claims = self._stat_claims + 1 if claims[0].stat else 0
             earlier = earlier_answers(session, claims, predictor.bundle.sha256)
         self._leases.add(claims)
         return [(claim, earlier.get(claim.job_id)) for claim in claims]
+
+    @property
+    def _is_for_turns(self) -> bool:
+        """Whether the next claim goes by turns alone."""
+        return self._stat_claims >= STAT_CLAIMS
 
     def _batch(self, predictor: Predictor, found: Iterable[list[Claimed]]) -> Batch:
         """One of all that is found; each part is loaded as soon as it is there."""

@@ -269,11 +269,12 @@ def test_a_tenants_settings_are_changed_and_the_change_is_recorded(
     with clean_database.transaction() as session:
         add_tenant(session, "North")
         add_tenant(session, "South")
-    words = ("tenants", "set", "North", "--keep-identity", "--expires-after-days", "30")
+    words = ("tenants", "set", "North", "--keep-identity", "--expires-after-days", "30", "--stat-share", "5")
     assert admin(environment, *words).returncode == 0
     north, south = json.loads(admin(environment, "tenants", "list", "--json").stdout)
-    assert (north["name"], north["keep_identity"], north["expires_after_days"]) == ("North", True, 30)
-    assert (south["name"], south["keep_identity"], south["expires_after_days"]) == ("South", False, None)
+    names = ("name", "keep_identity", "expires_after_days", "stat_share")
+    assert [north[name] for name in names] == ["North", True, 30, 5]
+    assert [south[name] for name in names] == ["South", False, None, 50]
     assert admin(environment, "tenants", "set", "North", "--deidentify", "--expires-after-days", "0").returncode == 0
     with clean_database.transaction() as session:
         tenant = session.scalars(sa.select(Tenant).where(Tenant.name == "North")).one()

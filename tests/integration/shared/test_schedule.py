@@ -13,6 +13,8 @@ from shared.db.tables import Delivery, Event, Job, JobState, Modality, Priority,
 from shared.jobs import scheduling as schedule
 from shared.jobs import states as jobs
 from tests.support.rows import (
+    AGEING,
+    LEASE,
     POLICY,
     add_bundle,
     add_endpoint,
@@ -67,6 +69,40 @@ def test_a_stat_study_goes_at_once_past_another_tenants_backlog(database: Databa
     with database.transaction() as session:
         stat = add_job(session, add_tenant(session, "south"), priority=Priority.STAT).id
     assert taken(database) == [stat]
+
+
+def test_what_a_tenant_sends_as_stat_beyond_its_share_is_served_as_routine(database: Database) -> None:
+    north = backlog(database, "north", 1_500, Priority.STAT)
+    south = backlog(database, "south", 1, Priority.ROUTINE)
+    with database.transaction() as session:
+        ranks = Counter(session.scalars(sa.select(Job.rank).where(Job.tenant_id == north.id)))
+        (routine,) = session.scalars(sa.select(Job.id).where(Job.tenant_id == south.id))
+    assert ranks == {0: north.stat_share, 1: 1_500 - north.stat_share}
+    claims = 0
+    while routine not in taken(database):
+        claims += 1
+    assert claims <= north.stat_share / 16 + 1
+
+
+def test_a_tenants_share_of_stat_is_free_again_when_its_jobs_have_run(database: Database) -> None:
+    with database.transaction() as session:
+        north = add_tenant(session, "north")
+        session.execute(sa.update(Tenant).values(stat_share=1))
+        first, second = (add_job(session, north, priority=Priority.STAT) for _ in range(2))
+        assert (first.rank, second.rank) == (0, 1)
+    taken(database)
+    with database.transaction() as session:
+        assert add_job(session, north, priority=Priority.STAT).rank == 0
+
+
+def test_by_turns_each_tenant_has_its_next_job_whatever_its_class_and_stat_has_none(database: Database) -> None:
+    backlog(database, "north", 30, Priority.ROUTINE)
+    backlog(database, "north", 30, Priority.STAT)
+    south = backlog(database, "south", 30, Priority.BULK)
+    with database.transaction() as session:
+        claims = jobs.claim(session, worker="w1", max_images=16, lease=LEASE, ageing=AGEING, by_turns=True)
+    assert Counter(claim.tenant_id == south.id for claim in claims) == {True: 8, False: 8}
+    assert not any(claim.stat for claim in claims)
 
 
 def test_bulk_that_waited_long_is_served_as_routine_but_never_before_stat(database: Database) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from shared.config import Settings
 from shared.db.engine import Database
-from shared.db.tables import Image, Job, JobState, Priority, Result
+from shared.db.tables import Image, Job, JobState, Priority, Result, Tenant
 from shared.inference.engine import Pixels
 from shared.jobs import states as jobs
 from tests.support.rows import add_job, add_tenant, wait_for_a_lock
@@ -24,7 +24,7 @@ from tests.support.worker_drain import Counting, drain, every_job, put, queue
 from worker.classify.fake_predictor import StandIn, stand_in
 from worker.classify.handler import Classify
 from worker.classify.predictor import ImageRequest, Prediction, RawOutputs, RejectedImage
-from worker.classify.prefetch import MOST_BATCHES
+from worker.classify.prefetch import MOST_BATCHES, STAT_CLAIMS
 
 SIZE = 8
 
@@ -77,6 +77,22 @@ def test_a_long_backlog_is_answered_once_each_in_batches_across_tenants(
     said = {result.job_id: (result.probabilities or {})["covid19"] for result in results}
     expected = {job_id: pytest.approx(0.75 * (40, 200)[place % 2] / 255, abs=1e-3) for place, job_id in enumerate(ids)}
     assert said == expected
+
+
+def test_one_tenants_stat_does_not_keep_anothers_routine_study_waiting(
+    small: Settings, clean_database: Database, storage: Counting
+) -> None:
+    with clean_database.transaction() as session:
+        north, south = (add_tenant(session, name) for name in ("north", "south"))
+        session.execute(sa.update(Tenant).values(stat_share=1_000))
+        for _ in range(60):
+            add_job(session, north, images=SIZE, priority=Priority.STAT)
+        routine = add_job(session, south).id
+    put(clean_database, storage, (40, 200))
+    drain(small, clean_database, storage, Watched())
+    with every_job(clean_database) as found:
+        began = sorted((job.started_at or job.created_at, job.id) for job in found.values())
+    assert [job_id for _, job_id in began].index(routine) <= STAT_CLAIMS * MOST_BATCHES
 
 
 def test_what_was_run_is_written_and_the_rest_given_back_when_the_worker_stops(

@@ -55,6 +55,7 @@ def job(
         classifier=Classifier.ENSEMBLE,
         modality=Modality.XRAY,
         priority=Priority.ROUTINE,
+        served_as=Priority.ROUTINE,
         image_count=len(images),
         burned_in_annotation=False,
         attempts=0,

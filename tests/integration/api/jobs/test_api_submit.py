@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from pydicom import dcmread
 from werkzeug.test import TestResponse
 
 from api.jobs import lookup
 from shared.db.engine import Database
-from shared.db.tables import Job
+from shared.db.tables import Job, Tenant
 from tests.support.api import (
     CT_DICOM,
     PNG,
@@ -62,6 +63,17 @@ def test_a_file_becomes_a_queued_job(north: Caller) -> None:
     assert (job["external_id"], job["metadata"]) == ("A-7", {"ward": "3"})
     assert job["image_count"] == 1
     assert job["started_at"] is job["finished_at"] is job["result"] is job["error"] is job["batch_id"] is None
+
+
+def test_stat_beyond_the_tenants_share_is_answered_as_served_as_routine(
+    north: Caller, clean_database: Database
+) -> None:
+    with clean_database.transaction() as session:
+        session.execute(sa.update(Tenant).values(stat_share=1))
+    first, second = (north.submit(PNG, priority="stat") for _ in range(2))
+    assert (first["priority"], first["served_as"]) == ("stat", "stat")
+    assert (second["priority"], second["served_as"]) == ("stat", "routine")
+    assert json_of(north.get(f"/v1/jobs/{second['id']}")) == second
 
 
 def test_several_files_are_one_study_in_their_order(north: Caller) -> None:
