@@ -1,7 +1,7 @@
 # Thoraq's commands. Python 3.11, 3.12 or 3.13 and make are all they need; everything else comes from locks/all.lock.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo docs test test-unit test-big test-compose lint bench chaos fuzz train evaluate lock tools secrets certificate compose-check data-given
+.PHONY: help setup run demo docs test test-unit test-big test-compose lint lint-types bench chaos fuzz train evaluate lock tools secrets certificate compose-check data-given
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -76,11 +76,14 @@ test-compose: $(READY) tools ## docker-compose.yml in a real container engine, a
 lint: $(READY) ## style, format, types, import directions, compose specification, versions with known holes, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(CODE)
+	@$(MAKE) -s lint-types
 	$(BIN)/lint-imports
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker/seaweedfs.yml
 	$(BIN)/python -m tests.advisories
 	$(SPHINX) docs $(SITE)
+
+lint-types: $(READY) ## types alone
+	$(BIN)/mypy $(CODE)
 
 bench: TOOLS := /usr/bin/wrk:wrk
 bench: $(BENCH_READY) tools ## measure what docs/explain/how-fast.md claims [ARGS=--quick|ROW...]
