@@ -56,7 +56,7 @@ def choose_engine(
 ) -> EngineChoice:
     """As `open_engine`, for those who have no settings.
 
-    The first of `candidates` that passes; if that is int8, it and the next one are compared on this CPU
+    The first of `candidates` that passes; if that is int8, it and the next one that passes are compared on this CPU
     (shared/inference/engine_comparison.py), unless they were before: `known`.
     """
     opener = _Opener(bundle, max_batch, threads, room)
@@ -72,11 +72,11 @@ def choose_engine(
 def _int8_or_more_exact(
     opener: _Opener, names: Sequence[EngineName], known: Comparisons | None, timer: Timer
 ) -> EngineChoice:
-    """Of int8 and the next engine the one that answers on this CPU; where one of them is refused, the next."""
-    int8, exact = names[:2]
-    key = key_of(this_cpu(), opener.bundle, opener.max_batch, opener.threads, (int8, exact))
+    """Of int8 and the next engine that passes, the one that answers on this CPU; the next where int8 does not pass."""
+    int8, *others = names
+    key = key_of(this_cpu(), opener.bundle, opener.max_batch, opener.threads, (int8, others[0]))
     before = None if known is None else known.recall(key)
-    if before is not None and before.engine in {int8, exact}:
+    if before is not None and before.engine in names:
         chosen = before.engine
         log.info("engine.compared", bundle=opener.bundle.name, measured_before=True, **described(before))
         engine = opener.first(sorted(names, key=lambda name: name != chosen), "auto")
@@ -84,14 +84,12 @@ def _int8_or_more_exact(
     first = opener.first(names, "auto")
     if first.name != int8 or opener.reference is None or not opener.has_room_for_two(int8):
         return opener.chosen(first)
-    try:
-        second = opener.open(exact)
-    except (ModelError, EngineError) as error:
-        opener.refuse(exact, error)
+    second = opener.first_if_any(others)
+    if second is None:
         return opener.chosen(first)
     images = np.resize(opener.reference.images, (opener.max_batch, *opener.reference.images.shape[1:]))
     seconds = timer((first, second), images, opener.bundle.card.trunks.keys())
-    found = compare(seconds, len(images), int8, exact)
+    found = compare(seconds, len(images), int8, second.name)
     if known is not None:
         known.keep(key, found, this_cpu())
     say = log.info if found.engine == int8 else log.warning
@@ -119,18 +117,22 @@ class _Opener:
 
     def first(self, names: Sequence[EngineName], setting: str) -> Engine:
         """The first of them that passes; ModelError when none does."""
-        for name in names:
-            started = time.perf_counter()
-            try:
-                engine = self.open(name)
-            except (ModelError, EngineError) as error:
-                self.refuse(name, error)
-                continue
+        started = time.perf_counter()
+        if engine := self.first_if_any(names):
             seconds = round(time.perf_counter() - started, 2)
-            log.info("engine.ready", engine=name, bundle=self.bundle.name, seconds=seconds)
+            log.info("engine.ready", engine=engine.name, bundle=self.bundle.name, seconds=seconds)
             return engine
         why = "; ".join(self._notes) or f"none for THORAQ_ENGINE={setting}"
         raise ModelError(f"no engine runs model bundle {self.bundle.name} as it should: {why}")
+
+    def first_if_any(self, names: Sequence[EngineName]) -> Engine | None:
+        """The first of them that passes; why others do not is noted."""
+        for name in names:
+            try:
+                return self.open(name)
+            except (ModelError, EngineError) as error:
+                self.refuse(name, error)
+        return None
 
     def open(self, name: EngineName) -> Engine:
         """The engine, warm; ModelError unless it repeats the reference's answers and there is memory for it."""

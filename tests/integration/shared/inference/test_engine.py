@@ -24,8 +24,9 @@ from shared.cpu import Cpu, this_cpu
 from shared.errors import EngineError, ModelError
 from shared.imaging.decode import Limits, decode_one
 from shared.imaging.preprocess import prepare
+from shared.inference import engines, openvino_engine
 from shared.inference.bundle import CARD, Bundle, EngineFiles, MemoryNeed
-from shared.inference.engine import Engine, EngineName, buckets, run_in_buckets
+from shared.inference.engine import ENGINES, Engine, EngineName, buckets, run_in_buckets
 from shared.inference.engine_comparison import Comparison, Comparisons, Timer, batch_seconds, key_of
 from shared.inference.engines import candidates, choose_engine, make_engine, open_engine
 from shared.inference.heads import HeadNetwork
@@ -285,6 +286,15 @@ def test_int8_that_is_slower_than_what_is_more_exact_does_not_answer(whole: Bund
     assert (engine.name, why) == (SECOND, f"openvino-int8 not taken: 13.3 images/s, {SECOND} 16.0")
     assert (logs[-1]["event"], logs[-1]["log_level"]) == ("engine.compared", "warning")
     assert logs[-1]["reason"] == f"{SECOND} is 1.20 times as fast as openvino-int8 on this CPU"
+
+
+def test_int8_is_compared_with_the_next_engine_that_passes(whole: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU may say that it has bfloat16, and its engine be refused all the same."""
+    monkeypatch.setattr(engines, "candidates", lambda *_: list(ENGINES[:3]))
+    monkeypatch.setattr(openvino_engine, "this_cpu", lambda: AVX2)
+    engine, why = choose_engine(whole, threads=1, timer=INT8_SLOWER)
+    assert engine.name == "openvino-float32"
+    assert why.startswith("openvino-int8 not taken: 13.3 images/s, openvino-float32 16.0; openvino-bf16: this CPU")
 
 
 def test_a_worker_measures_once(whole: Bundle, tmp_path: Path) -> None:
