@@ -7,7 +7,16 @@ import re
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Json, Strict, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    Json,
+    Strict,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 # U+FFFD is what bytes that are no UTF-8 were replaced with: keeping it would keep something that nobody sent.
 PLAIN = r"^[^\x00-\x1f\x7f" + "\ufffd]*$"
@@ -66,8 +75,13 @@ def _metadata(value: object) -> object:
     return "{}" if value in (None, "") else value
 
 
-#: In a form, metadata is a JSON object as text.
-FormMetadata = Annotated[Json[Metadata], BeforeValidator(_metadata)]
+#: In a form, metadata is a JSON object as text. Described as text alone: what has a `contentMediaType`, which Json says
+#: of it, Swagger UI takes for a file to choose.
+FormMetadata = Annotated[
+    Json[Metadata],
+    BeforeValidator(_metadata),
+    WithJsonSchema({"type": "string", "description": "A JSON object, as text.", "examples": ['{"ward": "7"}']}),
+]
 
 
 #: date-time of RFC 3339, section 5.6: pydantic alone takes seconds since 1970, as a number or as text, as well.

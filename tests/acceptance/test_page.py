@@ -342,17 +342,17 @@ def test_a_folder_is_a_batch_and_what_is_no_picture_of_it_is_named(signed_in: Pa
 def test_a_folder_that_is_dropped_is_read_to_its_last_file(signed_in: Page, tmp_path: Path) -> None:
     """Dropped as a person does: a folder's reader gives a hundred entries at a time."""
     ward = tmp_path / "ward"
-    for number in range(150):
+    for number in range(300):
         (ward / f"patient {number}").mkdir(parents=True)
         shutil.copy(VIEWS[number % 2], ward / f"patient {number}" / "a.jpg")
     (ward / "Thumbs.db").write_bytes(b"no picture")
     drop(signed_in, ward)
     expect(signed_in.get_by_text("Left out, as they are no pictures: ward/Thumbs.db")).to_be_visible()
-    expect(signed_in.get_by_text("150 files become 150 studies with an answer each.")).to_be_visible()
+    expect(signed_in.get_by_text("300 files become 300 studies with an answer each.")).to_be_visible()
     signed_in.get_by_role("radio", name="X-ray", exact=True).check()
     signed_in.get_by_role("button", name="Classify").click()
     outcome = signed_in.locator("#outcome")
-    expect(outcome).to_contain_text("Sent: 150 of 150 files are now studies of their own.")
+    expect(outcome).to_contain_text("Sent: 300 of 300 files are now studies of their own.")
 
 
 def drop(page: Page, path: Path) -> None:
@@ -497,6 +497,7 @@ def test_a_request_is_tried_in_the_documentation(signed_in: Page) -> None:
     operation.locator(".opblock-summary-control").click()
     operation.get_by_role("button", name="Try it out").click()
     operation.get_by_label("files", exact=True).set_input_files(XRAY)
+    operation.get_by_placeholder("metadata").fill('{"ward": "7"}')
     operation.get_by_role("button", name="Execute").click()
     answered = operation.locator(".live-responses-table")
     expect(answered.get_by_role("cell", name="202", exact=True)).to_be_visible()
