@@ -82,14 +82,14 @@ def answer_cases(bundle: Bundle, engine: Engine, images: Pixels) -> dict[str, tu
     """What the default engine's user asks for: one classifier, the other, both, and the heatmaps of both."""
     heads = {name: bundle.head_for(name, "xray") for name in ("binary", "ensemble")}
     networks = {name: HeadNetwork.load(bundle, head) for name, head in heads.items()}
-    maps = engine.maps(images, bundle.card.trunks.keys())
+    maps = engine.feature_maps(images, bundle.card.backbones.keys())
     classes = np.zeros(len(images), np.int64)
 
     def ask(*names: str) -> Act:
-        trunks = {trunk for name in names for trunk in heads[name].trunks}
+        backbones = {backbone for name in names for backbone in heads[name].backbones}
 
         def act() -> None:
-            found = engine.maps(images, trunks)
+            found = engine.feature_maps(images, backbones)
             for name in names:
                 networks[name].predict(found)
 
@@ -149,7 +149,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
 
 def _answer(engine: Engine, network: HeadNetwork, images: Pixels, times: int) -> None:
     for _ in range(times):
-        network.predict(engine.maps(images, network.trunks))
+        network.predict(engine.feature_maps(images, network.backbones))
 
 
 def _predict_one_by_one(bundle: Bundle, images: Pixels) -> Act:

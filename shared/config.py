@@ -145,7 +145,7 @@ class Settings(BaseModel):
     engine: Literal["auto", "tensorflow", "openvino-float32", "openvino-bf16", "openvino-int8", "null", "stand-in"] = (
         Field(
             "auto",
-            description="What runs the trunks; auto: TensorFlow on a GPU, else the fastest that passes its check "
+            description="What runs the backbones; auto: TensorFlow on a GPU, else the fastest that passes its check "
             "on this CPU. null and stand-in run none: they are for measurements and drills",
         )
     )

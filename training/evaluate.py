@@ -1,6 +1,6 @@
 """Measure a bundle on labelled images: `python -m training.evaluate --bundle models/NAME --data DIR`.
 
-Images take the way that they take when served: prepared by shared/imaging, through an engine's trunks, then through
+Images take the way that they take when served: prepared by shared/imaging, through an engine's backbones, then through
 the bundle's heads and its gate. Head measures count every image whose label the head knows, also those that the gate
 would not let through: it cannot flatter them.
 """
@@ -220,7 +220,7 @@ def main(
     data: Annotated[Path, typer.Option(help="A folder with index.csv, or one that holds cxr/ and ct/.")],
     part: Annotated[Part, typer.Option(help="all, or the part that training uses as train, val or test.")] = "all",
     modality: Annotated[Modality | None, typer.Option(help="What the folder holds; by default its name says.")] = None,
-    engine: Annotated[EngineName, typer.Option(help="What runs the trunks.")] = REFERENCE,
+    engine: Annotated[EngineName, typer.Option(help="What runs the backbones.")] = REFERENCE,
     compare: Annotated[bool, typer.Option("--parity", help="Hold every engine to TensorFlow's float32.")] = False,
     figures: Annotated[Path | None, typer.Option(help="Write figures (PNG) into this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

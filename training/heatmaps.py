@@ -54,7 +54,7 @@ def shares(
     head = HeadNetwork.load(bundle, bundle.heads[name])
     found: list[float] = []
     for start in range(0, len(records), CHUNK):
-        maps = engine.maps(load_images(records[start : start + CHUNK], bundle.input), head.trunks)
+        maps = engine.feature_maps(load_images(records[start : start + CHUNK], bundle.input), head.backbones)
         pictures = head.explain(maps, head.predict(maps).argmax(1))
         boxes = corners[start : start + CHUNK]
         found += [share_inside(heat, mask(box)) for heat, box in zip(pictures, boxes, strict=True)]
@@ -87,7 +87,7 @@ def drawn_records(data: Path) -> tuple[list[Record], Floats]:
 def main(
     bundle: Annotated[Path, typer.Option(help="The bundle whose heatmaps are measured.")],
     data: Annotated[Path, typer.Option(help="Holds lungs.csv, and folders with index.csv.")],
-    engine: Annotated[EngineName, typer.Option(help="What runs the trunks.")] = "openvino-int8",
+    engine: Annotated[EngineName, typer.Option(help="What runs the backbones.")] = "openvino-int8",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure the heatmaps of every X-ray head."""

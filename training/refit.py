@@ -41,7 +41,7 @@ from training.heads.learner import first_dense, spread
 from training.heads.left_out_classes import ClassStudy, join
 from training.heads.left_out_sources import Fit, Study, two_columns
 from training.heads.shrinkage import Regression, carry
-from training.sources import WORK, measure_left_out, study_of, trunk_means
+from training.sources import WORK, backbone_means, measure_left_out, study_of
 from training.tasks import COVID, TASKS, Task, class_numbers
 
 console = Console()
@@ -172,8 +172,10 @@ class Refitting:
         rows &= numbers >= 0
         some = part_of(study, rows)
         means = {
-            name: some.means if name == DENSENET else trunk_means(self.old, name, some.records, self.engine, self.work)
-            for name in task.trunks
+            name: some.means
+            if name == DENSENET
+            else backbone_means(self.old, name, some.records, self.engine, self.work)
+            for name in task.backbones
         }
         return ClassStudy(some, means, numbers[rows], len(task.classes), self.plan["strength"])
 
@@ -181,7 +183,7 @@ class Refitting:
 def copy_kept(old: Bundle, out: Path) -> None:
     """Backbones, their engine files, the gate and its weights."""
     card = old.card
-    parts = [file for trunk in card.trunks.values() for file in (trunk.architecture, trunk.weights)]
+    parts = [file for backbone in card.backbones.values() for file in (backbone.architecture, backbone.weights)]
     parts += [file for each in card.engines.values() for one in each.values() for file in (one.model, one.weights)]
     for file in parts + ([card.gate.weights] if card.gate else []):
         shutil.copyfile(old.path / file, out / file)
@@ -219,7 +221,7 @@ def main(
     heads: dict[str, Head] = {}
     test, used = test_parts(data), dict[str, list[Record]]()
     for modality, records in read_folders(data, kinship).items():
-        means = trunk_means(old, DENSENET, records, refitting.engine, work)
+        means = backbone_means(old, DENSENET, records, refitting.engine, work)
         study = study_of(records, means, kinship, Fit(plan[f"strength_{modality}"], most=plan["most_to_review"]))
         study = part_of(study, unheld(study, test.get(modality, [])))
         heads |= refitting.heads(out, modality, study)

@@ -28,7 +28,7 @@ from training.bundle.card_parts import confusion_table
 from training.data.images import FOLDS, SEED, Record, read_index
 from training.evaluation.measure import measure, ranged
 from training.heads.learner import Learner
-from training.sources import WORK, Matrix, trunk_means
+from training.sources import WORK, Matrix, backbone_means
 from training.tasks import TASKS, class_numbers
 from training.views import Examples
 
@@ -59,7 +59,7 @@ def drawn(rows: Rows, numbers: Rows) -> tuple[Rows, Rows]:
     return seen, held
 
 
-def settled(means: Matrix, numbers: Rows, rows: Rows) -> float:
+def strength_for(means: Matrix, numbers: Rows, rows: Rows) -> float:
     """The strength that is right most often on a fifth of these rows when the head is fitted to the rest of them."""
     seen, held = drawn(rows, numbers)
     right = [(answers(means, numbers, seen, held, one).argmax(1) == numbers[held]).mean() for one in STRENGTHS]
@@ -72,7 +72,7 @@ def protocols(means: Matrix, records: Sequence[Record]) -> dict[str, Any]:
     if set(numbers.tolist()) != {0, 1}:
         raise ConfigError("the protocol needs slices with COVID-19 and slices without, and no other label")
     seen, held = drawn(np.arange(len(records)), numbers)
-    strength = settled(means, numbers, seen)
+    strength = strength_for(means, numbers, seen)
     patients = [record.patient for record in records]
     apart = np.zeros((len(records), 2), np.float32)
     for others, part in GroupKFold(FOLDS).split(means, groups=patients):
@@ -91,8 +91,8 @@ def main(
     data: Annotated[Path, typer.Option(help="A folder of CT slices with index.csv.")],
     bundle: Annotated[Path, typer.Option(help="The bundle whose DenseNet201 is used.")] = Path("models/thoraq-3"),
     source: Annotated[str | None, typer.Option(help="Of several sources in the folder, this one alone.")] = None,
-    engine: Annotated[EngineName, typer.Option(help="What runs the trunk.")] = "openvino-int8",
-    work: Annotated[Path, typer.Option(help="What the trunk made of the images.")] = WORK,
+    engine: Annotated[EngineName, typer.Option(help="What runs the backbone.")] = "openvino-int8",
+    work: Annotated[Path, typer.Option(help="What the backbone made of the images.")] = WORK,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fit the published head to a random four fifths, and say how well it does on the rest."""
@@ -100,7 +100,7 @@ def main(
     records = [record for record in read_index(data) if source in {None, record.source}]
     if not records:
         raise ConfigError(f"{data.name}/index.csv has no images of {source}")
-    found = protocols(trunk_means(opened, DENSENET, records, make_engine(engine, opened), work), records)
+    found = protocols(backbone_means(opened, DENSENET, records, make_engine(engine, opened), work), records)
     if as_json:
         print(json.dumps(found, indent=2))
         return

@@ -1,7 +1,7 @@
-"""The yardstick: `python -m training.sources --data DIR`, how well a trunk's heads do at a source that they never saw.
+"""The yardstick: `python -m training.sources --data DIR`, how well heads do at a source that they never saw.
 
 DIR holds folders with index.csv (training/data/folders.py). Every image is answered twice: by a head that is fitted,
-calibrated and thresholded without its source (training/heads/left_out_sources.py), on what the bundle's trunk makes
+calibrated and thresholded without its source (training/heads/left_out_sources.py), on what the bundle's backbone makes
 of it; and, where the bundle was not trained on the image's source, by the bundle as it serves.
 """
 
@@ -42,39 +42,39 @@ HASHED = 64  # pixels of an image in which copies are looked for
 Matrix = NDArray[np.float32]
 
 
-def trunk_means(bundle: Bundle, trunk: str, records: Sequence[Record], engine: Engine, work: Path) -> Matrix:
-    """Means (N, channels) of a trunk's maps of the images, computed or read from what an earlier run left in `work`.
+def backbone_means(bundle: Bundle, backbone: str, records: Sequence[Record], engine: Engine, work: Path) -> Matrix:
+    """Means (N, channels) of a backbone's maps of the images, computed or read from what an earlier run left in `work`.
 
     Kept by the bundle, the engine and the list of images, and written as it grows: a run that was stopped goes on where
     it was.
     """
     names = "\n".join(str(record.path) for record in records)
     key = hashlib.sha256(f"{bundle.sha256} {engine.name} {names}".encode()).hexdigest()[:16]
-    file = work / f"{trunk}-{key}.npy"
+    file = work / f"{backbone}-{key}.npy"
     work.mkdir(parents=True, exist_ok=True)
     means = list(np.load(file)) if file.exists() else []
     for start in range(len(means), len(records), PIECE):
         piece = records[start : start + PIECE]
         for first in range(0, len(piece), CHUNK):
-            maps = engine.maps(load_images(piece[first : first + CHUNK], bundle.input), [trunk])[trunk]
+            maps = engine.feature_maps(load_images(piece[first : first + CHUNK], bundle.input), [backbone])[backbone]
             means += list(pooled_mean(maps)[:, 0, 0].astype(np.float16))
         np.save(file, np.array(means))
     return np.array(means, np.float32)
 
 
 def answers_to(bundle: Bundle, head: Head, means: Mapping[str, Matrix]) -> NDArray[np.float64]:
-    """What a head says (N, classes) of means (N, channels) by trunk.
+    """What a head says (N, classes) of means (N, channels) by backbone.
 
     Training makes heads that weigh every place of a map alike (training/heads/learner.py), so that maps which are the
     same everywhere get the answers of those that they are the means of.
     """
     network = HeadNetwork.load(bundle, head)
     maps = {
-        trunk: np.broadcast_to(means[trunk][:, np.newaxis, np.newaxis], (len(means[trunk]), *shape))
-        for trunk, shape in network.shapes.items()
+        backbone: np.broadcast_to(means[backbone][:, np.newaxis, np.newaxis], (len(means[backbone]), *shape))
+        for backbone, shape in network.shapes.items()
     }
     starts = range(0, len(next(iter(means.values()))), CHUNK)
-    parts = [network.predict({trunk: part[s : s + CHUNK] for trunk, part in maps.items()}) for s in starts]
+    parts = [network.predict({backbone: part[s : s + CHUNK] for backbone, part in maps.items()}) for s in starts]
     return np.concatenate(parts).astype(np.float64)
 
 
@@ -113,13 +113,13 @@ def study_of(records: Sequence[Record], means: Matrix, kinship: Kinship, how: Fi
 
 def main(
     data: Annotated[Path, typer.Option(help="Holds folders with index.csv; those called ct... hold CT slices.")],
-    bundle: Annotated[Path, typer.Option(help="The bundle whose trunk is measured.")] = OUT,
-    engine: Annotated[EngineName, typer.Option(help="What runs the trunk.")] = "openvino-int8",
+    bundle: Annotated[Path, typer.Option(help="The bundle whose backbone is measured.")] = OUT,
+    engine: Annotated[EngineName, typer.Option(help="What runs the backbone.")] = "openvino-int8",
     modality: Annotated[Modality | None, typer.Option(help="X-rays or CT slices alone.")] = None,
     kin: Annotated[Path, typer.Option(help="Which sources are left out together.")] = RECIPE,
     strength: Annotated[float, typer.Option(help="Inverse penalty of the heads.")] = Fit.strength,
     evenness: Annotated[float, typer.Option(help="1: sources count alike; 0: images do.")] = Fit.evenness,
-    work: Annotated[Path, typer.Option(help="What the trunk made of the images; delete it to start afresh.")] = WORK,
+    work: Annotated[Path, typer.Option(help="What the backbone made of the images; delete it to start afresh.")] = WORK,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure heads on sources that they were not fitted to, and the bundle on those that it was not trained on."""
@@ -128,7 +128,7 @@ def main(
     for name, records in read_folders(data, kinship).items():
         if modality not in {None, name}:
             continue
-        means = trunk_means(opened, DENSENET, records, running, work)
+        means = backbone_means(opened, DENSENET, records, running, work)
         study = study_of(records, means, kinship, Fit(strength, evenness))
         lone = lone_classes(records, ("not COVID-19", "COVID-19"), study.numbers)
         results[f"binary-{name}"] = {

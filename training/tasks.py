@@ -34,26 +34,26 @@ SPELLINGS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A head to train: its classifier and modality (that of the folder), trunks in input order, and classes."""
+    """A head to train: its classifier and modality (that of the folder), backbones in input order, and classes."""
 
     classifier: str
     modality: str
-    trunks: tuple[str, ...]
+    backbones: tuple[str, ...]
     classes: tuple[str, ...]
     activation: str
 
     @property
     def name(self) -> str:
-        """How the card calls it; a branch is called after its trunk."""
+        """How the card calls it; a branch is called after its backbone."""
         whole = f"{self.classifier}-{self.modality}"
-        return f"{whole}-{self.trunks[0]}" if self in BRANCHES else whole
+        return f"{whole}-{self.backbones[0]}" if self in BRANCHES else whole
 
     def head(self, side: int = SIDE) -> Any:
         """The untrained head for maps of `side` x `side`, the same at every call."""
         keras.utils.set_random_seed(SEED)
         if self.classifier == "binary":
             return binary_head(self.modality, side)
-        return ensemble_head(self.modality, side, self.trunks)
+        return ensemble_head(self.modality, side, self.backbones)
 
 
 TASKS = (
@@ -61,7 +61,7 @@ TASKS = (
     Task("binary", "ct", (DENSENET,), BINARY_CLASSES, "sigmoid"),
     Task("ensemble", "xray", (VGG, DENSENET), ENSEMBLE_CLASSES, "softmax"),
 )
-BRANCHES = tuple(Task("ensemble", "xray", (trunk,), ENSEMBLE_CLASSES, "softmax") for trunk in (VGG, DENSENET))
+BRANCHES = tuple(Task("ensemble", "xray", (backbone,), ENSEMBLE_CLASSES, "softmax") for backbone in (VGG, DENSENET))
 
 
 def plain_label(label: str) -> str:

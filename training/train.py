@@ -1,9 +1,9 @@
 """Train a bundle: `python -m training.train --data DIR`, where DIR holds cxr/ and ct/ with index.csv, or one of them.
 
-Stages: the trunks (training/backbones/trunks.py), heads on kept views of all images with patient-wise cross-validation
-on X-rays and the published split on CT slices, calibration on predictions of images that the predictor never saw, the
-gate, export, int8 files, and the measurement of the written files on patients that no stage saw. The long stages
-resume.
+Stages: the backbones (training/backbones/starting_weights.py), heads on kept views of all images with patient-wise
+cross-validation on X-rays and the published split on CT slices, calibration on predictions of images that the predictor
+never saw, the gate, export, int8 files, and the measurement of the written files on patients that no stage saw. The
+long stages resume.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from rich.console import Console
 
 from shared.errors import ConfigError
 from shared.imaging.preprocess import InputSpec
-from shared.inference.bundle import Bundle, Card, EngineFiles, Gate, Head, Trunk
+from shared.inference.bundle import Backbone, Bundle, Card, EngineFiles, Gate, Head
 from shared.inference.engine import REFERENCE
 from shared.inference.engines import make_engine
 from training.architectures import DENSENET, STEM, VGG
-from training.backbones.trunks import Choice, Trunks, copy_of, make_trunks, quick
+from training.backbones.starting_weights import Backbones, Choice, copy_of, make_backbones, quick
 from training.bundle.export import write_card, write_network
 from training.bundle.model_card import NOTICE, origins, sources
 from training.bundle.quantize import int8_maps, quantize, write_parity
@@ -37,12 +37,19 @@ from training.evaluation.figures import curves
 from training.evaluation.measure import summarise_folds
 from training.evaluation.parity import parity
 from training.gate.fit import fit_gate, measure_gate, write_gate
-from training.heads.calibrate import cool, cross_tempered, fit_temperature, operating_points, review_margin, tempered
-from training.heads.cross_validation import Log, Plan, cross_validate, settle, splits_of, train
+from training.heads.calibrate import (
+    apply_temperature,
+    cross_tempered,
+    fit_temperature,
+    operating_points,
+    review_margin,
+    tempered,
+)
+from training.heads.cross_validation import Log, Plan, cross_validate, select_hyperparameters, splits_of, train
 from training.heads.learner import Rows
 from training.memory import with_memory
 from training.tasks import BRANCHES, COVID, TASKS, Task, class_numbers
-from training.views import Examples, Kept, Reader, at_cut, beside, compiled, keep, pooled, whole_maps
+from training.views import Examples, Kept, Reader, at_cut, beside, compiled, keep, pooled, whole_feature_maps
 
 console = Console()
 SPEC = InputSpec()
@@ -65,7 +72,7 @@ class Made:
     def add(self, task: Task, head: Any, held: Any, numbers: Rows) -> None:
         """Calibrate a head on held-out probabilities and their class numbers, and write it."""
         temperature = fit_temperature(held, numbers, task.activation)
-        cool(head, temperature)
+        apply_temperature(head, temperature)
         calibrated = tempered(held, temperature, task.activation)
         self.heads[task.name] = Head(
             **vars(task),
@@ -78,37 +85,37 @@ class Made:
         console.print(f"heads: {task.name} trained, temperature {temperature:.2f}")
 
 
-def train_xray(made: Made, image_set: ImageSet, trunks: Trunks, plan: Mapping[str, Any], precision: str) -> None:
+def train_xray(made: Made, image_set: ImageSet, backbones: Backbones, plan: Mapping[str, Any], precision: str) -> None:
     """The X-ray heads, cross-validated; those of the first fold, whose test part is the main split's, are kept.
 
-    The VGG16 of `trunks` gets the weights that it was given with the ensemble of that fold.
+    The VGG16 of `backbones` gets the weights that it was given with the ensemble of that fold.
     """
     unfinished = [VGG] if plan["train_upper_block"] else []
-    kept = keep(readers(made, trunks, precision, unfinished), image_set.images, plan["views"], "X-ray")
+    kept = keep(readers(made, backbones, precision, unfinished), image_set.images, plan["views"], "X-ray")
     parts = folds(image_set.records)
     seen = np.setdiff1d(np.arange(len(image_set.records)), parts[0])
-    as_given = copy_of(VGG, trunks[VGG], "float32")
+    as_given = copy_of(VGG, backbones[VGG], "float32")
 
-    def make() -> Trunks:
+    def make() -> Backbones:
         return {name: copy_of(name, as_given, precision) for name in unfinished}
 
     for task in (task for task in TASKS if task.modality == "xray"):
-        settled = settle(task, make(), labelled(task, kept, image_set), splits_of(parts[1:]))
-        made.log += settled.log
-        for one, how in [(task, settled), *branches(task, settled)]:
+        chosen = select_hyperparameters(task, make(), labelled(task, kept, image_set), splits_of(parts[1:]))
+        made.log += chosen.log
+        for one, how in [(task, chosen), *branches(task, chosen)]:
             examples = labelled(one, kept, image_set)
             found = cross_validate(one, make, how, examples, parts, console.print)
             made.cross_validation[one.name] = summary(one, image_set, examples.numbers, found.probabilities, parts)
             if one is task:
                 made.add(task, found.first.head, found.probabilities[seen], examples.numbers[seen])
-                if VGG in found.first.trunks and VGG in task.trunks:
-                    trunks[VGG].set_weights(found.first.trunks[VGG].get_weights())
+                if VGG in found.first.backbones and VGG in task.backbones:
+                    backbones[VGG].set_weights(found.first.backbones[VGG].get_weights())
 
 
-def branches(task: Task, settled: Plan) -> list[tuple[Task, Plan]]:
-    """An ensemble's branches, to be compared with it, each as it was settled in it."""
+def branches(task: Task, chosen: Plan) -> list[tuple[Task, Plan]]:
+    """An ensemble's branches, to be compared with it, each as it was chosen in it."""
     found = [branch for branch in BRANCHES if (branch.classifier, branch.modality) == (task.classifier, task.modality)]
-    return [(branch, settled.branch(task.trunks.index(branch.trunks[0]))) for branch in found]
+    return [(branch, chosen.branch(task.backbones.index(branch.backbones[0]))) for branch in found]
 
 
 def summary(
@@ -123,32 +130,32 @@ def summary(
         [record.patient for record in image_set.records],
         labels=[record.label for record in image_set.records],
         against=COVID,
-        note=f"the ensemble's {task.trunks[0]} branch alone, with a head of its own." if task in BRANCHES else "",
+        note=f"the ensemble's {task.backbones[0]} branch alone, with a head of its own." if task in BRANCHES else "",
     )
 
 
-def train_ct(made: Made, image_set: ImageSet, trunk: Any, plan: Mapping[str, Any], precision: str) -> None:
-    """The CT head: settled, calibrated and trained on the published training and validation parts together.
+def train_ct(made: Made, image_set: ImageSet, backbone: Any, plan: Mapping[str, Any], precision: str) -> None:
+    """The CT head: chosen, calibrated and trained on the published training and validation parts together.
 
-    By cross-validation, since the hundred images of the validation part alone are too few to settle a shrinkage.
+    By cross-validation, since the hundred images of the validation part alone are too few to choose a shrinkage.
     """
     rows = image_set.rows("train", "val")
     subset = ImageSet([image_set.records[row] for row in rows], image_set.images[rows], {})
-    kept = keep(readers(made, {DENSENET: trunk}, precision), subset.images, plan["views"], "CT")
+    kept = keep(readers(made, {DENSENET: backbone}, precision), subset.images, plan["views"], "CT")
     parts = folds(subset.records)
     for task in (task for task in TASKS if task.modality == "ct"):
         examples = labelled(task, kept, subset)
-        settled = settle(task, {}, examples, splits_of(parts))
-        made.log += settled.log
-        found = cross_validate(task, dict, settled, examples, parts, console.print)
-        _, trained = train(task, dict, settled, examples, np.arange(len(rows)))
+        chosen = select_hyperparameters(task, {}, examples, splits_of(parts))
+        made.log += chosen.log
+        found = cross_validate(task, dict, chosen, examples, parts, console.print)
+        _, trained = train(task, dict, chosen, examples, np.arange(len(rows)))
         made.add(task, trained.head, found.probabilities, examples.numbers)
 
 
-def readers(made: Made, trunks: Trunks, precision: str, unfinished: Collection[str] = ()) -> dict[str, Reader]:
-    """How training reads each trunk: an unfinished one at its cut, others whole, beside their int8 files."""
+def readers(made: Made, backbones: Backbones, precision: str, unfinished: Collection[str] = ()) -> dict[str, Reader]:
+    """How training reads each backbone: an unfinished one at its cut, others whole, beside their int8 files."""
     found: dict[str, Reader] = {}
-    for name, copy in quick(trunks, precision).items():
+    for name, copy in quick(backbones, precision).items():
         found[name] = at_cut(name, copy) if name in unfinished else pooled(compiled(copy))
         if name in made.int8:
             found[name] = beside(found[name], pooled(int8_maps(made.out, made.int8[name])))
@@ -160,28 +167,28 @@ def labelled(task: Task, kept: Mapping[str, Kept], image_set: ImageSet) -> Examp
     numbers = class_numbers([record.label for record in image_set.records], task.classes)
     if (numbers < 0).any():
         raise ConfigError(f"index.csv has labels that {task.name} does not know")
-    return Examples({trunk: kept[trunk] for trunk in task.trunks}, numbers)
+    return Examples({backbone: kept[backbone] for backbone in task.backbones}, numbers)
 
 
-def make_gate(out: Path, sets: Mapping[str, ImageSet], trunk: Any) -> Gate | None:
+def make_gate(out: Path, sets: Mapping[str, ImageSet], backbone: Any) -> Gate | None:
     """The gate, fitted and measured; None when one modality is all that there is."""
     if sets.keys() != {"xray", "ct"}:
         return None
-    run = whole_maps(trunk)
+    run = whole_feature_maps(backbone)
     train_part, val_part = ({m: s.pixels(part) for m, s in sets.items()} for part in ("train", "val"))
     arrays = fit_gate(run, train_part, val_part)
     test = {m: (s.pixels("test"), [s.records[row].patient for row in s.parts["test"]]) for m, s in sets.items()}
     return write_gate(out, DENSENET, arrays, measure_gate(run, arrays, test))
 
 
-def write_int8(made: Made, sets: Mapping[str, ImageSet], trunk: Any) -> None:
+def write_int8(made: Made, sets: Mapping[str, ImageSet], backbone: Any) -> None:
     """The DenseNet201 in int8, its ranges set by training images of all that it sees.
 
     All but its first convolution: what that one loses is lost to every layer, a third of the pooled channels' error on
     X-rays, and it is a thirtieth of the time. Not the VGG16: with its 15 MB models/ would be over 120.
     """
     seen = np.concatenate([image_set.pixels("train") for image_set in sets.values()])
-    made.int8[DENSENET] = quantize(trunk, seen, made.out, DENSENET, keep=[STEM])
+    made.int8[DENSENET] = quantize(backbone, seen, made.out, DENSENET, keep=[STEM])
 
 
 def shared_images(sets: Mapping[str, ImageSet], named: Sequence[str]) -> Any:
@@ -225,7 +232,7 @@ def main(
     data: Annotated[Path, typer.Option(help="Holds cxr/ and/or ct/, each with index.csv.")],
     out: Annotated[Path, typer.Option(help="The bundle's directory; its last part is the bundle's name.")] = OUT,
     recipe: Annotated[Path, typer.Option(help="How long, and what the card says about the images.")] = RECIPE,
-    trunk: Annotated[Choice, typer.Option(help="imagenet downloads weights.")] = "distil",
+    backbone: Annotated[Choice, typer.Option(help="imagenet downloads weights.")] = "distil",
     precision: Annotated[str, typer.Option(help="mixed_bfloat16 halves the time where the CPU has it.")] = "float32",
     work: Annotated[Path, typer.Option(help="Checkpoints; delete it to start afresh.")] = WORK,
     begin: Annotated[
@@ -239,16 +246,16 @@ def main(
         plan["distil_steps"] = plan["distil_steps_begun"]
     out.mkdir(parents=True, exist_ok=True)
     sets = {modality: ImageSet.read(folder, SPEC) for modality, folder in labelled_folders(data).items()}
-    trunks, log = make_trunks(trunk, sets, plan, work, precision, console.print, begin)
-    made, serving = Made(out, log=log), {name: trunks[name] for name in used(sets)}
+    backbones, log = make_backbones(backbone, sets, plan, work, precision, console.print, begin)
+    made, serving = Made(out, log=log), {name: backbones[name] for name in used(sets)}
     write_int8(made, sets, serving[DENSENET])
     if "xray" in sets:
-        train_xray(made, sets["xray"], trunks, plan, precision)
+        train_xray(made, sets["xray"], backbones, plan, precision)
     if "ct" in sets:
-        train_ct(made, sets["ct"], trunks[DENSENET], plan, precision)
+        train_ct(made, sets["ct"], backbones[DENSENET], plan, precision)
     write_log(out, made.log)
     card = write_bundle(
-        made, sets, serving, plan, origins(trunk, plan, sets.keys(), begin.parent.name if begin else "")
+        made, sets, serving, plan, origins(backbone, plan, sets.keys(), begin.parent.name if begin else "")
     )
     card = measured(out, card, sets)
     if memory:
@@ -257,21 +264,21 @@ def main(
 
 
 def used(sets: Mapping[str, ImageSet]) -> list[str]:
-    """The trunks that the tasks of these modalities need."""
-    return sorted({trunk for task in TASKS if task.modality in sets for trunk in task.trunks})
+    """The backbones that the tasks of these modalities need."""
+    return sorted({backbone for task in TASKS if task.modality in sets for backbone in task.backbones})
 
 
 def write_bundle(
-    made: Made, sets: Mapping[str, ImageSet], serving: Trunks, plan: Mapping[str, Any], origin: Mapping[str, str]
+    made: Made, sets: Mapping[str, ImageSet], serving: Backbones, plan: Mapping[str, Any], origin: Mapping[str, str]
 ) -> Card:
-    """Trunks, gate, reference answers and the card, which is complete but for the test's measures."""
+    """Backbones, gate, reference answers and the card, which is complete but for the test's measures."""
     out = made.out
     card = Card(
         name=out.name,
         version=plan["version"],
         created=datetime.now(UTC).replace(microsecond=0),
         preprocessing=SPEC,
-        trunks={name: Trunk(origin=origin[name], **write_network(out, name, serving[name])) for name in serving},
+        backbones={name: Backbone(origin=origin[name], **write_network(out, name, serving[name])) for name in serving},
         heads=made.heads,
         gate=make_gate(out, sets, serving[DENSENET]),
         engines={INT8: made.int8},

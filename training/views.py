@@ -1,7 +1,7 @@
-"""What the trunks make of images and of augmented views of them, computed once and kept: heads train on these.
+"""What the backbones make of images and of augmented views of them, computed once and kept: heads train on these.
 
-Of a trunk whose upper block is still to be trained, the map at the cut is kept; of a finished one, the mean over the
-positions that a head's pooling takes, since heads are trained on that alone. A finished trunk's int8 files are read
+Of a backbone whose upper block is still to be trained, the map at the cut is kept; of a finished one, the mean over the
+positions that a head's pooling takes, since heads are trained on that alone. A finished backbone's int8 files are read
 too, and what they do to the means is exaggerated: a head that has to bear that gives the same label on both.
 """
 
@@ -23,7 +23,7 @@ from training.data.images import SEED, Warp, augment
 VIEWS = Warp(zoom=(0.92, 1.2), degrees=8, shift=0.04, contrast=0.18)
 PLAIN = 2  # the image itself and its mirror image come first
 BATCH = 16
-#: The layer after which a trunk may be trained on labels.
+#: The layer after which a backbone may be trained on labels.
 CUTS = {VGG: "block4_pool"}
 
 #: How many times what int8 does to a mean is put on top of it, and taken from it. Training with noise penalises what
@@ -32,24 +32,26 @@ CUTS = {VGG: "block4_pool"}
 #: images held out surprise them less, on both: 0.336 instead of 0.350, 0.427 instead of 0.438; 6 and 25 do less.
 EXAGGERATION = 16.0
 
-Kept = NDArray[np.float16]  # (views, N, h, w, channels); a finished trunk's has one position
-Examined = dict[str, Kept]  # by trunk
-Maps = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # images (N, S, S) to maps (N, h, w, channels)
+Kept = NDArray[np.float16]  # (views, N, h, w, channels); a finished backbone's has one position
+Examined = dict[str, Kept]  # by backbone
+FeatureExtractor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # images (N, S, S) to maps (N, h, w, channels)
 Reader = Callable[[NDArray[np.uint8]], list[Kept]]  # images to what is kept of each, in one or more readings
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Kept maps by trunk, and the class number of each of the N images."""
+    """Kept maps by backbone, and the class number of each of the N images."""
 
     kept: Mapping[str, Kept]
     numbers: NDArray[np.int64]
 
     def batch(
-        self, trunks: Sequence[str], views: NDArray[np.int64], rows: NDArray[np.int64]
+        self, backbones: Sequence[str], views: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> list[NDArray[np.float32]]:
-        """For each trunk the maps of these rows, each in one of its views; one with fewer views has them more often."""
-        return [self.kept[trunk][views % len(self.kept[trunk]), rows].astype(np.float32) for trunk in trunks]
+        """Return each backbone's maps of these rows, each in one of its views; fewer views come up more often."""
+        return [
+            self.kept[backbone][views % len(self.kept[backbone]), rows].astype(np.float32) for backbone in backbones
+        ]
 
 
 def views(images: NDArray[np.uint8], augmented: int) -> Iterator[NDArray[np.uint8]]:
@@ -62,7 +64,7 @@ def views(images: NDArray[np.uint8], augmented: int) -> Iterator[NDArray[np.uint
 
 
 def keep(readers: Mapping[str, Reader], images: NDArray[np.uint8], augmented: int, what: str) -> Examined:
-    """What each trunk's reader makes of every view of `images` (N, S, S); first readings of all views come first."""
+    """What each backbone's reader makes of every view of `images` (N, S, S); first readings of all views come first."""
     found: dict[str, list[list[Kept]]] = {name: [] for name in readers}
     for seen in track(views(images, augmented), total=PLAIN + augmented, description=f"maps: {what}"):
         for name, read in readers.items():
@@ -71,14 +73,14 @@ def keep(readers: Mapping[str, Reader], images: NDArray[np.uint8], augmented: in
     return {name: np.concatenate([np.stack(r) for r in zip(*each, strict=True)]) for name, each in found.items()}
 
 
-def at_cut(name: str, trunk: Any) -> Reader:
-    """What is kept of an unfinished trunk: its map before the block that is to be trained."""
-    run = compiled(keras.Model(trunk.input, trunk.get_layer(CUTS[name]).output))
+def at_cut(name: str, backbone: Any) -> Reader:
+    """What is kept of an unfinished backbone: its map before the block that is to be trained."""
+    run = compiled(keras.Model(backbone.input, backbone.get_layer(CUTS[name]).output))
     return lambda images: [run(images).astype(np.float16)]
 
 
-def pooled(run: Maps) -> Reader:
-    """What is kept of a finished trunk."""
+def pooled(run: FeatureExtractor) -> Reader:
+    """What is kept of a finished backbone."""
     return lambda images: [pooled_mean(run(images)).astype(np.float16)]
 
 
@@ -93,9 +95,9 @@ def beside(plain: Reader, rounded: Reader) -> Reader:
     return read
 
 
-def whole_maps(trunk: Any) -> Maps:
-    """Images (N, S, S) uint8 to the trunk's maps, a few images at a time."""
-    run = compiled(trunk)
+def whole_feature_maps(backbone: Any) -> FeatureExtractor:
+    """Images (N, S, S) uint8 to the backbone's maps, a few images at a time."""
+    run = compiled(backbone)
 
     def maps(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.concatenate([run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
@@ -103,7 +105,7 @@ def whole_maps(trunk: Any) -> Maps:
     return maps
 
 
-def compiled(network: Any) -> Maps:
+def compiled(network: Any) -> FeatureExtractor:
     """A network as one compiled function of grey images (N, S, S) uint8, for any N and S."""
     signature = [tf.TensorSpec((None, None, None), tf.uint8)]
 

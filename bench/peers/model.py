@@ -53,11 +53,11 @@ class XrayModel:
 
 
 def keras_network(bundle: Bundle, head: Head) -> Any:
-    """A head of one trunk as one Keras model: (N, size, size, channels) float32 to probabilities (N, classes)."""
+    """A head of one backbone as one Keras model: (N, size, size, channels) float32 to probabilities (N, classes)."""
     import keras
 
-    (trunk,) = (rebuild(bundle, bundle.card.trunks[name]) for name in head.trunks)
-    return keras.Model(trunk.input, rebuild(bundle, head)(trunk.output))
+    (backbone,) = (rebuild(bundle, bundle.card.backbones[name]) for name in head.backbones)
+    return keras.Model(backbone.input, rebuild(bundle, head)(backbone.output))
 
 
 def _keras(bundle: Bundle, head: Head, threads: int | None) -> Predict:
@@ -78,4 +78,4 @@ def _keras(bundle: Bundle, head: Head, threads: int | None) -> Predict:
 def _engine(bundle: Bundle, head: Head, threads: int | None) -> Predict:
     """The default engine of this machine."""
     network, engine = HeadNetwork.load(bundle, head), choose_engine(bundle, threads=threads).engine
-    return lambda images: network.predict(engine.maps(images, head.trunks))
+    return lambda images: network.predict(engine.feature_maps(images, head.backbones))

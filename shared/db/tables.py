@@ -76,7 +76,7 @@ class ResultOutcome(StrEnum):
 class ArtifactKind(StrEnum):
     """What an artifact is."""
 
-    HEATMAP = "heatmap"  #: where the network looked (Grad-CAM), as an 8-bit grey PNG of the trunk's grid
+    HEATMAP = "heatmap"  #: where the network looked (Grad-CAM), as an 8-bit grey PNG of the backbone's grid
 
 
 class DeliveryState(StrEnum):

@@ -38,10 +38,11 @@ FileName = Annotated[str, AfterValidator(_plain_name)]
 
 
 class _CardPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Cards say "trunk" where the code says "backbone": the key is part of the format that bundles are published in.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, serialize_by_alias=True)
 
 
-class Trunk(_CardPart):
+class Backbone(_CardPart):
     """A network from pixels to a feature map; shared by heads."""
 
     architecture: FileName
@@ -59,7 +60,7 @@ class OperatingPoint(_CardPart):
 
 
 class Head(_CardPart):
-    """A classifier on top of one or two trunks' maps; its outputs are calibrated probabilities of `classes`."""
+    """A classifier on top of one or two backbones' maps; its outputs are calibrated probabilities of `classes`."""
 
     classifier: Literal["binary", "ensemble"]
     modality: Literal["xray", "ct"]
@@ -67,7 +68,7 @@ class Head(_CardPart):
     activation: Literal["sigmoid", "softmax"]
     # For the record: the weights of the last layer are already divided by it.
     temperature: float
-    trunks: tuple[str, ...]
+    backbones: tuple[str, ...] = Field(alias="trunks")
     architecture: FileName
     weights: FileName
     # Between the two likeliest classes: an answer whose probabilities are closer than this wants a second look.
@@ -82,15 +83,15 @@ class Head(_CardPart):
 
 
 class Gate(_CardPart):
-    """What tells chest X-ray, chest CT slice and anything else apart, from one trunk's map."""
+    """What tells chest X-ray, chest CT slice and anything else apart, from one backbone's map."""
 
-    trunk: str
+    backbone: str = Field(alias="trunk")
     weights: FileName
     metrics: dict[str, Any]
 
 
 class EngineFiles(_CardPart):
-    """A trunk as one engine reads it (OpenVINO: `model` is the .xml, `weights` the .bin)."""
+    """A backbone as one engine reads it (OpenVINO: `model` is the .xml, `weights` the .bin)."""
 
     model: FileName
     weights: FileName
@@ -123,10 +124,10 @@ class Card(_CardPart):
     version: str
     created: datetime
     preprocessing: InputSpec
-    trunks: dict[str, Trunk]
+    backbones: dict[str, Backbone] = Field(alias="trunks")
     heads: dict[str, Head]
     gate: Gate | None = None
-    # Engine name to trunk name to files, for engines that do not start from the trunks' own weights.
+    # Engine name to backbone name to files, for engines that do not start from the backbones' own weights.
     engines: dict[str, dict[str, EngineFiles]] = {}
     # Engine name to what it needs; an engine that is not in it was not measured.
     memory_needed: dict[str, MemoryNeed] = {}
@@ -144,10 +145,10 @@ class Card(_CardPart):
         for name, head in self.heads.items():
             if name != head.name:
                 raise ValueError(f"head {name} is called {head.name}")
-            if missing := set(head.trunks) - self.trunks.keys():
-                raise ValueError(f"head {name} needs trunks that the bundle lacks: {', '.join(sorted(missing))}")
-        if self.gate is not None and self.gate.trunk not in self.trunks:
-            raise ValueError(f"the gate needs a trunk that the bundle lacks: {self.gate.trunk}")
+            if missing := set(head.backbones) - self.backbones.keys():
+                raise ValueError(f"head {name} needs backbones that the bundle lacks: {', '.join(sorted(missing))}")
+        if self.gate is not None and self.gate.backbone not in self.backbones:
+            raise ValueError(f"the gate needs a backbone that the bundle lacks: {self.gate.backbone}")
         return self
 
 

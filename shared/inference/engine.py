@@ -1,6 +1,6 @@
-"""An engine runs a bundle's trunks: prepared pixels to feature maps, behind one call.
+"""An engine runs a bundle's backbones: prepared pixels to feature maps, behind one call.
 
-Heads are apart (shared/inference/heads.py): they are small, and run in float32 whatever the trunk ran in.
+Heads are apart (shared/inference/heads.py): they are small, and run in float32 whatever the backbone ran in.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from shared.errors import ModelError
 from shared.inference.bundle import Bundle
 
 Pixels = NDArray[np.uint8]
-Maps = NDArray[np.float32]
-TrunkRunner = Callable[[Pixels], Maps]
+FeatureMaps = NDArray[np.float32]
+BackboneRunner = Callable[[Pixels], FeatureMaps]
 # The fastest first, of those that a CPU can run; -float16 is TensorFlow's mixed precision, for GPUs.
 EngineName = Literal["openvino-int8", "openvino-bf16", "openvino-float32", "tensorflow-float16", "tensorflow"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -24,7 +24,7 @@ REFERENCE: EngineName = "tensorflow"
 
 
 class Engine(Protocol):
-    """Whatever can run a bundle's trunks."""
+    """Whatever can run a bundle's backbones."""
 
     @property
     def name(self) -> EngineName:
@@ -32,30 +32,30 @@ class Engine(Protocol):
 
     @property
     def lanes(self) -> int:
-        """How many calls of `maps` may be under way at once; with fewer, the device has nothing to do now and then."""
+        """How many calls of `feature_maps` may run at once; with fewer, the device is idle now and then."""
 
     @property
     def max_batch(self) -> int:
         """How many images there is memory for at once, in all lanes together."""
 
-    def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
-        """Feature maps (N, h, w, channels) of each asked trunk for prepared images (N, size, size).
+    def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:
+        """Feature maps (N, h, w, channels) of each asked backbone for prepared images (N, size, size).
 
-        Raises ModelError for a trunk that the bundle lacks, ValueError for images of another shape, EngineOutOfMemory
-        when fewer images may go through, EngineError when the device fails.
+        Raises ModelError for a backbone that the bundle lacks, ValueError for images of another shape,
+        EngineOutOfMemory when fewer images may go through, EngineError when the device fails.
         """
 
     def warm_up(self) -> None:
         """Do now what would make the first images slow."""
 
 
-def check_request(bundle: Bundle, images: Pixels, trunks: Collection[str]) -> None:
-    """ValueError for images, ModelError for trunks that an engine of this bundle cannot take."""
+def check_request(bundle: Bundle, images: Pixels, backbones: Collection[str]) -> None:
+    """ValueError for images, ModelError for backbones that an engine of this bundle cannot take."""
     size = bundle.input.size
     if images.shape[1:] != (size, size) or images.dtype != np.uint8:
         raise ValueError(f"an engine takes (N, {size}, {size}) uint8, got {images.shape} {images.dtype}")
-    if unknown := set(trunks) - bundle.card.trunks.keys():
-        raise ModelError(f"model bundle {bundle.name} has no trunk {', '.join(sorted(unknown))}")
+    if unknown := set(backbones) - bundle.card.backbones.keys():
+        raise ModelError(f"model bundle {bundle.name} has no backbone {', '.join(sorted(unknown))}")
 
 
 def buckets(max_batch: int) -> tuple[int, ...]:
@@ -67,10 +67,12 @@ def buckets(max_batch: int) -> tuple[int, ...]:
     return (*(size for size in powers if size < max_batch), max_batch)
 
 
-def run_in_buckets(images: Pixels, runners: Mapping[str, TrunkRunner], sizes: tuple[int, ...]) -> dict[str, Maps]:
-    """Every trunk's maps of all images, in batches of these sizes only: the last one is filled with blank images."""
+def run_in_buckets(
+    images: Pixels, runners: Mapping[str, BackboneRunner], sizes: tuple[int, ...]
+) -> dict[str, FeatureMaps]:
+    """Every backbone's maps of all images, in batches of these sizes only: the last one is filled with blank images."""
     largest = sizes[-1]
-    parts: dict[str, list[Maps]] = {name: [] for name in runners}
+    parts: dict[str, list[FeatureMaps]] = {name: [] for name in runners}
     # No image still makes one (blank) batch: its maps, cut to none, have the right shape.
     for start in range(0, max(len(images), 1), largest):
         chunk = images[start : start + largest]
@@ -79,5 +81,5 @@ def run_in_buckets(images: Pixels, runners: Mapping[str, TrunkRunner], sizes: tu
         filled = np.concatenate([chunk, blank]) if len(blank) else chunk
         for name, run in runners.items():
             parts[name].append(run(filled)[: len(chunk)])
-    # Maps are twice as large as the images: mostly there is but one part, which need not be copied.
+    # Feature maps are twice as large as the images: mostly there is but one part, which need not be copied.
     return {name: found[0] if len(found) == 1 else np.concatenate(found) for name, found in parts.items()}

@@ -47,7 +47,7 @@ class Timed(Protocol):
     @property
     def name(self) -> str: ...
 
-    def maps(self, images: NDArray[np.uint8], trunks: Collection[str]) -> object: ...
+    def feature_maps(self, images: NDArray[np.uint8], backbones: Collection[str]) -> object: ...
 
 
 #: Seconds of a batch by engine; a parameter so that tests can say what was measured.
@@ -82,14 +82,14 @@ def compare(seconds: Mapping[str, float], images: int, first: str, exact: str) -
     return Comparison(chosen, {name: round(images / seconds[name], 2) for name in (first, exact)})
 
 
-def batch_seconds(engines: Sequence[Timed], images: NDArray[np.uint8], trunks: Collection[str]) -> dict[str, float]:
+def batch_seconds(engines: Sequence[Timed], images: NDArray[np.uint8], backbones: Collection[str]) -> dict[str, float]:
     """The least time of a few rounds, in turn: what else the machine does meanwhile falls on all alike."""
     best = dict.fromkeys((engine.name for engine in engines), math.inf)
     began = time.perf_counter()
     for _ in range(ROUNDS):
         for engine in engines:
             started = time.perf_counter()
-            engine.maps(images, trunks)
+            engine.feature_maps(images, backbones)
             best[engine.name] = min(best[engine.name], time.perf_counter() - started)
         if time.perf_counter() - began > BUDGET_SECONDS:
             break

@@ -88,7 +88,7 @@ def _int8_or_more_exact(
     if second is None:
         return opener.chosen(first)
     images = np.resize(opener.reference.images, (opener.max_batch, *opener.reference.images.shape[1:]))
-    seconds = timer((first, second), images, opener.bundle.card.trunks.keys())
+    seconds = timer((first, second), images, opener.bundle.card.backbones.keys())
     found = compare(seconds, len(images), int8, second.name)
     if known is not None:
         known.keep(key, found, this_cpu())

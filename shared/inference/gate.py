@@ -5,7 +5,7 @@ the Fisher kernel": so that no strong channel drowns the others). From its princ
 training images of each modality (Mahalanobis distance on features: Lee et al. 2018, arXiv 1807.03888) and what the
 components leave over (Wang et al. 2022, arXiv 2203.10807); a logistic regression that has seen pictures of other
 things (outlier exposure: Hendrycks et al. 2019, arXiv 1812.04606) weighs components and distances. Everything is
-fitted to the trunk in training/gate/fit.py; nothing is fixed here. NumPy alone, a tenth of a millisecond an image.
+fitted to the backbone in training/gate/fit.py; nothing is fixed here. NumPy alone, a tenth of a millisecond an image.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ def regions(maps: NDArray[np.floating[Any]], pools: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Gate:
-    """Judges maps of `trunk`. `weights` (k + 4, 3) and `bias` (3) give logits of X-ray, CT slice and other."""
+    """Judges maps of `backbone`. `weights` (k + 4, 3) and `bias` (3) give logits of X-ray, CT slice and other."""
 
-    trunk: str
+    backbone: str
     space: Space
     weights: Floats
     bias: Floats
@@ -99,22 +99,22 @@ class Gate:
         if part is None:
             raise ModelError(f"model bundle {bundle.name} has no gate")
         try:
-            gate = cls.of(part.trunk, bundle.load_weights(part.weights))
+            gate = cls.of(part.backbone, bundle.load_weights(part.weights))
             gate.scored(gate.space.mean[np.newaxis])
         except (KeyError, ValueError, IndexError) as error:
             raise ModelError(f"{part.weights}: not the arrays of a gate") from error
         return gate
 
     @classmethod
-    def of(cls, trunk: str, arrays: Mapping[str, NDArray[np.floating[Any]]]) -> Self:
+    def of(cls, backbone: str, arrays: Mapping[str, NDArray[np.floating[Any]]]) -> Self:
         """A gate from the arrays that training fitted; KeyError when one is missing."""
         found = {name: np.asarray(values, np.float32) for name, values in arrays.items()}
         space = Space(**{name: found[name] for name in Space.__dataclass_fields__})
-        return cls(trunk, space, found["weights"], found["bias"], float(found["threshold"][0]))
+        return cls(backbone, space, found["weights"], found["bias"], float(found["threshold"][0]))
 
     @property
     def channels(self) -> int:
-        """How many channels the trunk's map has."""
+        """How many channels the backbone's map has."""
         return len(self.space.mean) // len(self.space.pools)
 
     def judge(self, maps: NDArray[np.floating[Any]]) -> list[Verdict]:
@@ -123,7 +123,7 @@ class Gate:
             self.space.pools.shape[1],
             self.channels,
         ):
-            raise ValueError(f"the gate takes maps of {self.trunk}, got {maps.shape}")
+            raise ValueError(f"the gate takes maps of {self.backbone}, got {maps.shape}")
         scores, modalities = self.scored(regions(maps, self.space.pools))
         return [
             Verdict(MODALITIES[modality], float(score)) if score >= 0 else Verdict("other", float(score), REASON)

@@ -1,6 +1,6 @@
-"""A bundle's head on numpy: trunk maps to probabilities, and to the places that spoke for a class.
+"""A bundle's head on numpy: backbone maps to probabilities, and to the places that spoke for a class.
 
-A head is a few small matrices. Here they need no TensorFlow, and stay in float32 whatever the trunk ran in: with
+A head is a few small matrices. Here they need no TensorFlow, and stay in float32 whatever the backbone ran in: with
 bfloat16 in the last layers the probabilities come out in visible steps.
 """
 
@@ -27,13 +27,13 @@ KINDS = frozenset({"InputLayer", "AveragePooling2D", "Flatten", "Dense", "Dropou
 
 
 class HeadNetwork:
-    """One head, ready to answer for maps of its trunks."""
+    """One head, ready to answer for maps of its backbones."""
 
-    def __init__(self, network: Network, weights: Weights, trunks: Sequence[str]) -> None:
-        """`trunks` name the network's inputs in order. Raises ModelError for what a head cannot be made of."""
-        if len(network.inputs) != len(trunks):
-            raise ModelError(f"a head with {len(network.inputs)} inputs for {len(trunks)} trunks")
-        self.trunks = tuple(trunks)
+    def __init__(self, network: Network, weights: Weights, backbones: Sequence[str]) -> None:
+        """`backbones` name the network's inputs in order. Raises ModelError for what a head cannot be made of."""
+        if len(network.inputs) != len(backbones):
+            raise ModelError(f"a head with {len(network.inputs)} inputs for {len(backbones)} backbones")
+        self.backbones = tuple(backbones)
         self._network = network
         self._shapes = {layer.name: _shape(layer) for layer in network.layers if layer.kind == "InputLayer"}
         self._probabilities = _last_activation(network)
@@ -45,25 +45,27 @@ class HeadNetwork:
         """The head as the bundle's files describe it; ModelError when they do not fit together."""
         try:
             network = read_network(bundle.load_architecture(head.architecture), KINDS)
-            return cls(network, bundle.load_weights(head.weights), head.trunks)
+            return cls(network, bundle.load_weights(head.weights), head.backbones)
         except ModelError as error:
             raise ModelError(f"{head.name}: {error.detail}") from error
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape (h, w, channels) of the maps that it takes of each trunk."""
-        return {trunk: self._shapes[name] for trunk, name in zip(self.trunks, self._network.inputs, strict=True)}
+        """The shape (h, w, channels) of the maps that it takes of each backbone."""
+        return {
+            backbone: self._shapes[name] for backbone, name in zip(self.backbones, self._network.inputs, strict=True)
+        }
 
     def predict(self, maps: Mapping[str, Array]) -> Array:
-        """Probabilities (N, classes), float32, for each trunk's maps (N, h, w, channels)."""
+        """Probabilities (N, classes), float32, for each backbone's maps (N, h, w, channels)."""
         values, _ = self._run(maps)
         return self._probabilities(values[self._network.output])
 
     def explain(self, maps: Mapping[str, Array], classes: NDArray[np.integer]) -> Array:
         """Where each image's class comes from: (N, h, w), 0 to 1; all zero where nothing spoke for the class.
 
-        Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) on the trunk's map: its channels weighted with the mean
-        gradient of the class's logit, summed, cut below zero and scaled to a maximum of 1. With two trunks, the mean
+        Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) on the backbone's map: its channels weighted with the mean
+        gradient of the class's logit, summed, cut below zero and scaled to a maximum of 1. With two backbones, the mean
         of both pictures. The gradient runs through the head only. `classes` holds one class number per image.
         """
         values, pullbacks = self._run(maps)
@@ -76,10 +78,10 @@ class HeadNetwork:
         """Every layer's output (of the last one the logits), and the way back through it."""
         values: dict[str, Array] = {}
         pullbacks: dict[str, Pullback] = {}
-        for trunk, name in zip(self.trunks, self._network.inputs, strict=True):
-            if trunk not in maps or maps[trunk].shape[1:] != self._shapes[name]:
-                raise ValueError(f"the head takes maps of {trunk} of shape (N, *{self._shapes[name]})")
-            values[name] = np.asarray(maps[trunk], dtype=np.float32)
+        for backbone, name in zip(self.backbones, self._network.inputs, strict=True):
+            if backbone not in maps or maps[backbone].shape[1:] != self._shapes[name]:
+                raise ValueError(f"the head takes maps of {backbone} of shape (N, *{self._shapes[name]})")
+            values[name] = np.asarray(maps[backbone], dtype=np.float32)
         for layer in self._network.layers:
             if layer.inputs:
                 step = self._steps[layer.name]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import ModelError
-from shared.inference.bundle import Bundle, Head, Trunk
+from shared.inference.bundle import Backbone, Bundle, Head
 
 # What Thoraq's networks are made of. A card's SHA-256 says which bundle this is; this says that it holds layers only:
 # Keras would also build a Lambda, which is code.
@@ -39,7 +39,7 @@ def tensorflow(threads: int | None = None) -> Any:
     return tf
 
 
-def rebuild(bundle: Bundle, part: Trunk | Head, policy: str = "float32") -> Any:
+def rebuild(bundle: Bundle, part: Backbone | Head, policy: str = "float32") -> Any:
     """The Keras network that two files of the bundle describe; ModelError when they do not fit together.
 
     `policy` is the Keras dtype policy to compute in; the variables are float32 in all of them.

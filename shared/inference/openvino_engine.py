@@ -1,6 +1,6 @@
-"""A bundle's trunks on OpenVINO: int8 from the bundle's engine files, bfloat16 and float32 from the trunks' weights.
+"""A bundle's backbones on OpenVINO: int8 from its engine files, bfloat16 and float32 from the backbones' weights.
 
-A bundle may have int8 files for some of its trunks only; the int8 engine runs the others in bfloat16.
+A bundle may have int8 files for some of its backbones only; the int8 engine runs the others in bfloat16.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import openvino as ov
 from shared.cpu import Cpu, this_cpu
 from shared.errors import EngineError, EngineOutOfMemory, ModelError
 from shared.inference.bundle import Bundle
-from shared.inference.engine import EngineName, Maps, Pixels, TrunkRunner, check_request, run_in_buckets
-from shared.inference.openvino_graph import build_trunk
+from shared.inference.engine import BackboneRunner, EngineName, FeatureMaps, Pixels, check_request, run_in_buckets
+from shared.inference.openvino_graph import build_backbone
 
 INT8: EngineName = "openvino-int8"
 #: A stream is worth its while for so many images of a batch.
@@ -29,7 +29,7 @@ OUT_OF_MEMORY = re.compile("bad_alloc|out of memory|alloc", re.IGNORECASE)
 
 
 class OpenVinoEngine:
-    """A bundle's trunks on the CPU, through OpenVINO."""
+    """A bundle's backbones on the CPU, through OpenVINO."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class OpenVinoEngine:
         threads: int | None = None,
         cpu: Cpu | None = None,
     ) -> None:
-        """Load every trunk; ModelError when the bundle or the CPU (None: this machine's) lacks what this engine needs.
+        """Load every backbone; ModelError if the bundle or the CPU (None: this machine's) lacks what this engine needs.
 
         `threads`: None leaves it to OpenVINO, which takes one per core.
         """
@@ -52,17 +52,17 @@ class OpenVinoEngine:
         self._parts = parts_of(max_batch, threads or len(os.sched_getaffinity(0)))
         # Every size: it takes batches of any as they come, at the same rate, so there is nothing to fill them up for.
         self._batches = tuple(range(1, max_batch + 1))
-        self._trunks = {trunk: self._trunk(trunk) for trunk in bundle.card.trunks}
+        self._backbones = {backbone: self._backbone(backbone) for backbone in bundle.card.backbones}
 
     @property
     def lanes(self) -> int:
         """One for each part of a full batch."""
         return self._parts.streams
 
-    def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
-        check_request(self._bundle, images, trunks)
+    def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:
+        check_request(self._bundle, images, backbones)
         try:
-            return run_in_buckets(images, {name: self._trunks[name] for name in trunks}, self._batches)
+            return run_in_buckets(images, {name: self._backbones[name] for name in backbones}, self._batches)
         except MemoryError as error:
             raise EngineOutOfMemory from error
         except RuntimeError as error:  # the only other kind that OpenVINO raises, with whatever text its plugin has
@@ -71,16 +71,16 @@ class OpenVinoEngine:
             raise EngineError("the inference device failed") from error
 
     def warm_up(self) -> None:
-        """Run every trunk once alone and once on a full batch."""
+        """Run every backbone once alone and once on a full batch."""
         size = self._bundle.input.size
         for count in (1, self._batches[-1]):
-            self.maps(np.zeros((count, size, size), np.uint8), self._trunks.keys())
+            self.feature_maps(np.zeros((count, size, size), np.uint8), self._backbones.keys())
 
-    def _trunk(self, name: str) -> TrunkRunner:
+    def _backbone(self, name: str) -> BackboneRunner:
         try:
             return Compiled(self._core, self._graph(name), self._options, self._parts)
         except RuntimeError as error:
-            raise ModelError(f"OpenVINO cannot load the trunk {name}") from error
+            raise ModelError(f"OpenVINO cannot load the backbone {name}") from error
 
     def _graph(self, name: str) -> Any:
         files = self._bundle.card.engines.get(INT8, {}) if self.name == INT8 else {}
@@ -88,9 +88,9 @@ class OpenVinoEngine:
             raise ModelError(f"model bundle {self._bundle.name} has no int8 files")
         if name in files:
             return self._core.read_model(self._bundle.read(files[name].model), self._bundle.read(files[name].weights))
-        trunk = self._bundle.card.trunks[name]
-        description = self._bundle.load_architecture(trunk.architecture)
-        return build_trunk(description, self._bundle.load_weights(trunk.weights), self._bundle.input)
+        backbone = self._bundle.card.backbones[name]
+        description = self._bundle.load_architecture(backbone.architecture)
+        return build_backbone(description, self._bundle.load_weights(backbone.weights), self._bundle.input)
 
 
 def precision(name: EngineName, cpu: Cpu) -> str:
@@ -115,7 +115,7 @@ def parts_of(batch: int, cores: int) -> Parts:
 
 
 class Compiled:
-    """A trunk, compiled for both ends: a few images go through all cores together, a full batch in parts side by side.
+    """A compiled backbone: a few images go through all cores together, a full batch in parts side by side.
 
     In parts, no core waits for the others at every layer: a tenth faster on two cores. Compiled for their very size
     they would be another tenth faster, but in int8 round otherwise: an image's answer would depend, by up to 0.16, on
@@ -134,7 +134,7 @@ class Compiled:
                 self._requests.put(compiled.create_infer_request())
             self._threads = ThreadPoolExecutor(parts.streams, "part")
 
-    def __call__(self, images: Pixels) -> Maps:
+    def __call__(self, images: Pixels) -> FeatureMaps:
         """Feature maps (N, h, w, channels) of images (N, size, size); RuntimeError."""
         streams, size = self._parts
         if streams > 1 and len(images) == streams * size:
@@ -146,7 +146,7 @@ class Compiled:
         with self._all_cores:
             return np.array(self._together(images)[0])
 
-    def _side_by_side(self, images: Pixels) -> Maps:
+    def _side_by_side(self, images: Pixels) -> FeatureMaps:
         request = self._requests.get()
         try:
             return np.array(request.infer(images)[0])

@@ -1,4 +1,4 @@
-"""A trunk as an OpenVINO graph, built from what Keras wrote about it: no TensorFlow, and no conversion tool.
+"""A backbone as an OpenVINO graph, built from what Keras wrote about it: no TensorFlow, and no conversion tool.
 
 OpenVINO's own converter would load TensorFlow, and report its use to its makers.
 """
@@ -20,11 +20,11 @@ from shared.inference.layers import Layer, Weights, read_network, variable
 Node = Any  # OpenVINO's nodes come without usable types
 
 
-def build_trunk(description: Mapping[str, Any], weights: Weights, spec: InputSpec) -> ov.Model:
+def build_backbone(description: Mapping[str, Any], weights: Weights, spec: InputSpec) -> ov.Model:
     """The network that takes prepared pixels (N, size, size) uint8 and gives maps (N, h, w, channels) float32.
 
     `description` is that of `keras.saving.serialize_keras_object`, `weights` go by their Keras paths. Raises
-    ModelError for a layer, or a layer's option, that no trunk has.
+    ModelError for a layer, or a layer's option, that no backbone has.
     """
     network = read_network(description, frozenset({"InputLayer", *LAYERS}))
     pixels = ops.parameter([-1, spec.size, spec.size], np.uint8, name="pixels")

@@ -21,11 +21,11 @@ MAX_MEAN_DIFFERENCE = 0.03  # of probabilities, per head
 MAX_REJECTED = 0.1  # of the reference images, by the gate
 
 
-class Trunks(Protocol):
+class Backbones(Protocol):
     """The part of an engine that the check needs."""
 
-    def maps(self, images: NDArray[np.uint8], trunks: Collection[str]) -> dict[str, Array]:
-        """Feature maps by trunk."""
+    def feature_maps(self, images: NDArray[np.uint8], backbones: Collection[str]) -> dict[str, Array]:
+        """Feature maps by backbone."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class Reference:
         return save({IMAGES: self.images, **self.probabilities})
 
 
-def disagreement(engine: Trunks, bundle: Bundle, reference: Reference) -> str | None:
+def disagreement(engine: Backbones, bundle: Bundle, reference: Reference) -> str | None:
     """In what the engine's answers are not the reference's; None when they agree.
 
     They agree when every image whose reference margin is clear gets the same label, and no head's probabilities are
     off by more than MAX_MEAN_DIFFERENCE in the mean, and the gate takes them for what they are: chest images.
     """
-    maps = engine.maps(reference.images, bundle.card.trunks.keys())
-    if endless := [trunk for trunk, part in sorted(maps.items()) if not np.isfinite(part).all()]:
+    maps = engine.feature_maps(reference.images, bundle.card.backbones.keys())
+    if endless := [backbone for backbone, part in sorted(maps.items()) if not np.isfinite(part).all()]:
         return f"{', '.join(endless)}: maps that are not finite numbers"
     for name, head in bundle.heads.items():
         found, wanted = HeadNetwork.load(bundle, head).predict(maps), reference.probabilities[name]
@@ -78,7 +78,7 @@ def _turned_away(maps: Mapping[str, Array], bundle: Bundle) -> str | None:
     """What the gate does to the reference images, all of which are chest images."""
     if bundle.card.gate is None:
         return None
-    kinds = [verdict.kind for verdict in Gate.load(bundle).judge(maps[bundle.card.gate.trunk])]
+    kinds = [verdict.kind for verdict in Gate.load(bundle).judge(maps[bundle.card.gate.backbone])]
     others = kinds.count("other")
     return f"the gate rejects {others} of {len(kinds)} chest images" if others > MAX_REJECTED * len(kinds) else None
 

@@ -53,7 +53,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Where the network looked for the class it predicted for one image; `png` is the trunk's grid in 8-bit grey."""
+    """Where the network looked for the class it predicted for one image; `png` is the backbone's grid in 8-bit grey."""
 
     id: str
     image_id: str

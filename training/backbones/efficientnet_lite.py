@@ -1,4 +1,4 @@
-"""EfficientNet-Lite2, which teaches the trunks what to see in a picture: it is never served, and sees no label.
+"""EfficientNet-Lite2, which teaches the backbones what to see in a picture: it is never served, and sees no label.
 
 EfficientNet-Lite (Tan and Le 2019, arXiv 1905.11946, without squeeze-and-excitation and with ReLU6; TensorFlow's
 repository tpu, models/official/efficientnet/lite) was trained on ImageNet; the package

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from shared.errors import ConfigError
-from shared.inference.bundle import CARD, Card, Head, Trunk
+from shared.inference.bundle import CARD, Backbone, Card, Head
 from training.bundle.model_card import readme
 
 
@@ -47,7 +47,7 @@ def write_card(out: Path, card: Card) -> Card:
 
 def files(out: Path, card: Card) -> set[str]:
     """What belongs to a bundle: the files that its card names, and the pictures and the log beside them."""
-    parts: list[Trunk | Head] = [*card.trunks.values(), *card.heads.values()]
+    parts: list[Backbone | Head] = [*card.backbones.values(), *card.heads.values()]
     engines = [entry for engine in card.engines.values() for entry in engine.values()]
     named = {file for part in parts for file in (part.architecture, part.weights)}
     named |= {file for entry in engines for file in (entry.model, entry.weights)}

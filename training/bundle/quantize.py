@@ -1,7 +1,7 @@
-"""Trained trunks to int8 for OpenVINO, and the parity file that every engine is held to when it loads.
+"""Trained backbones to int8 for OpenVINO, and the parity file that every engine is held to when it loads.
 
 Post-training quantisation with NNCF: ranges from calibration images, weights in int8 per output channel, activations in
-int8 per tensor, channels evened out first (training/bundle/equalise.py). Heads stay in float32.
+int8 per tensor, channels evened out first (training/bundle/cross_layer_equalization.py). Heads stay in float32.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from shared.inference.engine import REFERENCE
 from shared.inference.engines import make_engine
 from shared.inference.heads import HeadNetwork
 from shared.inference.openvino_engine import precision
-from shared.inference.openvino_graph import build_trunk
+from shared.inference.openvino_graph import build_backbone
 from shared.inference.parity import Reference
-from training.bundle.equalise import equalise
+from training.bundle.cross_layer_equalization import cross_layer_equalization
 from training.bundle.export import stored
 
 CALIBRATION = 300  # images; more change nothing
@@ -34,13 +34,13 @@ PARITY_FILE = "parity.safetensors"
 
 
 def quantize(
-    trunk: keras.Model, images: NDArray[np.uint8], out: Path, name: str, keep: Collection[str] = ()
+    backbone: keras.Model, images: NDArray[np.uint8], out: Path, name: str, keep: Collection[str] = ()
 ) -> EngineFiles:
-    """Write NAME-int8.xml and NAME-int8.bin: the trunk in int8, for prepared pixels (N, size, size).
+    """Write NAME-int8.xml and NAME-int8.bin: the backbone in int8, for prepared pixels (N, size, size).
 
-    `images` are training images of everything that the trunk will see: at most CALIBRATION of them, evenly spread, set
-    the ranges. The convolutions named in `keep` stay in floating point, at a cost in speed. The same trunk and images
-    give the same files. Raises ConfigError without images, ModelError for a trunk that cannot be built.
+    `images` are training images of everything that the backbone will see: at most CALIBRATION of them, evenly spread,
+    set the ranges. The convolutions named in `keep` stay in floating point, at a cost in speed. The same backbone and
+    images give the same files. Raises ConfigError without images, ModelError for a backbone that cannot be built.
     """
     if not len(images):
         raise ConfigError("int8 needs calibration images")
@@ -50,7 +50,7 @@ def quantize(
     nncf.set_log_level(logging.ERROR)
     chosen = images[np.linspace(0, len(images) - 1, min(CALIBRATION, len(images))).astype(int)]
     quantized = nncf.quantize(
-        even_trunk(trunk, images.shape[1]),
+        even_backbone(backbone, images.shape[1]),
         nncf.Dataset([image[np.newaxis] for image in chosen]),
         subset_size=len(chosen),
         preset=nncf.QuantizationPreset.MIXED,
@@ -78,11 +78,13 @@ def int8_maps(out: Path, files: EngineFiles) -> Callable[[NDArray[np.uint8]], ND
     return lambda images: np.array(network(images)[0], np.float32)
 
 
-def even_trunk(trunk: keras.Model, size: int) -> ov.Model:
-    """The trunk with the weights that its bundle will carry, its channels evened out."""
-    description: dict[str, Any] = keras.saving.serialize_keras_object(trunk)
-    weights = {variable.path: stored(variable.path, variable.numpy()) for variable in trunk.weights}
-    return build_trunk(description, equalise(description, weights), InputSpec(size, channels=trunk.input_shape[-1]))
+def even_backbone(backbone: keras.Model, size: int) -> ov.Model:
+    """The backbone with the weights that its bundle will carry, its channels evened out."""
+    description: dict[str, Any] = keras.saving.serialize_keras_object(backbone)
+    weights = {variable.path: stored(variable.path, variable.numpy()) for variable in backbone.weights}
+    return build_backbone(
+        description, cross_layer_equalization(description, weights), InputSpec(size, channels=backbone.input_shape[-1])
+    )
 
 
 def write_parity(bundle: Bundle, images: NDArray[np.uint8]) -> str:
@@ -91,7 +93,7 @@ def write_parity(bundle: Bundle, images: NDArray[np.uint8]) -> str:
     A few dozen, of every class and modality that the bundle knows: they are stored, so they must be ones that may be
     passed on. Their answers are those of TensorFlow in float32.
     """
-    maps = make_engine(REFERENCE, bundle).maps(images, bundle.card.trunks.keys())
+    maps = make_engine(REFERENCE, bundle).feature_maps(images, bundle.card.backbones.keys())
     answers = {name: HeadNetwork.load(bundle, head).predict(maps) for name, head in bundle.heads.items()}
     (bundle.path / PARITY_FILE).write_bytes(Reference(images, answers).dump())
     return PARITY_FILE

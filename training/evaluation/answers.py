@@ -1,6 +1,6 @@
 """What a bundle says of labelled images, the way it says it when it serves.
 
-Images are prepared by shared/imaging, go through an engine's trunks, then through the bundle's heads and its gate.
+Images are prepared by shared/imaging, go through an engine's backbones, then through the bundle's heads and its gate.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Answers:
 
 
 def ask(bundle: Bundle, sets: Mapping[str, list[Record]], engine: Engine) -> dict[str, Answers]:
-    """What the bundle says of every record, by modality; each trunk sees each image once.
+    """What the bundle says of every record, by modality; each backbone sees each image once.
 
     Raises ConfigError when there is nothing to ask, or nothing that could answer.
     """
@@ -51,26 +51,26 @@ def ask(bundle: Bundle, sets: Mapping[str, list[Record]], engine: Engine) -> dic
 def _ask(bundle: Bundle, modality: str, records: list[Record], engine: Engine) -> Answers:
     heads = {name: HeadNetwork.load(bundle, head) for name, head in bundle.heads.items() if head.modality == modality}
     gate = Gate.load(bundle) if bundle.card.gate else None
-    trunks = {trunk for head in heads.values() for trunk in head.trunks}
+    backbones = {backbone for head in heads.values() for backbone in head.backbones}
     if bundle.card.gate:
-        trunks.add(bundle.card.gate.trunk)
+        backbones.add(bundle.card.gate.backbone)
     answers: dict[str, list[NDArray[np.float32]]] = {name: [] for name in heads}
     kinds: list[str] = []
-    for maps in _maps(bundle, modality, records, engine, sorted(trunks)):
+    for maps in _feature_maps(bundle, modality, records, engine, sorted(backbones)):
         for name, head in heads.items():
             answers[name].append(head.predict(maps))
         if gate and bundle.card.gate:
-            kinds += [verdict.kind for verdict in gate.judge(maps[bundle.card.gate.trunk])]
+            kinds += [verdict.kind for verdict in gate.judge(maps[bundle.card.gate.backbone])]
     found = {name: np.concatenate(parts) for name, parts in answers.items()}
     columns = ("label", "patient", "source")
     labels, patients, sources = (np.array([getattr(record, name) for record in records]) for name in columns)
     return Answers(labels, patients, found, np.array(kinds) if gate else None, sources)
 
 
-def _maps(
-    bundle: Bundle, modality: str, records: list[Record], engine: Engine, trunks: Sequence[str]
+def _feature_maps(
+    bundle: Bundle, modality: str, records: list[Record], engine: Engine, backbones: Sequence[str]
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
     starts, console = range(0, len(records), CHUNK), Console(stderr=True)
     quiet = not console.is_terminal
     for start in track(starts, f"{modality}, {engine.name}", console=console, transient=True, disable=quiet):
-        yield engine.maps(load_images(records[start : start + CHUNK], bundle.input), trunks)
+        yield engine.feature_maps(load_images(records[start : start + CHUNK], bundle.input), backbones)

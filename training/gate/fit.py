@@ -1,4 +1,4 @@
-"""Fit the input gate to a trunk, and measure it on pictures and chest images that fitting did not see."""
+"""Fit the input gate to a backbone, and measure it on pictures and chest images that fitting did not see."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.data.images import SEED, Warp, augment
 from training.gate.outliers import SPOILED, Outlier, fitting, jigsaw, measuring
 
 Images = NDArray[np.uint8]  # prepared, (N, S, S)
-Maps = Callable[[Images], NDArray[np.floating[Any]]]  # to (N, h, w, channels)
+FeatureExtractor = Callable[[Images], NDArray[np.floating[Any]]]  # to (N, h, w, channels)
 Arrays = dict[str, NDArray[np.floating[Any]]]
 
 COMPONENTS = 128
@@ -36,8 +36,10 @@ RESAMPLES = 1000
 CHUNK = 64  # images whose maps are held at once
 
 
-def fit_gate(maps: Maps, train: Mapping[str, Images], val: Mapping[str, Images], seed: int = SEED) -> Arrays:
-    """The arrays of a gate for the trunk behind `maps`; `train` and `val` hold chest images by modality.
+def fit_gate(
+    maps: FeatureExtractor, train: Mapping[str, Images], val: Mapping[str, Images], seed: int = SEED
+) -> Arrays:
+    """The arrays of a gate for the backbone behind `maps`; `train` and `val` hold chest images by modality.
 
     Components, distances and weights come from `train`, from pictures of other things and from spoiled X-rays;
     the threshold comes from `val`. Raises ConfigError when a modality or an installed package is missing.
@@ -59,7 +61,7 @@ def fit_gate(maps: Maps, train: Mapping[str, Images], val: Mapping[str, Images],
 
 
 def measure_gate(
-    maps: Maps, arrays: Arrays, test: Mapping[str, tuple[Images, Sequence[str]]], seed: int = SEED
+    maps: FeatureExtractor, arrays: Arrays, test: Mapping[str, tuple[Images, Sequence[str]]], seed: int = SEED
 ) -> dict[str, Any]:
     """How a gate does on pictures of other sources and on chest images (with their patients) that it never saw.
 
@@ -88,12 +90,12 @@ def measure_gate(
     return found
 
 
-def write_gate(out: Path, trunk: str, arrays: Arrays, metrics: Mapping[str, Any]) -> bundle.Gate:
+def write_gate(out: Path, backbone: str, arrays: Arrays, metrics: Mapping[str, Any]) -> bundle.Gate:
     """Write gate.safetensors into a bundle's directory; returns the card's part."""
     # The components are nine tenths of the file, and were fitted in half precision.
     halves = {name: a.astype(np.float16 if name == "components" else np.float32) for name, a in arrays.items()}
     (out / "gate.safetensors").write_bytes(save({name: np.ascontiguousarray(a) for name, a in halves.items()}))
-    return bundle.Gate(trunk=trunk, weights="gate.safetensors", metrics=dict(metrics))
+    return bundle.Gate(backbone=backbone, weights="gate.safetensors", metrics=dict(metrics))
 
 
 def grid(height: int, width: int) -> NDArray[np.float32]:
@@ -137,13 +139,13 @@ def fit_weights(space: Space, chest: Sequence[NDArray[np.float32]], others: NDAr
     return {"weights": weights.astype(np.float32), "bias": (model.intercept_ - mean @ weights).astype(np.float32)}
 
 
-def look(maps: Maps, pools: NDArray[np.float32], images: Images) -> NDArray[np.float32]:
+def look(maps: FeatureExtractor, pools: NDArray[np.float32], images: Images) -> NDArray[np.float32]:
     """What the gate's regions hold, a chunk of images at a time: whole maps of all images would take gigabytes."""
     chunks = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
     return np.concatenate([regions(maps(chunk), pools) for chunk in chunks])
 
 
-def scored(gate: Gate, maps: Maps, images: Images) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def scored(gate: Gate, maps: FeatureExtractor, images: Images) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Scores and modality numbers of images."""
     return gate.scored(look(maps, gate.space.pools, images))
 
@@ -164,7 +166,7 @@ def spoil(chest: Mapping[str, Images], rng: np.random.Generator) -> list[NDArray
     return [*turned, *(jigsaw(image, rng) for image in images)]
 
 
-def judged_outliers(gate: Gate, maps: Maps, outliers: Sequence[Outlier]) -> dict[str, Any]:
+def judged_outliers(gate: Gate, maps: FeatureExtractor, outliers: Sequence[Outlier]) -> dict[str, Any]:
     """The share rejected of pictures of other things, together and by kind."""
     refused = scored(gate, maps, np.stack([outlier.image for outlier in outliers]))[0] < 0
     kinds: dict[str, list[bool]] = defaultdict(list)

@@ -56,7 +56,7 @@ def fit_temperature(probabilities: NDArray[np.floating[Any]], numbers: NDArray[n
     return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
 
 
-def cool(head: Any, temperature: float) -> None:
+def apply_temperature(head: Any, temperature: float) -> None:
     """Divide a head's logits by the temperature, inside its last layer's weights."""
     last = head.get_layer("probabilities")
     last.set_weights([weights / temperature for weights in last.get_weights()])

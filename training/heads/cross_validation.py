@@ -1,7 +1,7 @@
 """Patient-wise cross-validation of a task: every image is answered by a head that saw none of its patient.
 
 How strongly each branch of a task's head is shrunk, how much it has to say, and how long an upper block is trained with
-it, is settled once, on images of no test part; then each fold is trained on all others.
+it, is chosen once, on images of no test part; then each fold is trained on all others.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trained:
-    """A head, and the weights of the trunks that were trained with it."""
+    """A head, and the weights of the backbones that were trained with it."""
 
     head: Any
-    trunks: Mapping[str, Any]
+    backbones: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,16 @@ def splits_of(parts: Sequence[Rows]) -> list[Split]:
     return [(np.setdiff1d(everyone, part), part) for part in parts]
 
 
-def settle(task: Task, trunks: Mapping[str, Any], examples: Examples, splits: Sequence[Split]) -> Plan:
+def select_hyperparameters(
+    task: Task, backbones: Mapping[str, Any], examples: Examples, splits: Sequence[Split]
+) -> Plan:
     """The plan that serves the splits' validation parts best, each answered by what was trained on its other part.
 
     Each branch's penalty first, by its answers alone, then their shares. How long an upper block is trained is found
     out on the first split.
     """
-    count, log = len(task.trunks), Log()
-    learners = [Learner(task, trunks, examples, train) for train, _ in splits]
+    count, log = len(task.backbones), Log()
+    learners = [Learner(task, backbones, examples, train) for train, _ in splits]
     fitted = [
         {strength: learner.shrink([strength] * count, examples, train) for strength in STRENGTHS}
         for learner, (train, _) in zip(learners, splits, strict=True)
@@ -115,20 +117,20 @@ def scores(learners: Sequence[Learner], examples: Examples, splits: Sequence[Spl
 
 
 def train(
-    task: Task, make_trunks: Callable[[], Mapping[str, Any]], plan: Plan, examples: Examples, rows: Rows
+    task: Task, make_backbones: Callable[[], Mapping[str, Any]], plan: Plan, examples: Examples, rows: Rows
 ) -> tuple[Learner, Trained]:
-    """A task trained on `rows` by its plan, on trunks of its own."""
-    trunks = make_trunks()
-    learner = Learner(task, trunks, examples, rows)
+    """A task trained on `rows` by its plan, on backbones of its own."""
+    backbones = make_backbones()
+    learner = Learner(task, backbones, examples, rows)
     learner.carry(learner.shrink(plan.strengths, examples, rows), plan.shares)
     if plan.epochs:
         learner.raise_upper(plan.epochs, examples, rows)
-    return learner, Trained(learner.head(), trunks)
+    return learner, Trained(learner.head(), backbones)
 
 
 def cross_validate(
     task: Task,
-    make_trunks: Callable[[], Mapping[str, Any]],
+    make_backbones: Callable[[], Mapping[str, Any]],
     plan: Plan,
     examples: Examples,
     parts: Sequence[Rows],
@@ -138,7 +140,7 @@ def cross_validate(
     probabilities = np.zeros((len(examples.numbers), len(task.classes)), np.float32)
     found = []
     for number, (others, part) in enumerate(splits_of(parts)):
-        learner, trained = train(task, make_trunks, plan, examples, others)
+        learner, trained = train(task, make_backbones, plan, examples, others)
         probabilities[part] = learner.predict(examples, part)
         right = (probabilities[part].argmax(1) == examples.numbers[part]).mean()
         report(f"{task.name}: fold {number + 1}/{len(parts)}, accuracy {right:.3f}")

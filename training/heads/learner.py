@@ -1,4 +1,4 @@
-"""Heads, and the upper block of a trunk with them: fitted to kept views, shrunk hard.
+"""Heads, and the upper block of a backbone with them: fitted to kept views, shrunk hard.
 
 A published head gives every position of its pooled map weights of its own: 1.1 million in its first layer, for a few
 hundred patients. Fitted is its twin whose first layers see each channel's mean alone, a ninth of the weights; the
@@ -28,13 +28,13 @@ SMOOTHING = 0.1
 POSITIONS = (SIDE // 2) ** 2  # of a pooled map
 
 
-#: Of the stage in which a trunk's upper block is trained with the head, slowly: at most, and the highest rate.
+#: Of the stage in which a backbone's upper block is trained with the head, slowly: at most, and the highest rate.
 EPOCHS, RATE = 12, 2e-4
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and deviation of each channel of a trunk's map, over training images."""
+    """Mean and deviation of each channel of a backbone's map, over training images."""
 
     mean: NDArray[np.float32]
     deviation: NDArray[np.float32]
@@ -55,7 +55,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras ships no ty
         super().__init__()
         self._task, self._examples, self._rows, self._training = task, examples, rows, training
         self._rng = np.random.default_rng([SEED, len(rows)])
-        self._views = max(len(examples.kept[trunk]) for trunk in task.trunks) if training else 1
+        self._views = max(len(examples.kept[backbone]) for backbone in task.backbones) if training else 1
         self._weights = class_weights(examples.numbers[rows], len(task.classes))
         self.on_epoch_end()
 
@@ -65,7 +65,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras ships no ty
     def __getitem__(self, index: int) -> tuple[tuple[Any, ...], Any, Any]:
         rows = self._order[index * BATCH : (index + 1) * BATCH]
         numbers = self._examples.numbers[rows]
-        maps = self._examples.batch(self._task.trunks, self._rng.integers(self._views, size=len(rows)), rows)
+        maps = self._examples.batch(self._task.backbones, self._rng.integers(self._views, size=len(rows)), rows)
         truth = np.eye(len(self._task.classes), dtype=np.float32)[numbers]
         return tuple(maps), truth, self._weights[numbers]
 
@@ -74,15 +74,15 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras ships no ty
 
 
 class Learner:
-    """A task's twin head on the kept maps; of a trunk with a cut, on what its upper block makes of them."""
+    """A task's twin head on the kept maps; of a backbone with a cut, on what its upper block makes of them."""
 
-    def __init__(self, task: Task, trunks: Mapping[str, Any], examples: Examples, rows: Rows) -> None:
-        """`trunks`: those that are unfinished; their upper blocks are trained in place."""
+    def __init__(self, task: Task, backbones: Mapping[str, Any], examples: Examples, rows: Rows) -> None:
+        """`backbones`: those that are unfinished; their upper blocks are trained in place."""
         self.task = task
-        self.uppers = {name: upper(trunks[name], CUTS[name]) for name in task.trunks if name in trunks}
+        self.uppers = {name: upper(backbones[name], CUTS[name]) for name in task.backbones if name in backbones}
         self.twin = task.head(side=2)
-        self.scales = [Scale.of(self._pooled(name, examples.kept[name][0, rows])) for name in task.trunks]
-        inputs, means = zip(*map(self._mean, task.trunks, self.scales), strict=True)
+        self.scales = [Scale.of(self._pooled(name, examples.kept[name][0, rows])) for name in task.backbones]
+        inputs, means = zip(*map(self._mean, task.backbones, self.scales), strict=True)
         self.model = keras.Model(list(inputs), after_pooling(self.twin)(list(means)))
 
     def shrink(self, strengths: Sequence[float], examples: Examples, rows: Rows) -> list[Regression]:
@@ -90,7 +90,7 @@ class Learner:
 
         By themselves, because fitted to both branches at once the one with more channels speaks for both.
         """
-        views = max(len(examples.kept[trunk]) for trunk in self.task.trunks)
+        views = max(len(examples.kept[backbone]) for backbone in self.task.backbones)
         numbers, classes = examples.numbers[rows], len(self.task.classes)
         # An image counts once, however many views there are of it.
         weights = class_weights(numbers, classes)[numbers] / views
@@ -134,7 +134,7 @@ class Learner:
         return np.asarray(found, dtype=np.float32)
 
     def head(self) -> Any:
-        """The published head with the twin's weights; it takes the trunks' own maps."""
+        """The published head with the twin's weights; it takes the backbones' own maps."""
         head = self.task.head()
         for layer in self.twin.layers:
             if isinstance(layer, layers.Dense):
@@ -143,14 +143,14 @@ class Learner:
         return head
 
     def _pooled(self, name: str, maps: Kept) -> NDArray[np.float32]:
-        """The means of a trunk's last map, from what is kept of it."""
+        """The means of a backbone's last map, from what is kept of it."""
         if name in self.uppers:
             return pooled_mean(self.uppers[name].predict(maps, batch_size=BATCH, verbose=0).astype(np.float32))
         return maps.astype(np.float32)
 
     def _standardised(self, examples: Examples, rows: Rows, views: int) -> Iterator[NDArray[np.float32]]:
-        """Each trunk's means (views * N, channels) of these rows, as the twin's first layers see them."""
-        for name, scale in zip(self.task.trunks, self.scales, strict=True):
+        """Each backbone's means (views * N, channels) of these rows, as the twin's first layers see them."""
+        for name, scale in zip(self.task.backbones, self.scales, strict=True):
             kept = examples.kept[name]
             parts = [self._pooled(name, kept[view % len(kept), rows])[:, 0, 0] for view in range(views)]
             yield (np.concatenate(parts) - scale.mean) / scale.deviation
@@ -171,9 +171,9 @@ def class_weights(numbers: Rows, classes: int) -> NDArray[np.float32]:
     return np.asarray((len(numbers) / (classes * counts)) ** 0.5, np.float32)
 
 
-def upper(trunk: Any, cut: str) -> Any:
-    """What follows a trunk's layer, as a network that shares its weights."""
-    return keras.Model(trunk.get_layer(cut).output, trunk.output)
+def upper(backbone: Any, cut: str) -> Any:
+    """What follows a backbone's layer, as a network that shares its weights."""
+    return keras.Model(backbone.get_layer(cut).output, backbone.output)
 
 
 def after_pooling(head: Any) -> Any:

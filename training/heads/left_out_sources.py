@@ -44,7 +44,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Linear:
-    """A logit for COVID-19 from a trunk's means (N, D): `means @ kernel + bias`."""
+    """A logit for COVID-19 from a backbone's means (N, D): `means @ kernel + bias`."""
 
     kernel: NDArray[np.float64]
     bias: float
@@ -77,7 +77,7 @@ class Calibrated:
 
 @dataclass
 class Study:
-    """Images of one modality: trunk means (N, D), records, whether each shows COVID-19, and near-copy groups (N,)."""
+    """One modality: backbone means (N, D), records, whether each shows COVID-19, and near-copy groups (N,)."""
 
     means: Matrix
     records: Sequence[Record]

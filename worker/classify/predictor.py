@@ -1,6 +1,6 @@
 """A loaded bundle: prepared pixels to what gate and heads say of each image, and where the network looked.
 
-Numbers only; worker/classify/aggregate.py makes answers of them. Each trunk sees an image once, however many
+Numbers only; worker/classify/aggregate.py makes answers of them. Each backbone sees an image once, however many
 classifiers were asked about it, and VGG16 only X-rays that the ensemble was asked about: the gate has spoken by then.
 An inference needs the engine; its predictions do not, so that the heads run while the engine has the next images.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from shared.bundle_registry import check_heads
 from shared.db.tables import Classifier, Modality
 from shared.inference.bundle import Bundle, Head
-from shared.inference.engine import Engine, Maps, Pixels
+from shared.inference.engine import Engine, FeatureMaps, Pixels
 from shared.inference.gate import Gate, Verdict
 from shared.inference.heads import HeadNetwork
 from shared.jobs.schemas import Rejection
@@ -147,18 +147,18 @@ class Model:
 
     def infer(self, images: Pixels, requests: Sequence[ImageRequest]) -> RawOutputs:
         """As `Predictor` says. Without a gate in the bundle every image is what it was sent as."""
-        maps = _Maps(self.engine, images)
+        maps = _BackboneOutputs(self.engine, images)
         verdicts = self._judge(maps, len(images))
         plans = [self._plan(request, verdicts[request.row]) for request in requests]
         maps.run(self._wanted(_heard(plans)))
         return _FeatureMapOutputs(self.bundle, self._heads, maps, plans)
 
-    def _judge(self, maps: _Maps, count: int) -> Sequence[Verdict | None]:
+    def _judge(self, maps: _BackboneOutputs, count: int) -> Sequence[Verdict | None]:
         if self._gate is None or self.bundle.card.gate is None:
             return [None] * count
-        trunk, rows = self.bundle.card.gate.trunk, range(count)
-        maps.run({trunk: set(rows)})
-        return self._gate.judge(maps.of(trunk, rows))
+        backbone, rows = self.bundle.card.gate.backbone, range(count)
+        maps.run({backbone: set(rows)})
+        return self._gate.judge(maps.of(backbone, rows))
 
     def _plan(self, request: ImageRequest, verdict: Verdict | None) -> _Plan | RejectedImage:
         if verdict is not None and verdict.reason is not None:
@@ -172,21 +172,21 @@ class Model:
         return _Plan(modality, asked, None if asked == binary else binary)
 
     def _wanted(self, heads: Iterable[Key]) -> dict[str, set[int]]:
-        """The rows that each trunk has to see."""
+        """The rows that each backbone has to see."""
         rows: dict[str, set[int]] = defaultdict(set)
         for name, row in heads:
-            for trunk in self.bundle.heads[name].trunks:
-                rows[trunk].add(row)
+            for backbone in self.bundle.heads[name].backbones:
+                rows[backbone].add(row)
         return rows
 
 
 @dataclass(frozen=True)
 class _FeatureMapOutputs:
-    """The trunks' maps of an inference, and what they are there for."""
+    """The backbones' maps of an inference, and what they are there for."""
 
     bundle: Bundle
     heads: Mapping[str, HeadNetwork]
-    maps: _Maps
+    maps: _BackboneOutputs
     plans: Sequence[_Plan | RejectedImage]
 
     def predictions(self, *, heatmaps: bool) -> list[Prediction | RejectedImage]:
@@ -199,7 +199,7 @@ class _FeatureMapOutputs:
         opinions: dict[Key, Opinion] = {}
         for name, rows in _by_head(_heard(self.plans)).items():
             head = self.bundle.heads[name]
-            found = self.heads[name].predict(self.maps.of_all(head.trunks, rows))
+            found = self.heads[name].predict(self.maps.of_all(head.backbones, rows))
             opinions |= {(name, row): Opinion(head, values) for row, values in zip(rows, found, strict=True)}
         return opinions
 
@@ -209,39 +209,39 @@ class _FeatureMapOutputs:
         asked = {plan.asked for plan in self.plans if isinstance(plan, _Plan)}
         for name, rows in _by_head(asked).items():
             classes = np.array([opinions[name, row].probabilities.argmax() for row in rows])
-            found = self.heads[name].explain(self.maps.of_all(self.bundle.heads[name].trunks, rows), classes)
+            found = self.heads[name].explain(self.maps.of_all(self.bundle.heads[name].backbones, rows), classes)
             levels = np.rint(found * 255).astype(np.uint8)
             grids |= {(name, row): grid for row, grid in zip(rows, levels, strict=True)}
         return grids
 
 
-class _Maps:
-    """The maps of one inference: no trunk sees an image twice."""
+class _BackboneOutputs:
+    """The maps of one inference: no backbone sees an image twice."""
 
     def __init__(self, engine: Engine, images: Pixels) -> None:
         self._engine, self._images = engine, images
-        self._found: dict[str, Maps] = {}
+        self._found: dict[str, FeatureMaps] = {}
         self._places: dict[str, dict[int, int]] = {}
 
     def run(self, wanted: Mapping[str, set[int]]) -> None:
-        """Show each trunk these rows. A trunk runs in one go: rows that come later must have been among the first."""
+        """Run each backbone on these rows, in one go: rows that come later must have been among the first."""
         together: dict[tuple[int, ...], list[str]] = defaultdict(list)
-        for trunk, rows in wanted.items():
-            if trunk not in self._found:
-                together[tuple(sorted(rows))].append(trunk)
-        for order, trunks in together.items():
+        for backbone, rows in wanted.items():
+            if backbone not in self._found:
+                together[tuple(sorted(rows))].append(backbone)
+        for order, backbones in together.items():
             whole = len(order) == len(self._images)
-            self._found |= self._engine.maps(self._images if whole else self._images[list(order)], trunks)
-            self._places |= {trunk: {row: place for place, row in enumerate(order)} for trunk in trunks}
+            self._found |= self._engine.feature_maps(self._images if whole else self._images[list(order)], backbones)
+            self._places |= {backbone: {row: place for place, row in enumerate(order)} for backbone in backbones}
 
-    def of(self, trunk: str, rows: Sequence[int]) -> Maps:
-        """The trunk's maps of these rows (in rising order), copied only when they are not all that there are."""
-        found, places = self._found[trunk], self._places[trunk]
+    def of(self, backbone: str, rows: Sequence[int]) -> FeatureMaps:
+        """The backbone's maps of these rows (in rising order), copied only when they are not all that there are."""
+        found, places = self._found[backbone], self._places[backbone]
         return found if len(rows) == len(found) else found[[places[row] for row in rows]]
 
-    def of_all(self, trunks: Iterable[str], rows: Sequence[int]) -> dict[str, Maps]:
-        """The same of several trunks."""
-        return {trunk: self.of(trunk, rows) for trunk in trunks}
+    def of_all(self, backbones: Iterable[str], rows: Sequence[int]) -> dict[str, FeatureMaps]:
+        """The same of several backbones."""
+        return {backbone: self.of(backbone, rows) for backbone in backbones}
 
 
 def _heard(plans: Iterable[_Plan | RejectedImage]) -> set[Key]:

@@ -152,7 +152,7 @@ def test_a_pushed_bundle_is_stored_and_is_active_once_it_is_activated(
 
 def damage(bundle: Bundle) -> None:
     """One byte more in a file that the card pins."""
-    (bundle.path / "trunk.safetensors").write_bytes((bundle.path / "trunk.safetensors").read_bytes() + b"x")
+    (bundle.path / "backbone.safetensors").write_bytes((bundle.path / "backbone.safetensors").read_bytes() + b"x")
 
 
 def add_a_file(bundle: Bundle) -> None:
@@ -168,7 +168,7 @@ def lose_a_file(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (damage, "trunk.safetensors: its SHA-256 is not the one in card.json"),
+        (damage, "backbone.safetensors: its SHA-256 is not the one in card.json"),
         (add_a_file, "extra.py: not listed in the bundle's card.json"),
         (lose_a_file, "head.json: cannot be read"),
     ],

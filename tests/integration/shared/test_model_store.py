@@ -52,7 +52,7 @@ def test_what_was_pushed_can_be_fetched(storage: Storage, bundle: Bundle, tmp_pa
     }
 
 
-@pytest.mark.parametrize("file", ["card.json", "trunk.safetensors"])
+@pytest.mark.parametrize("file", ["card.json", "backbone.safetensors"])
 def test_what_was_altered_or_lost_in_the_store_is_refused_by_name_and_mended_by_pushing_again(
     storage: Storage, bundle: Bundle, tmp_path: Path, file: str
 ) -> None:

@@ -16,7 +16,7 @@ from shared.db.engine import Database
 from shared.db.tables import Artifact, Classifier, Image, Job, JobState, Modality, Result
 from shared.errors import EngineError, EngineOutOfMemory
 from shared.inference.bundle import Bundle
-from shared.inference.engine import Engine, EngineName, Maps, Pixels
+from shared.inference.engine import Engine, EngineName, FeatureMaps, Pixels
 from shared.inference.gate import REASON
 from shared.jobs import states as jobs
 from shared.jobs.schemas import job_envelope
@@ -36,7 +36,7 @@ class Faulty:
     def __init__(self, fault: Exception) -> None:
         self.fault = fault
 
-    def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:  # noqa: ARG002 - Engine's
+    def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:  # noqa: ARG002 - Engine's
         raise self.fault
 
     def warm_up(self) -> None:
@@ -53,11 +53,11 @@ class Narrow:
         self._engine, self._most = engine, most
         self.looks: list[int] = []
 
-    def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
+    def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:
         self.looks.append(len(images))
         if len(images) > self._most:
             raise EngineOutOfMemory
-        return self._engine.maps(images, trunks)
+        return self._engine.feature_maps(images, backbones)
 
     def warm_up(self) -> None:
         """Nothing to do."""
@@ -82,7 +82,7 @@ def bundle(loaded: Model) -> Bundle:
 
 
 def shown(model: Model) -> list[tuple[str, int]]:
-    """What the trunks were shown."""
+    """What the backbones were shown."""
     assert isinstance(model.engine, Watched)
     return model.engine.shown
 
@@ -260,9 +260,9 @@ def test_a_batch_that_was_claimed_before_a_swap_is_answered_by_the_model_it_was_
     handler = Classify("worker", settings.model_copy(update={"batch_size": 1}), clean_database, storage, model)
 
     class Swapping(Watched):
-        def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
+        def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:
             handler.swap(other)
-            return super().maps(images, trunks)
+            return super().feature_maps(images, backbones)
 
     handler.swap(Model(model.bundle, Swapping(model.engine)))
     handler.drain(threading.Event())
@@ -346,10 +346,10 @@ def test_a_job_cancelled_during_inference_keeps_neither_result_nor_heatmap(
     (job_id,) = queue(clean_database, storage, count=1)
 
     class Cancelling(Watched):
-        def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
+        def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:
             with clean_database.transaction() as session:
                 jobs.cancel(session, session.get_one(Job, job_id).tenant_id, job_id)
-            return super().maps(images, trunks)
+            return super().feature_maps(images, backbones)
 
     engine = Cancelling(model.engine)
     drain(settings, clean_database, storage, Model(model.bundle, engine))

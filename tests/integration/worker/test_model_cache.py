@@ -116,7 +116,7 @@ def test_a_cached_bundle_that_was_damaged_is_fetched_again(
 ) -> None:
     bundle = write_bundle(tmp_path / "b")
     bundle_store.push(bundle, storage)
-    file = cache.open(bundle.sha256).path / "trunk.safetensors"
+    file = cache.open(bundle.sha256).path / "backbone.safetensors"
     whole = file.read_bytes()
     file.write_bytes(damage)
     cache.open(bundle.sha256)

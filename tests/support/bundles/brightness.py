@@ -1,4 +1,4 @@
-"""A real bundle that is tiny: its trunks see how bright a picture is, its heads call bright ones COVID-19.
+"""A real bundle that is tiny: its backbones see how bright a picture is, its heads call bright ones COVID-19.
 
 Its gate, if it has one, takes bright pictures for X-rays, dark ones for CT slices, and black ones for neither.
 """
@@ -16,8 +16,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from shared.imaging.preprocess import InputSpec
-from shared.inference.bundle import CARD, Bundle, Card, Gate, Head, Trunk
-from shared.inference.engine import Engine, EngineName, Maps, Pixels
+from shared.inference.bundle import CARD, Backbone, Bundle, Card, Gate, Head
+from shared.inference.engine import Engine, EngineName, FeatureMaps, Pixels
 from shared.inference.tensorflow_engine import TensorFlowEngine
 from training.bundle.export import write_network
 from worker.classify.predictor import Model
@@ -26,13 +26,13 @@ SIZE, GRID, CHANNELS = 56, 7, 4
 BLACK, CT_GREY, XRAY_GREY = 0, 60, 200
 DENSENET, VGG = "densenet201", "vgg16"
 CLASSES = {"binary": ("covid19", "not_covid19"), "ensemble": ("normal", "pneumonia", "covid19")}
-TRUNKS = {"binary": (DENSENET,), "ensemble": (VGG, DENSENET)}
+BACKBONES = {"binary": (DENSENET,), "ensemble": (VGG, DENSENET)}
 #: By classifier, how each class's logit rises with the brightness (0 to 1), and where it starts.
 SLOPES = {"binary": ((20.0, -20.0), (-10.0, 10.0)), "ensemble": ((-20.0, 0.0, 20.0), (10.0, 0.0, -10.0))}
 
 
 class Watched:
-    """An engine that notes what each trunk was shown."""
+    """An engine that notes what each backbone was shown."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -50,9 +50,9 @@ class Watched:
     def max_batch(self) -> int:
         return self.engine.max_batch
 
-    def maps(self, images: Pixels, trunks: Collection[str]) -> dict[str, Maps]:
-        self.shown += [(trunk, len(images)) for trunk in sorted(trunks)]
-        return self.engine.maps(images, trunks)
+    def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:
+        self.shown += [(backbone, len(images)) for backbone in sorted(backbones)]
+        return self.engine.feature_maps(images, backbones)
 
     def warm_up(self) -> None:
         self.engine.warm_up()
@@ -63,7 +63,9 @@ def tiny_bundle(
 ) -> Bundle:
     """A bundle in a new folder; another version is another bundle."""
     path.mkdir(parents=True)
-    trunks = {name: Trunk(**write_network(path, name, _trunk(name, size)), origin="a test") for name in (DENSENET, VGG)}
+    backbones = {
+        name: Backbone(**write_network(path, name, _backbone(name, size)), origin="a test") for name in (DENSENET, VGG)
+    }
     heads = {}
     for classifier, modality in (("binary", "xray"), ("binary", "ct"), ("ensemble", "xray")):
         head = _head(path, classifier, modality, review_margin)
@@ -74,7 +76,7 @@ def tiny_bundle(
         version=version,
         created=datetime(2026, 1, 1, tzinfo=UTC),
         preprocessing=InputSpec(size=size),
-        trunks=trunks,
+        backbones=backbones,
         heads=heads,
         gate=gate,
         data=(),
@@ -92,7 +94,7 @@ def tiny_model(path: Path, **options: Any) -> Model:
     return Model(bundle, Watched(TensorFlowEngine(bundle, max_batch=4)))
 
 
-def _trunk(name: str, size: int) -> Any:
+def _backbone(name: str, size: int) -> Any:
     pixels = keras.Input((None, None, 3), name="pixels")
     x = keras.layers.Rescaling(1 / 255, name="scale")(pixels)
     x = keras.layers.AveragePooling2D(size // GRID, name="pool")(x)
@@ -105,7 +107,7 @@ def _trunk(name: str, size: int) -> Any:
 
 
 def _head(path: Path, classifier: str, modality: str, review_margin: float) -> Head:
-    maps = [keras.Input((GRID, GRID, CHANNELS), name=trunk) for trunk in TRUNKS[classifier]]
+    maps = [keras.Input((GRID, GRID, CHANNELS), name=backbone) for backbone in BACKBONES[classifier]]
     rows = [keras.layers.Flatten()(keras.layers.AveragePooling2D(2)(one)) for one in maps]
     activation = "sigmoid" if classifier == "binary" else "softmax"
     last = keras.layers.Dense(len(CLASSES[classifier]), activation=activation, name="probabilities")
@@ -117,7 +119,7 @@ def _head(path: Path, classifier: str, modality: str, review_margin: float) -> H
         classes=CLASSES[classifier],
         activation=activation,
         temperature=1,
-        trunks=TRUNKS[classifier],
+        backbones=BACKBONES[classifier],
         review_margin=review_margin,
         metrics={},
         **write_network(path, f"{classifier}-{modality}", network),
@@ -140,11 +142,11 @@ def _gate(path: Path) -> Gate:
         "threshold": np.zeros(1, np.float32),
     }
     (path / "gate.safetensors").write_bytes(save(arrays))
-    return Gate(trunk=DENSENET, weights="gate.safetensors", metrics={})
+    return Gate(backbone=DENSENET, weights="gate.safetensors", metrics={})
 
 
 def _set_slopes(layer: Any, slopes: tuple[float, ...], starts: tuple[float, ...]) -> None:
-    """Logits from the mean of every trunk's first channel."""
+    """Logits from the mean of every backbone's first channel."""
     kernel = np.zeros(layer.kernel.shape, np.float32)
     brightness = slice(0, None, CHANNELS)
     kernel[brightness] = np.array(slopes) / len(kernel[brightness])

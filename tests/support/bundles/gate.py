@@ -1,4 +1,4 @@
-"""A trunk in a few lines of NumPy, and drawn stand-ins for chest images, to fit a real gate to in seconds."""
+"""A backbone in a few lines of NumPy, and drawn stand-ins for chest images, to fit a real gate to in seconds."""
 
 from __future__ import annotations
 

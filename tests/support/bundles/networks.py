@@ -1,4 +1,4 @@
-"""A trunk with every kind of layer that the real ones have, joined as DenseNet joins them, and small."""
+"""A backbone with every kind of layer that the real ones have, joined as DenseNet joins them, and small."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 SIZE, CHANNELS = 32, 8  # pixels; channels of the map, which is 4 x 4
 
 
-def dense_trunk(seed: int = 5) -> Any:
+def dense_backbone(seed: int = 5) -> Any:
     """Images (N, 32, 32, 3) to maps (N, 4, 4, 8); its joined channels differ a thousandfold in loudness."""
     keras.utils.set_random_seed(seed)
     pixels = keras.Input((None, None, 3), name="pixels")
@@ -29,9 +29,9 @@ def dense_trunk(seed: int = 5) -> Any:
     x = layers.AveragePooling2D(2, name="halve")(x)
     x = layers.BatchNormalization(name="last_bn")(x)
     x = layers.Conv2D(CHANNELS, 1, activation="relu", name="last")(x)
-    trunk = keras.Model(pixels, x, name="dense")
-    _settle(trunk)
-    return trunk
+    backbone = keras.Model(pixels, x, name="dense")
+    _settle(backbone)
+    return backbone
 
 
 def pictures(count: int, seed: int = 1, size: int = SIZE) -> NDArray[np.uint8]:
@@ -48,19 +48,19 @@ def described(network: Any) -> tuple[dict[str, Any], dict[str, NDArray[np.float3
 
 
 def as_tensor(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Prepared pixels as the Keras trunk takes them."""
+    """Prepared pixels as the Keras backbone takes them."""
     return np.repeat(images[..., np.newaxis], 3, axis=-1).astype(np.float32)
 
 
-def _settle(trunk: Any) -> None:
+def _settle(backbone: Any) -> None:
     """Loud and quiet convolutions, and normalisations that know what they will see."""
     rng = np.random.default_rng(3)
     for number, loudness in enumerate((1.0, 0.02, 30.0)):
-        kernel = trunk.get_layer(f"{number}_conv").kernel
+        kernel = backbone.get_layer(f"{number}_conv").kernel
         kernel.assign(kernel * loudness)
-    for layer in trunk.layers:
+    for layer in backbone.layers:
         if isinstance(layer, layers.BatchNormalization):
-            seen = keras.Model(trunk.input, layer.input)(as_tensor(pictures(16))).numpy()
+            seen = keras.Model(backbone.input, layer.input)(as_tensor(pictures(16))).numpy()
             layer.moving_mean.assign(seen.mean((0, 1, 2)))
             layer.moving_variance.assign(seen.var((0, 1, 2)))
             layer.gamma.assign(rng.uniform(0.5, 1.5, layer.gamma.shape))

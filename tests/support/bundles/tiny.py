@@ -17,8 +17,8 @@ from shared.inference.heads import HeadNetwork
 from shared.inference.parity import Reference
 
 FILES = {
-    "trunk.json": b'{"config": {}}',
-    "trunk.safetensors": b"weights of the trunk",
+    "backbone.json": b'{"config": {}}',
+    "backbone.safetensors": b"weights of the backbone",
     "head.json": b"{}",
     "head.safetensors": b"x",
 }
@@ -39,7 +39,7 @@ def write_bundle(path: Path, *, version: str = "1", heads: tuple[tuple[str, str]
 
 def write_working_bundle(path: Path) -> Bundle:
     """A bundle whose networks run, on any engine, and mean nothing."""
-    files = {"trunk.json": _trunk(), "trunk.safetensors": save(_weights("conv", (1, 1, 3, CHANNELS)))}
+    files = {"backbone.json": _backbone(), "backbone.safetensors": save(_weights("conv", (1, 1, 3, CHANNELS)))}
     names = {}
     for (classifier, modality), classes in CLASSES.items():
         names[f"{classifier}-{modality}"] = name = f"{classifier}-{modality}"
@@ -52,7 +52,7 @@ def write_working_bundle(path: Path) -> Bundle:
 
 def _reference(bundle: Bundle) -> Reference:
     images = np.random.default_rng(1).integers(0, 255, (4, SIZE, SIZE), np.uint8)
-    maps = make_engine("openvino-float32", bundle).maps(images, ["trunk"])
+    maps = make_engine("openvino-float32", bundle).feature_maps(images, ["backbone"])
     return Reference(
         images, {name: HeadNetwork.load(bundle, head).predict(maps) for name, head in bundle.heads.items()}
     )
@@ -74,7 +74,9 @@ def _card(name: str, version: str, heads: Mapping[str, str]) -> dict[str, Any]:
         "version": version,
         "created": "2026-01-01T00:00:00Z",
         "preprocessing": {"size": SIZE, "channels": 3, "interpolation": "area", "version": "1"},
-        "trunks": {"trunk": {"architecture": "trunk.json", "weights": "trunk.safetensors", "origin": "a test"}},
+        "trunks": {
+            "backbone": {"architecture": "backbone.json", "weights": "backbone.safetensors", "origin": "a test"}
+        },
         "heads": {head: _head(head, file) for head, file in heads.items()},
         "data": [],
         "limits": [],
@@ -90,14 +92,14 @@ def _head(name: str, file: str) -> dict[str, Any]:
         "classes": CLASSES[classifier, modality],
         "activation": "softmax",
         "temperature": 1.0,
-        "trunks": ["trunk"],
+        "trunks": ["backbone"],
         "architecture": f"{file}.json",
         "weights": f"{file}.safetensors",
         "metrics": {},
     }
 
 
-def _trunk() -> bytes:
+def _backbone() -> bytes:
     """Means of 32 x 32 pixels, then a few sums of them."""
     side = SIZE // GRID
     pool = {"pool_size": [side, side], "strides": [side, side], "padding": "valid", "data_format": "channels_last"}
@@ -119,8 +121,8 @@ def _trunk() -> bytes:
 
 def _head_network(classes: int) -> bytes:
     layers = [
-        _layer("InputLayer", "trunk", {"batch_shape": [None, GRID, GRID, CHANNELS], "dtype": "float32"}),
-        _layer("Flatten", "flat", {"data_format": "channels_last"}, "trunk"),
+        _layer("InputLayer", "backbone", {"batch_shape": [None, GRID, GRID, CHANNELS], "dtype": "float32"}),
+        _layer("Flatten", "flat", {"data_format": "channels_last"}, "backbone"),
         _layer("Dense", "out", {"units": classes, "activation": "softmax", "use_bias": True}, "flat"),
     ]
     return _network(layers)

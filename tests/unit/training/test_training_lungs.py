@@ -18,7 +18,7 @@ IMAGES = 40
 
 
 def chest(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A bright trunk with two dark ovals, and their corners in fractions."""
+    """A bright backbone with two dark ovals, and their corners in fractions."""
     height, width = rng.integers(150, 260, 2)
     picture = np.full((height, width), 190, np.uint8)
     corners = []

@@ -29,7 +29,7 @@ SHIPPED = Path("models/thoraq-3")
 def test_the_written_head_computes_the_regressions(task: Task, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     classes = len(task.classes)
-    widths = [CHANNELS[trunk] for trunk in task.trunks]
+    widths = [CHANNELS[backbone] for backbone in task.backbones]
     regressions = [
         (rng.normal(0, 0.02, (width, classes)).astype(np.float32), rng.normal(0, 1, classes).astype(np.float32))
         for width in widths
@@ -42,13 +42,13 @@ def test_the_written_head_computes_the_regressions(task: Task, tmp_path: Path) -
     # The last row and column of an odd map lie outside of what 2 x 2 pooling takes.
     whole = SIDE // 2 * 2
     maps = {
-        trunk: rng.uniform(0, 1, (4, SIDE, SIDE, width)).astype(np.float32)
-        for trunk, width in zip(task.trunks, widths, strict=True)
+        backbone: rng.uniform(0, 1, (4, SIDE, SIDE, width)).astype(np.float32)
+        for backbone, width in zip(task.backbones, widths, strict=True)
     }
     logits = np.sum(
         [
-            maps[trunk][:, :whole, :whole].mean((1, 2)) @ kernel + bias
-            for trunk, (kernel, bias) in zip(task.trunks, regressions, strict=True)
+            maps[backbone][:, :whole, :whole].mean((1, 2)) @ kernel + bias
+            for backbone, (kernel, bias) in zip(task.backbones, regressions, strict=True)
         ],
         axis=0,
     )
@@ -58,7 +58,7 @@ def test_the_written_head_computes_the_regressions(task: Task, tmp_path: Path) -
 
 def _load(folder: Path, head: Head) -> HeadNetwork:
     description = json.loads((folder / head.architecture).read_text())
-    return HeadNetwork(read_network(description, KINDS), load_file(folder / head.weights), head.trunks)
+    return HeadNetwork(read_network(description, KINDS), load_file(folder / head.weights), head.backbones)
 
 
 def test_neither_patients_nor_copies_of_what_is_held_back_are_fitted_to() -> None:

@@ -31,12 +31,12 @@ def write_slices(folder: Path) -> Path:
     return folder
 
 
-# No training of the trunk, begun as it is: compiling its step alone takes minutes.
+# No training of the backbone, begun as it is: compiling its step alone takes minutes.
 RECIPE = """
 version = "1"
 distil_steps = 2000
 distil_steps_begun = 0
-condense_epochs = 0
+distil_vgg_epochs = 0
 views = 1
 train_upper_block = false
 may_be_passed_on = ["unnamed"]
@@ -62,7 +62,7 @@ def test_training_makes_a_bundle_that_verifies_and_evaluates_to_its_card(
     )
     bundle = Bundle.open(out)
     assert list(bundle.heads) == ["binary-ct"]
-    assert bundle.card.trunks["densenet201"].origin == "begun with the weights of thoraq-3."
+    assert bundle.card.backbones["densenet201"].origin == "begun with the weights of thoraq-3."
     assert bundle.card.files["densenet201.safetensors"] == Bundle.open(SHIPPED).card.files["densenet201.safetensors"]
     assert bundle.card.data[0].images["train"].keys() == {"covid19", "non_covid19"}
     assert "research only" in (out / "README.md").read_text()

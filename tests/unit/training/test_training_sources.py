@@ -175,7 +175,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
 
 
-def test_the_command_prints_both_measures_as_json_and_keeps_what_the_trunk_made(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_command_prints_both_measures_as_json_and_keeps_what_the_backbone_made(
+    bundle: Bundle, tmp_path: Path
+) -> None:
     for source in SOURCES:
         write(tmp_path / "data" / f"cxr-{source}", [("covid19", 200), ("normal", 60)] * 4, source)
     command = typer.Typer()

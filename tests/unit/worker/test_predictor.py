@@ -1,4 +1,4 @@
-"""A loaded bundle on a real engine: what it reads, and how often each trunk is run for it."""
+"""A loaded bundle on a real engine: what it reads, and how often each backbone is run for it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def keras_says(model: Model, head: str, images: NDArray[np.uint8]) -> NDArray[np
 
     card = model.bundle.card
     pixels = np.repeat(images[..., np.newaxis], 3, axis=-1).astype(np.float32)
-    maps = [rebuild(model.bundle, card.trunks[trunk])(pixels) for trunk in card.heads[head].trunks]
+    maps = [rebuild(model.bundle, card.backbones[backbone])(pixels) for backbone in card.heads[head].backbones]
     return np.asarray(rebuild(model.bundle, card.heads[head])(maps if len(maps) > 1 else maps[0]))
 
 
@@ -77,7 +77,7 @@ def test_the_ensemble_brings_the_binary_head_s_opinion_and_binary_none(model: Mo
     np.testing.assert_array_equal(ensemble.second.probabilities, binary.opinion.probabilities)
 
 
-def test_each_trunk_sees_an_image_once_and_vgg16_only_what_the_ensemble_is_asked_about(model: Model) -> None:
+def test_each_backbone_sees_an_image_once_and_vgg16_only_what_the_ensemble_is_asked_about(model: Model) -> None:
     everything = [ImageRequest(row, BINARY, XRAY) for row in range(len(IMAGES))]
     read(model, *everything, ImageRequest(1, ENSEMBLE, XRAY), ImageRequest(4, ENSEMBLE, XRAY))
     assert sorted(watched(model).shown) == [(DENSENET, len(IMAGES)), (VGG, 2)]

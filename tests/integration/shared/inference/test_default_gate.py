@@ -36,7 +36,7 @@ def bundle(request: pytest.FixtureRequest) -> Bundle:
 def judged(bundle: Bundle, pictures: list[np.ndarray[tuple[int, int], np.dtype[np.uint8]]]) -> list[Verdict]:
     gate = Gate.load(bundle)
     images = np.stack([prepare(picture, bundle.input) for picture in pictures])
-    return gate.judge(TensorFlowEngine(bundle, max_batch=4).maps(images, [gate.trunk])[gate.trunk])
+    return gate.judge(TensorFlowEngine(bundle, max_batch=4).feature_maps(images, [gate.backbone])[gate.backbone])
 
 
 def test_the_samples_pass_as_what_they_are(bundle: Bundle) -> None:

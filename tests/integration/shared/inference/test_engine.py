@@ -68,8 +68,8 @@ def pictures(count: int, seed: int = 1) -> NDArray[np.uint8]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A tiny bundle with int8 files and a parity file."""
     bundle = tiny_bundle(tmp_path_factory.mktemp("models") / "tiny")
-    trunks = {name: rebuild(bundle, trunk) for name, trunk in bundle.card.trunks.items()}
-    files = {name: quantize(trunk, pictures(16), bundle.path, name) for name, trunk in trunks.items()}
+    backbones = {name: rebuild(bundle, backbone) for name, backbone in bundle.card.backbones.items()}
+    files = {name: quantize(backbone, pictures(16), bundle.path, name) for name, backbone in backbones.items()}
     bundle = recard(bundle, engines={"openvino-int8": files})
     return recard(bundle, parity=write_parity(bundle, pictures(12)))
 
@@ -81,21 +81,21 @@ def own(whole: Bundle, tmp_path: Path) -> Bundle:
 
 
 @pytest.mark.parametrize("name", ["openvino-int8", SECOND, "openvino-float32", "tensorflow"])
-def test_every_engine_gives_tensorflows_maps(whole: Bundle, name: EngineName) -> None:
-    assert_close(make_engine(name, whole, 4), whole, tensorflows_maps(whole))
+def test_every_engine_gives_tensorflows_feature_maps(whole: Bundle, name: EngineName) -> None:
+    assert_close(make_engine(name, whole, 4), whole, tensorflows_feature_maps(whole))
 
 
-def tensorflows_maps(whole: Bundle) -> dict[str, NDArray[np.float32]]:
-    return make_engine("tensorflow", whole, 4).maps(pictures(7, seed=2), whole.card.trunks)
+def tensorflows_feature_maps(whole: Bundle) -> dict[str, NDArray[np.float32]]:
+    return make_engine("tensorflow", whole, 4).feature_maps(pictures(7, seed=2), whole.card.backbones)
 
 
 def assert_close(engine: Engine, bundle: Bundle, wanted: dict[str, NDArray[np.float32]]) -> None:
     engine.warm_up()
-    found = engine.maps(pictures(7, seed=2), bundle.card.trunks)
-    for trunk, maps in wanted.items():
-        assert found[trunk].shape == maps.shape == (7, 7, 7, 4)
-        assert found[trunk].dtype == np.float32
-        assert np.abs(found[trunk] - maps).max() < CLOSE.get(engine.name, 1e-5) * maps.std()
+    found = engine.feature_maps(pictures(7, seed=2), bundle.card.backbones)
+    for backbone, maps in wanted.items():
+        assert found[backbone].shape == maps.shape == (7, 7, 7, 4)
+        assert found[backbone].dtype == np.float32
+        assert np.abs(found[backbone] - maps).max() < CLOSE.get(engine.name, 1e-5) * maps.std()
 
 
 def test_tensorflows_float16_which_is_for_gpus_gives_its_float32_maps(whole: Bundle) -> None:
@@ -103,9 +103,9 @@ def test_tensorflows_float16_which_is_for_gpus_gives_its_float32_maps(whole: Bun
     code = (
         "import sys; from pathlib import Path; from shared.inference.bundle import Bundle; "
         "from shared.inference.engines import make_engine; "
-        "from tests.integration.shared.inference.test_engine import assert_close, tensorflows_maps; "
+        "from tests.integration.shared.inference.test_engine import assert_close, tensorflows_feature_maps; "
         "bundle = Bundle.open(Path(sys.argv[1])); engine = make_engine('tensorflow-float16', bundle, 4); "
-        "assert_close(engine, bundle, tensorflows_maps(bundle)); print(engine.name)"
+        "assert_close(engine, bundle, tensorflows_feature_maps(bundle)); print(engine.name)"
     )
     environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(whole.path)]
@@ -184,8 +184,8 @@ def engine(request: pytest.FixtureRequest, whole: Bundle) -> Engine:
 
 def test_an_image_gets_the_same_maps_alone_and_in_a_batch(engine: Engine) -> None:
     images = pictures(6)
-    together = engine.maps(images, ["vgg16"])["vgg16"]
-    alone = np.concatenate([engine.maps(image[np.newaxis], ["vgg16"])["vgg16"] for image in images])
+    together = engine.feature_maps(images, ["vgg16"])["vgg16"]
+    alone = np.concatenate([engine.feature_maps(image[np.newaxis], ["vgg16"])["vgg16"] for image in images])
     np.testing.assert_allclose(alone, together, atol=1e-3)
 
 
@@ -194,10 +194,10 @@ def test_an_image_of_a_full_batch_gets_the_same_maps_as_beside_few(whole: Bundle
     """A full batch is cut into parts, side by side; what is left of the images goes another way."""
     engine = make_engine(name, whole, 16, threads=2)
     images = pictures(35)
-    together = engine.maps(images, ["vgg16"])["vgg16"]
-    alone = np.concatenate([engine.maps(image[np.newaxis], ["vgg16"])["vgg16"] for image in images])
+    together = engine.feature_maps(images, ["vgg16"])["vgg16"]
+    alone = np.concatenate([engine.feature_maps(image[np.newaxis], ["vgg16"])["vgg16"] for image in images])
     np.testing.assert_allclose(alone, together, atol=0.02 * together.std())
-    again = engine.maps(images[:16], ["vgg16"])["vgg16"]
+    again = engine.feature_maps(images[:16], ["vgg16"])["vgg16"]
     np.testing.assert_array_equal(again, together[:16])
 
 
@@ -205,9 +205,9 @@ def test_lanes_side_by_side_give_the_same_maps_as_one_call_after_the_other(whole
     engine = make_engine(SECOND, whole, 16, threads=2)
     assert engine.lanes == 2
     asked = [pictures(count) for count in (8, 3, 8, 1, 8, 5) * 4]
-    alone = [engine.maps(images, ["vgg16"])["vgg16"] for images in asked]
+    alone = [engine.feature_maps(images, ["vgg16"])["vgg16"] for images in asked]
     with ThreadPoolExecutor(engine.lanes) as lanes:
-        beside = list(lanes.map(lambda images: engine.maps(images, ["vgg16"])["vgg16"], asked))
+        beside = list(lanes.map(lambda images: engine.feature_maps(images, ["vgg16"])["vgg16"], asked))
     for one, other in zip(alone, beside, strict=True):
         np.testing.assert_allclose(one, other, atol=0.02 * one.std())
 
@@ -228,17 +228,17 @@ def test_no_core_and_no_image_is_left_over(batch: int, cores: int, parts: tuple[
     assert parts_of(batch, cores) == parts
 
 
-def test_only_the_asked_trunks_answer_and_no_image_gives_no_row(engine: Engine) -> None:
-    found = engine.maps(np.empty((0, SIZE, SIZE), np.uint8), ["vgg16"])
+def test_only_the_asked_backbones_answer_and_no_image_gives_no_row(engine: Engine) -> None:
+    found = engine.feature_maps(np.empty((0, SIZE, SIZE), np.uint8), ["vgg16"])
     assert {name: maps.shape for name, maps in found.items()} == {"vgg16": (0, 7, 7, 4)}
 
 
-def test_an_unknown_trunk_and_wrong_pixels_are_refused(engine: Engine) -> None:
-    with pytest.raises(ModelError, match="no trunk nonsense"):
-        engine.maps(np.zeros((1, SIZE, SIZE), np.uint8), ["nonsense"])
+def test_an_unknown_backbone_and_wrong_pixels_are_refused(engine: Engine) -> None:
+    with pytest.raises(ModelError, match="no backbone nonsense"):
+        engine.feature_maps(np.zeros((1, SIZE, SIZE), np.uint8), ["nonsense"])
     for wrong in (np.zeros((1, 9, 9), np.uint8), np.zeros((1, SIZE, SIZE), np.float32)):
         with pytest.raises(ValueError, match=f"takes \\(N, {SIZE}, {SIZE}\\) uint8"):
-            engine.maps(wrong, ["vgg16"])  # type: ignore[arg-type]
+            engine.feature_maps(wrong, ["vgg16"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(1, (1,)), (5, (1, 2, 4, 5)), (16, (1, 2, 4, 8, 16))])
@@ -311,7 +311,7 @@ def test_a_worker_measures_once(whole: Bundle, tmp_path: Path) -> None:
 
 def test_what_was_found_before_is_checked_again_and_passed_over_if_it_fails(own: Bundle, tmp_path: Path) -> None:
     known = Comparisons(tmp_path)
-    confused = recard(own, engines={"openvino-int8": {"vgg16": constant_trunk(own.path)}})
+    confused = recard(own, engines={"openvino-int8": {"vgg16": constant_backbone(own.path)}})
     found = Comparison("openvino-int8", {"openvino-int8": 2.0, SECOND: 1.0})
     known.keep(key_of(this_cpu(), confused, 16, 1, ("openvino-int8", SECOND)), found, this_cpu())
     engine, why = choose_engine(confused, threads=1, known=known, timer=unmeasured)
@@ -335,7 +335,7 @@ def test_without_memory_for_two_engines_they_are_not_compared(own: Bundle) -> No
 
 def test_a_real_measurement_finds_a_time_for_each(whole: Bundle) -> None:
     engines = [make_engine(name, whole, 4, threads=1) for name in ("openvino-int8", "openvino-float32")]
-    found = batch_seconds(engines, pictures(4), whole.card.trunks.keys())
+    found = batch_seconds(engines, pictures(4), whole.card.backbones.keys())
     assert found.keys() == {"openvino-int8", "openvino-float32"}
     assert all(0 < seconds < float("inf") for seconds in found.values())
 
@@ -349,7 +349,7 @@ def test_the_setting_names_an_engine(whole: Bundle, wanted: str) -> None:
 
 def test_an_engine_that_answers_otherwise_is_passed_over_and_said_so(own: Bundle) -> None:
     files = own.card.engines["openvino-int8"]
-    confused = {"vgg16": files["vgg16"], "densenet201": constant_trunk(own.path)}
+    confused = {"vgg16": files["vgg16"], "densenet201": constant_backbone(own.path)}
     bundle = recard(own, engines={"openvino-int8": confused})
     with capture_logs() as logs:
         engine, why = choose_engine(bundle, timer=unmeasured)
@@ -365,8 +365,8 @@ def test_an_engine_that_answers_otherwise_is_passed_over_and_said_so(own: Bundle
         choose_engine(bundle, "openvino-int8")
 
 
-def constant_trunk(folder: Path, value: float = 0.0) -> EngineFiles:
-    """Files of a trunk that sees the same in everything."""
+def constant_backbone(folder: Path, value: float = 0.0) -> EngineFiles:
+    """Files of a backbone that sees the same in everything."""
     pixels = ops.parameter([-1, SIZE, SIZE], np.uint8, name="pixels")
     mean = ops.reduce_mean(ops.convert(pixels, np.float32), ops.constant([1, 2]), keep_dims=True)
     maps = ops.multiply(ops.unsqueeze(mean, ops.constant([3])), ops.constant(np.full((1, 7, 7, 4), value, np.float32)))
@@ -377,20 +377,20 @@ def constant_trunk(folder: Path, value: float = 0.0) -> EngineFiles:
 @pytest.mark.parametrize("damage", [b"", b"<net/>", b"\x00" * 64])
 def test_files_that_openvino_cannot_read_are_refused(own: Bundle, damage: bytes) -> None:
     (own.path / own.card.engines["openvino-int8"]["vgg16"].model).write_bytes(damage)
-    with pytest.raises(ModelError, match="OpenVINO cannot load the trunk vgg16"):
+    with pytest.raises(ModelError, match="OpenVINO cannot load the backbone vgg16"):
         make_engine("openvino-int8", recard(own))
 
 
 def test_a_device_that_fails_is_an_engine_error(own: Bundle) -> None:
-    """A trunk that is made for one image at a time, given three."""
+    """A backbone that is made for one image at a time, given three."""
     files = own.card.engines["openvino-int8"]["vgg16"]
     graph = ov.Core().read_model(own.read(files.model), own.read(files.weights))
     graph.reshape([1, SIZE, SIZE])
     ov.save_model(graph, own.path / files.model, compress_to_fp16=False)
     engine = make_engine("openvino-int8", recard(own))
-    assert len(engine.maps(pictures(1), ["vgg16"])["vgg16"]) == 1
+    assert len(engine.feature_maps(pictures(1), ["vgg16"])["vgg16"]) == 1
     with pytest.raises(EngineError):
-        engine.maps(pictures(3), ["vgg16"])
+        engine.feature_maps(pictures(3), ["vgg16"])
 
 
 def test_a_bundle_without_int8_files_has_no_int8_engine(own: Bundle) -> None:
@@ -417,7 +417,7 @@ def test_answers_that_no_engine_gives_leave_none(own: Bundle) -> None:
 
 
 def test_maps_that_are_no_numbers_are_refused(own: Bundle) -> None:
-    files = constant_trunk(own.path, np.nan)
+    files = constant_backbone(own.path, np.nan)
     bundle = recard(own, engines={"openvino-int8": own.card.engines["openvino-int8"] | {"vgg16": files}})
     with capture_logs() as logs, pytest.raises(ModelError, match="no engine runs"):
         choose_engine(bundle, "openvino-int8")
@@ -475,13 +475,13 @@ def samples(shipped: Bundle) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def expected(shipped: Bundle, samples: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    return make_engine("tensorflow", shipped).maps(samples, shipped.card.trunks)
+    return make_engine("tensorflow", shipped).feature_maps(samples, shipped.card.backbones)
 
 
-def test_the_shipped_trunks_compute_on_openvino_what_they_do_on_tensorflow(
+def test_the_shipped_backbones_compute_on_openvino_what_they_do_on_tensorflow(
     shipped: Bundle, samples: NDArray[np.uint8], expected: dict[str, NDArray[np.float32]]
 ) -> None:
-    found = make_engine("openvino-float32", shipped).maps(samples, shipped.card.trunks)
+    found = make_engine("openvino-float32", shipped).feature_maps(samples, shipped.card.backbones)
     for name, maps in expected.items():
         assert np.abs(found[name] - maps).max() < 1e-3 * maps.std()
 
@@ -499,9 +499,9 @@ def test_int8_of_the_shipped_bundle_answers_as_it_was_measured(shipped: Bundle, 
 
 
 def test_how_many_came_with_an_image_is_nothing_to_its_answer(shipped_int8: Engine, samples: NDArray[np.uint8]) -> None:
-    """In int8, another way through the same trunk would round otherwise: probabilities were apart by up to 0.16."""
-    alone = shipped_int8.maps(samples, ["densenet201"])["densenet201"]
-    together = shipped_int8.maps(np.tile(samples, (8, 1, 1)), ["densenet201"])["densenet201"]
+    """In int8, another way through the same backbone would round otherwise: probabilities were apart by up to 0.16."""
+    alone = shipped_int8.feature_maps(samples, ["densenet201"])["densenet201"]
+    together = shipped_int8.feature_maps(np.tile(samples, (8, 1, 1)), ["densenet201"])["densenet201"]
     np.testing.assert_allclose(together, np.tile(alone, (8, 1, 1, 1)), atol=1e-3 * alone.std())
 
 

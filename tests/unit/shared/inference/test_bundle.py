@@ -23,14 +23,14 @@ HEAD = {
     "classes": ["covid19", "not_covid19"],
     "activation": "sigmoid",
     "temperature": 1.5,
-    "trunks": ["trunk"],
+    "trunks": ["backbone"],
     "architecture": "head.json",
     "weights": "head.safetensors",
     "metrics": {"scores": {"accuracy": 0.5}},
 }
 FILES = {
-    "trunk.json": b'{"config": {}}',
-    "trunk.safetensors": save({"conv/kernel": np.arange(6, dtype=np.float16).reshape(2, 3)}),
+    "backbone.json": b'{"config": {}}',
+    "backbone.safetensors": save({"conv/kernel": np.arange(6, dtype=np.float16).reshape(2, 3)}),
     "head.json": b'{"config": {}}',
     "head.safetensors": save({"dense/kernel": np.ones((2, 2), np.float16)}),
 }
@@ -45,7 +45,9 @@ def write_bundle(path: Path, change: Callable[[dict[str, Any]], object] = lambda
         "version": "1",
         "created": "2026-01-01T00:00:00Z",
         "preprocessing": {"size": 224, "channels": 3, "interpolation": "area", "version": "1"},
-        "trunks": {"trunk": {"architecture": "trunk.json", "weights": "trunk.safetensors", "origin": "a test"}},
+        "trunks": {
+            "backbone": {"architecture": "backbone.json", "weights": "backbone.safetensors", "origin": "a test"}
+        },
         "heads": {"binary-xray": dict(HEAD)},
         "data": [],
         "limits": [],
@@ -63,7 +65,7 @@ def test_a_whole_bundle_opens_and_is_named_by_the_hash_of_its_card(tmp_path: Pat
     assert (bundle.name, bundle.version, bundle.input.size) == ("small", "1", 224)
     assert bundle.sha256 == hashlib.sha256((path / "card.json").read_bytes()).hexdigest()
     assert bundle.head_for("binary", "xray").classes == ("covid19", "not_covid19")
-    np.testing.assert_array_equal(bundle.load_weights("trunk.safetensors")["conv/kernel"], [[0, 1, 2], [3, 4, 5]])
+    np.testing.assert_array_equal(bundle.load_weights("backbone.safetensors")["conv/kernel"], [[0, 1, 2], [3, 4, 5]])
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -103,11 +105,11 @@ def test_the_readme_may_be_corrected(tmp_path: Path) -> None:
 
 def test_without_verification_the_card_alone_is_read_and_damage_still_never_loads(tmp_path: Path) -> None:
     path = write_bundle(tmp_path / "small")
-    (path / "trunk.safetensors").write_bytes(b"other weights")
+    (path / "backbone.safetensors").write_bytes(b"other weights")
     bundle = Bundle.open(path, verify=False)
     assert bundle.head_for("binary", "xray").metrics["scores"]["accuracy"] == 0.5
-    with pytest.raises(ModelError, match=r"^trunk\.safetensors: its SHA-256"):
-        bundle.load_weights("trunk.safetensors")
+    with pytest.raises(ModelError, match=r"^backbone\.safetensors: its SHA-256"):
+        bundle.load_weights("backbone.safetensors")
 
 
 def test_files_outside_the_card_cannot_be_read_through_a_bundle(tmp_path: Path) -> None:
@@ -130,7 +132,10 @@ def test_a_combination_that_the_bundle_lacks_is_named(tmp_path: Path) -> None:
         (lambda card: card.update(surprise=1), "surprise"),
         (lambda card: card["files"].update({"../outside": "00"}), "own directory"),
         (lambda card: card["heads"]["binary-xray"].update(weights="/etc/passwd"), "own directory"),
-        (lambda card: card["heads"]["binary-xray"].update(trunks=["vgg16"]), "trunks that the bundle lacks: vgg16"),
+        (
+            lambda card: card["heads"]["binary-xray"].update(trunks=["vgg16"]),
+            "backbones that the bundle lacks: vgg16",
+        ),
         (lambda card: card["heads"].update({"binary-ct": card["heads"].pop("binary-xray")}), "called binary-xray"),
     ],
 )
@@ -146,11 +151,11 @@ def test_bytes_that_are_no_safetensors_are_refused_even_when_the_card_pins_them(
     junk = b"not weights"
     path = write_bundle(
         tmp_path / "small",
-        lambda card: card["files"].update({"trunk.safetensors": hashlib.sha256(junk).hexdigest()}),
+        lambda card: card["files"].update({"backbone.safetensors": hashlib.sha256(junk).hexdigest()}),
     )
-    (path / "trunk.safetensors").write_bytes(junk)
+    (path / "backbone.safetensors").write_bytes(junk)
     with pytest.raises(ModelError, match="not a safetensors file"):
-        Bundle.open(path).load_weights("trunk.safetensors")
+        Bundle.open(path).load_weights("backbone.safetensors")
 
 
 def test_reading_bundles_needs_no_tensorflow() -> None:

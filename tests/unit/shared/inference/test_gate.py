@@ -1,4 +1,4 @@
-"""The gate, fitted for real to a trunk and to chest images that are small enough for a unit test."""
+"""The gate, fitted for real to a backbone and to chest images that are small enough for a unit test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.numpy import load, save
 
 from shared.errors import ConfigError, ModelError
 from shared.imaging.preprocess import InputSpec
-from shared.inference.bundle import CARD, Bundle, Card, Trunk
+from shared.inference.bundle import CARD, Backbone, Bundle, Card
 from shared.inference.gate import REASON, Gate, regions
 from tests.support.bundles.gate import SIDE, chest, maps
 from training.gate.fit import Arrays, fit_gate, grid, measure_gate, share, write_gate
@@ -42,7 +42,7 @@ def pictures() -> list[NDArray[np.uint8]]:
 
 
 def bundle_with(path: Path, arrays: Arrays | None, change: Callable[[Path], object] = lambda file: file) -> Bundle:
-    """A bundle whose trunk is only named; with arrays, it has a gate, whose file `change` may rewrite."""
+    """A bundle whose backbone is only named; with arrays, it has a gate, whose file `change` may rewrite."""
     files = {"net.json": b"{}", "net.safetensors": b""}
     for name, data in files.items():
         (path / name).write_bytes(data)
@@ -54,7 +54,7 @@ def bundle_with(path: Path, arrays: Arrays | None, change: Callable[[Path], obje
         version="1",
         created="2026-01-01T00:00:00Z",
         preprocessing=InputSpec(size=SIDE),
-        trunks={"net": Trunk(architecture="net.json", weights="net.safetensors", origin="a test")},
+        backbones={"net": Backbone(architecture="net.json", weights="net.safetensors", origin="a test")},
         heads={},
         gate=part,
         data=(),
@@ -139,7 +139,7 @@ def test_each_region_covers_its_part_of_the_map_evenly(shape: tuple[int, int]) -
 def test_a_gate_judges_the_same_after_a_bundle_carried_it(tmp_path: Path, arrays: Arrays, gate: Gate) -> None:
     loaded = Gate.load(bundle_with(tmp_path, arrays))
     found = maps(TEST["xray"])
-    assert loaded.trunk == "net"
+    assert loaded.backbone == "net"
     np.testing.assert_allclose(
         [verdict.score for verdict in loaded.judge(found)], [verdict.score for verdict in gate.judge(found)], atol=1e-3
     )
@@ -182,7 +182,7 @@ def test_arrays_that_make_no_gate_are_refused_when_loading(
         Gate.load(bundle_with(tmp_path, arrays, rewrite))
 
 
-def test_maps_of_another_trunk_are_refused(gate: Gate) -> None:
+def test_maps_of_another_backbone_are_refused(gate: Gate) -> None:
     found = maps(TEST["xray"][:1])
     for wrong in (found[..., :-1], found[:, :-1], found[0]):
         with pytest.raises(ValueError, match="takes maps of net"):

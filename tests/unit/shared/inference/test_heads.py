@@ -24,14 +24,14 @@ MODELS = Path(__file__).parents[4] / Settings.model_fields["model_dir"].default
 RNG = np.random.default_rng(7)
 
 
-def numpy_head(network: Any, trunks: tuple[str, ...]) -> HeadNetwork:
+def numpy_head(network: Any, backbones: tuple[str, ...]) -> HeadNetwork:
     """The head that a bundle's files would give."""
     description = json.loads(json.dumps(keras.saving.serialize_keras_object(network)))
-    return HeadNetwork(read_network(description, KINDS), {v.path: v.numpy() for v in network.weights}, trunks)
+    return HeadNetwork(read_network(description, KINDS), {v.path: v.numpy() for v in network.weights}, backbones)
 
 
 def small_head(activation: str = "sigmoid", *, side: int = 5) -> Any:
-    """Two trunks and every kind of layer; every bias is off zero, so that none may be forgotten."""
+    """Two backbones and every kind of layer; every bias is off zero, so that none may be forgotten."""
     keras.utils.set_random_seed(3)
     maps = [keras.Input((side, side, channels), name=name) for name, channels in (("one", 3), ("two", 4))]
     rows = [layers.Flatten()(layers.AveragePooling2D(2)(part)) for part in maps]
@@ -78,13 +78,13 @@ def test_the_shipped_heads_answer_as_in_keras() -> None:
     sizes = {"densenet201": 1920, "vgg16": 512}
     maps = {name: np.maximum(RNG.normal(0, 1, (2, 7, 7, n)), 0).astype(np.float32) for name, n in sizes.items()}
     for head in bundle.heads.values():
-        wanted = rebuild(bundle, head)([maps[trunk] for trunk in head.trunks], training=False).numpy()
+        wanted = rebuild(bundle, head)([maps[backbone] for backbone in head.backbones], training=False).numpy()
         np.testing.assert_allclose(HeadNetwork.load(bundle, head).predict(maps), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", [4, 5])
 def test_the_heatmap_is_grad_cam(side: int) -> None:
-    """The mean over both trunks of what the gradient gives; an odd edge, which pooling leaves out, included."""
+    """The mean over both backbones of what the gradient gives; an odd edge, which pooling leaves out, included."""
     network, maps = small_head("softmax", side=side), small_maps(6, side=side)
     # TensorFlow is asked about one input at a time, the first.
     swapped = keras.Model([network.inputs[1], network.inputs[0]], network.output)
@@ -117,7 +117,7 @@ def test_no_image_gives_no_row() -> None:
     assert head.explain(small_maps(0), np.empty(0, np.int64)).shape == (0, 5, 5)
 
 
-def test_maps_of_another_trunk_are_refused() -> None:
+def test_maps_of_another_backbone_are_refused() -> None:
     head = numpy_head(small_head(), ("one", "two"))
     maps = small_maps(1)
     for wrong in ({"one": maps["one"]}, {"one": maps["two"], "two": maps["two"]}):
@@ -151,14 +151,14 @@ def test_what_no_head_has_is_refused(network: Any, message: str) -> None:
         numpy_head(network, ("one",))
 
 
-def test_a_head_needs_its_weights_and_as_many_trunks_as_inputs() -> None:
+def test_a_head_needs_its_weights_and_as_many_backbones_as_inputs() -> None:
     network = small_head()
     description = read_network(keras.saving.serialize_keras_object(network), KINDS)
     weights = {v.path: v.numpy() for v in network.weights}
     some = next(path for path in weights if path.endswith("/bias"))
     with pytest.raises(ModelError, match="lack"):
         HeadNetwork(description, {path: value for path, value in weights.items() if path != some}, ("one", "two"))
-    with pytest.raises(ModelError, match="2 inputs for 1 trunks"):
+    with pytest.raises(ModelError, match="2 inputs for 1 backbones"):
         HeadNetwork(description, weights, ("one",))
 
 

@@ -15,12 +15,12 @@ from safetensors.numpy import save
 
 from shared.errors import ModelError
 from shared.imaging.preprocess import InputSpec
-from shared.inference.bundle import Bundle, Card, Trunk
+from shared.inference.bundle import Backbone, Bundle, Card
 from shared.inference.keras_networks import rebuild
 
 
 def bundle_of(path: Path, network: Any, weights: dict[str, Any]) -> Bundle:
-    """A bundle whose only trunk has this architecture and these weights."""
+    """A bundle whose only backbone has this architecture and these weights."""
     files = {
         "net.json": json.dumps(keras.saving.serialize_keras_object(network)).encode(),
         "net.safetensors": save(weights),
@@ -32,7 +32,7 @@ def bundle_of(path: Path, network: Any, weights: dict[str, Any]) -> Bundle:
         version="1",
         created="2026-01-01T00:00:00Z",
         preprocessing=InputSpec(),
-        trunks={"net": Trunk(architecture="net.json", weights="net.safetensors", origin="a test")},
+        backbones={"net": Backbone(architecture="net.json", weights="net.safetensors", origin="a test")},
         heads={},
         data=(),
         limits=(),
@@ -53,7 +53,7 @@ KERNEL, BIAS = np.arange(8, dtype=np.float16).reshape(4, 2), np.ones(2, np.float
 
 def test_a_network_computes_with_the_stored_weights(tmp_path: Path) -> None:
     bundle = bundle_of(tmp_path, two_layers(), {"out/kernel": KERNEL, "out/bias": BIAS})
-    network = rebuild(bundle, bundle.card.trunks["net"])
+    network = rebuild(bundle, bundle.card.backbones["net"])
     np.testing.assert_allclose(network(np.eye(4, dtype=np.float32)).numpy(), KERNEL + 1)
 
 
@@ -62,7 +62,7 @@ def test_a_layer_that_carries_code_is_refused(tmp_path: Path) -> None:
     network = keras.Model(pixels, layers.Lambda(lambda x: x + 1)(pixels))
     bundle = bundle_of(tmp_path, network, {})
     with pytest.raises(ModelError, match=r"^net\.json: layers that no Thoraq network has: Lambda"):
-        rebuild(bundle, bundle.card.trunks["net"])
+        rebuild(bundle, bundle.card.backbones["net"])
 
 
 @pytest.mark.parametrize(
@@ -76,4 +76,4 @@ def test_a_layer_that_carries_code_is_refused(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, weights: dict[str, Any], message: str) -> None:
     bundle = bundle_of(tmp_path, two_layers(), weights)
     with pytest.raises(ModelError, match=message):
-        rebuild(bundle, bundle.card.trunks["net"])
+        rebuild(bundle, bundle.card.backbones["net"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shared.imaging.preprocess import InputSpec
-from shared.inference.bundle import Bundle, Card, Gate, Head, OperatingPoint, Source, Trunk
+from shared.inference.bundle import Backbone, Bundle, Card, Gate, Head, OperatingPoint, Source
 from training.bundle.model_card import NOTICE, origins, readme
 from training.evaluation.measure import measure, summarise_folds
 
@@ -43,7 +43,7 @@ def head(classifier: str, modality: str, found: dict[str, Any]) -> Head:
         classes=CLASSES[classifier],
         activation="sigmoid" if classifier == "binary" else "softmax",
         temperature=1.5,
-        trunks=("densenet201",),
+        backbones=("densenet201",),
         architecture="a.json",
         weights="a.safetensors",
         review_margin=0.2,
@@ -71,9 +71,9 @@ def card(ct_accuracy: float = 0.8, fold_accuracy: float = 0.9) -> Card:
                for n in ("UCSD-AI4H/COVID-CT", "ieee8023/covid-chestxray-dataset")]  # fmt: skip
     return Card(
         name="some", version="9", created=datetime(2026, 1, 1, tzinfo=UTC), preprocessing=InputSpec(),
-        trunks={"densenet201": Trunk(architecture="t.json", weights="t.safetensors", origin="from somewhere")},
+        backbones={"densenet201": Backbone(architecture="t.json", weights="t.safetensors", origin="from somewhere")},
         heads={"ensemble-xray": head("ensemble", "xray", xray), "binary-ct": head("binary", "ct", ct)},
-        gate=Gate(trunk="densenet201", weights="gate.safetensors", metrics=GATE),
+        gate=Gate(backbone="densenet201", weights="gate.safetensors", metrics=GATE),
         cross_validation={"ensemble-xray": folds, "ensemble-xray-vgg16": {**folds, "note": "VGG16 alone"}},
         data=tuple(sources), limits=("It learns the scanner, not the disease.",), notice=NOTICE,
         files={"binary-ct-roc.png": "0", "curves.png": "0"},
@@ -151,12 +151,12 @@ def test_a_card_before_its_measures_can_be_told() -> None:
 
 
 def test_origins_say_what_was_done_and_no_more() -> None:
-    plan = {"distil_steps": 1800, "condense_epochs": 3, "train_upper_block": True}
+    plan = {"distil_steps": 1800, "distil_vgg_epochs": 3, "train_upper_block": True}
     assert origins("distil", plan)["densenet201"].startswith("random initial weights; then distilled from EfficientNet")
     assert "1800 steps" in origins("distil", plan)["densenet201"]
     assert origins("distil", plan, begun="thoraq-2")["densenet201"].startswith("begun with the weights of thoraq-2; ")
     assert "trained on, with the ensemble" not in origins("distil", plan, ("ct",))["vgg16"]
     assert "3 epochs without labels" in origins("distil", plan)["vgg16"]
-    assert "without labels" not in origins("distil", plan | {"condense_epochs": 0})["vgg16"]
+    assert "without labels" not in origins("distil", plan | {"distil_vgg_epochs": 0})["vgg16"]
     assert origins("imagenet", plan)["densenet201"] == "ImageNet weights of keras.applications."
     assert origins("distil", plan | {"distil_steps": 0})["densenet201"] == "random initial weights."

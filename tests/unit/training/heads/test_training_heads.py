@@ -15,8 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from shared.errors import ConfigError
 from training.architectures import CHANNELS, DENSENET, SIDE, VGG, binary_head, ensemble_head
 from training.backbones.distil import distil, settle_batch_norm
-from training.heads.calibrate import cool, tempered
-from training.heads.cross_validation import Plan, cross_validate, settle, splits_of, train
+from training.heads.calibrate import apply_temperature, tempered
+from training.heads.cross_validation import Plan, cross_validate, select_hyperparameters, splits_of, train
 from training.heads.learner import Learner, first_dense
 from training.heads.shrinkage import carry, shrunken
 from training.tasks import BRANCHES, TASKS
@@ -25,19 +25,19 @@ from training.views import Examples, beside, keep, pooled, pooled_mean, views
 TASK = {task.name: task for task in (*TASKS, *BRANCHES)}
 
 
-def maps_of(count: int, trunk: str, seed: int = 0) -> Any:
+def maps_of(count: int, backbone: str, seed: int = 0) -> Any:
     """Random feature maps whose channels differ in size and offset, as real ones do."""
     rng = np.random.default_rng(seed)
-    shape = (count, SIDE, SIDE, CHANNELS[trunk])
+    shape = (count, SIDE, SIDE, CHANNELS[backbone])
     return (rng.gamma(1, 1, shape) * rng.uniform(0.1, 9, shape[-1])).astype(np.float32)
 
 
 def kept_of(maps: Any) -> Any:
-    """One view of each image, as a finished trunk's maps are kept."""
+    """One view of each image, as a finished backbone's maps are kept."""
     return pooled_mean(maps)[np.newaxis].astype(np.float16)
 
 
-def small_trunk() -> Any:
+def small_backbone() -> Any:
     """A VGG16 from its fourth pool on, behind one layer that stands for the rest."""
     pixels = keras.Input((None, None, 512))
     x = layers.Activation("linear", name="block4_pool")(pixels)
@@ -60,16 +60,16 @@ def test_a_head_does_with_whole_maps_what_its_twin_learnt_on_means() -> None:
 
 def test_an_upper_block_is_trained_in_place_and_only_in_its_stage() -> None:
     task, numbers = TASK["ensemble-xray-vgg16"], np.tile([0, 1, 2], 8)
-    trunk = small_trunk()
+    backbone = small_backbone()
     at_cut = np.random.default_rng(0).gamma(1, 1, (1, 24, 14, 14, 512)).astype(np.float16)
     examples, rows = Examples({VGG: at_cut}, numbers), np.arange(24)
-    learner, before = Learner(task, {VGG: trunk}, examples, rows), trunk.get_weights()
+    learner, before = Learner(task, {VGG: backbone}, examples, rows), backbone.get_weights()
     learner.carry(learner.shrink([1e-3], examples, rows), [1.0])
-    for mine, was in zip(trunk.get_weights(), before, strict=True):
+    for mine, was in zip(backbone.get_weights(), before, strict=True):
         np.testing.assert_array_equal(mine, was)
     learner.raise_upper(1, examples, rows)
-    assert not np.array_equal(trunk.get_weights()[0], before[0])
-    maps = trunk(at_cut[0].astype(np.float32)).numpy()
+    assert not np.array_equal(backbone.get_weights()[0], before[0])
+    maps = backbone(at_cut[0].astype(np.float32)).numpy()
     np.testing.assert_allclose(learner.head()([maps]).numpy(), learner.predict(examples, rows), atol=5e-3)
 
 
@@ -92,7 +92,7 @@ def test_every_fold_is_answered_by_what_did_not_train_on_it() -> None:
 def test_shrinkage_is_settled_where_validation_is_best() -> None:
     task, rng = TASK["binary-ct"], np.random.default_rng(0)
     examples = Examples({DENSENET: rng.normal(size=(1, 40, 1, 1, 1920)).astype(np.float16)}, rng.integers(0, 2, 40))
-    plan = settle(task, {}, examples, [(np.arange(30), np.arange(30, 40))])
+    plan = select_hyperparameters(task, {}, examples, [(np.arange(30), np.arange(30, 40))])
     learner = Learner(task, {}, examples, np.arange(30))
     learner.carry(learner.shrink(plan.strengths, examples, np.arange(30)), plan.shares)
     losses = {float(row["strength"]): row["val_loss"] for row in plan.log}
@@ -105,7 +105,7 @@ def test_shrinkage_is_settled_on_all_validation_parts_together() -> None:
     task, rng = TASK["binary-ct"], np.random.default_rng(0)
     examples = Examples({DENSENET: rng.normal(size=(1, 45, 1, 1, 1920)).astype(np.float16)}, rng.integers(0, 2, 45))
     splits = splits_of([np.arange(start, 45, 3) for start in range(3)])
-    plan = settle(task, {}, examples, splits)
+    plan = select_hyperparameters(task, {}, examples, splits)
     held = np.zeros((45, 2), np.float32)
     for train_rows, val in splits:
         learner, _ = train(task, dict, plan, examples, train_rows)
@@ -118,12 +118,12 @@ def test_shrinkage_is_settled_on_all_validation_parts_together() -> None:
 @pytest.mark.parametrize("name", list(TASK))
 def test_a_head_carries_the_regression_that_was_fitted(name: str) -> None:
     task, rng = TASK[name], np.random.default_rng(0)
-    classes, width = len(task.classes), sum(CHANNELS[trunk] for trunk in task.trunks)
+    classes, width = len(task.classes), sum(CHANNELS[backbone] for backbone in task.backbones)
     means, numbers = rng.normal(size=(90, width)).astype(np.float32), np.arange(90) % classes
     kernel, bias = shrunken(means, numbers, np.ones(90, np.float32), 1e-3, classes)
     head = task.head(side=2)
     carry(head, first_dense(head), kernel, bias)
-    maps = np.split(means, np.cumsum([CHANNELS[trunk] for trunk in task.trunks])[:-1], axis=1)
+    maps = np.split(means, np.cumsum([CHANNELS[backbone] for backbone in task.backbones])[:-1], axis=1)
     got = head([np.broadcast_to(part[:, None, None], (90, 2, 2, part.shape[1])) for part in maps]).numpy()
     model = LogisticRegression(C=1e-3, max_iter=500, tol=1e-3).fit(means, numbers)
     np.testing.assert_allclose(got, model.predict_proba(means), atol=1e-4)
@@ -131,12 +131,14 @@ def test_a_head_carries_the_regression_that_was_fitted(name: str) -> None:
 
 def test_an_ensembles_logits_are_the_weighted_mean_of_its_branches_logits() -> None:
     rng, numbers = np.random.default_rng(0), np.arange(60) % 3
-    kept = {trunk: rng.normal(size=(2, 60, 1, 1, CHANNELS[trunk])).astype(np.float16) for trunk in (VGG, DENSENET)}
+    kept = {
+        backbone: rng.normal(size=(2, 60, 1, 1, CHANNELS[backbone])).astype(np.float16) for backbone in (VGG, DENSENET)
+    }
     examples, rows = Examples(kept, numbers), np.arange(60)
     logits = []
     for task, shares in zip((*BRANCHES, TASK["ensemble-xray"]), ([1.0], [1.0], [0.3, 0.7]), strict=True):
         learner = Learner(task, {}, examples, rows)
-        learner.carry(learner.shrink([3e-3] * len(task.trunks), examples, rows), shares)
+        learner.carry(learner.shrink([3e-3] * len(task.backbones), examples, rows), shares)
         found = np.log(learner.predict(examples, rows))
         logits.append(found - found.mean(1, keepdims=True))  # a softmax tells them but for a constant
     np.testing.assert_allclose(logits[2], 0.3 * logits[0] + 0.7 * logits[1], atol=1e-3)
@@ -144,12 +146,14 @@ def test_an_ensembles_logits_are_the_weighted_mean_of_its_branches_logits() -> N
 
 def test_a_branch_that_guesses_has_little_to_say() -> None:
     rng, numbers = np.random.default_rng(0), np.arange(120) % 3
-    means = {trunk: rng.normal(size=(1, 120, 1, 1, CHANNELS[trunk])) for trunk in (VGG, DENSENET)}
+    means = {backbone: rng.normal(size=(1, 120, 1, 1, CHANNELS[backbone])) for backbone in (VGG, DENSENET)}
     means[DENSENET][..., :30] += 0.7 * (numbers[:, None] == np.arange(30) % 3)[None, :, None, None]
-    examples = Examples({trunk: kept.astype(np.float16) for trunk, kept in means.items()}, numbers)
-    plan = settle(TASK["ensemble-xray"], {}, examples, [(np.arange(80), np.arange(80, 120))])
+    examples = Examples({backbone: kept.astype(np.float16) for backbone, kept in means.items()}, numbers)
+    plan = select_hyperparameters(TASK["ensemble-xray"], {}, examples, [(np.arange(80), np.arange(80, 120))])
     assert plan.shares[1] >= 0.7
-    alone = settle(TASK["ensemble-xray-densenet201"], {}, examples, [(np.arange(80), np.arange(80, 120))])
+    alone = select_hyperparameters(
+        TASK["ensemble-xray-densenet201"], {}, examples, [(np.arange(80), np.arange(80, 120))]
+    )
     assert plan.branch(1).strengths == alone.strengths
 
 
@@ -194,7 +198,7 @@ def test_a_cooled_head_gives_the_tempered_probabilities() -> None:
     head = binary_head("ct")
     maps = maps_of(5, DENSENET)
     before = head([maps]).numpy()
-    cool(head, 2.5)
+    apply_temperature(head, 2.5)
     np.testing.assert_allclose(head([maps]).numpy(), tempered(before, 2.5, "sigmoid"), atol=1e-4)
 
 
@@ -220,7 +224,7 @@ def small_student() -> Any:
 
 
 def small_teacher() -> Any:
-    """Maps at strides 8, 16 and 32."""
+    """FeatureMaps at strides 8, 16 and 32."""
     pixels = keras.Input((None, None, 3))
     x, maps = layers.AveragePooling2D(4)(layers.Rescaling(1 / 255)(pixels)), []
     for width in (24, 48, 32):

@@ -1,4 +1,4 @@
-"""Even out a trunk's channels before it is quantised, without changing what it computes.
+"""Even out a backbone's channels before it is quantised, without changing what it computes.
 
 An int8 tensor has one step for all of its channels. DenseNet joins the outputs of a hundred layers and normalises them
 only afterwards, so the quiet ones among them would drown in the loud ones' steps. Here every channel that only batch
@@ -24,7 +24,7 @@ PASSING = frozenset({"Activation", "AveragePooling2D", "Concatenate", "MaxPoolin
 MAKING = {"BatchNormalization": ("gamma", "beta"), "Conv2D": ("kernel", "bias")}
 
 
-def equalise(description: Mapping[str, Any], weights: Weights) -> dict[str, NDArray[np.float32]]:
+def cross_layer_equalization(description: Mapping[str, Any], weights: Weights) -> dict[str, NDArray[np.float32]]:
     """Weights for the same network (as Keras described it) with which it computes the same through even channels."""
     network = read_network(description, PASSING | MAKING.keys() | {"InputLayer", "Rescaling"})
     channels = trace(network, weights)

@@ -29,11 +29,13 @@ BLOCK_RATE, FINDER_RATE = 1e-4, 2e-3
 MEAN_WEIGHT = 4.0
 
 
-def condense(trunk: Any, teacher: Any, images: NDArray[np.uint8], epochs: int, report: Callable[[str], None]) -> None:
-    """Train the last block of `trunk` in place on views of `images` (N, S, S)."""
+def distil_vgg(
+    backbone: Any, teacher: Any, images: NDArray[np.uint8], epochs: int, report: Callable[[str], None]
+) -> None:
+    """Train the last block of `backbone` in place on views of `images` (N, S, S)."""
     keras.utils.set_random_seed(SEED)
-    at_cut, targets = examples(trunk, teacher, images)
-    block = upper(trunk, CUTS[VGG])
+    at_cut, targets = examples(backbone, teacher, images)
+    block = upper(backbone, CUTS[VGG])
     finder = layers.Conv2D(targets.shape[-1], 1, dtype="float32")
     network = keras.Model(block.input, finder(standardised(block, at_cut)))
     steps = epochs * len(at_cut) // STEP
@@ -45,12 +47,12 @@ def condense(trunk: Any, teacher: Any, images: NDArray[np.uint8], epochs: int, r
         rows, order = order[:STEP], order[STEP:]
         distance = float(step(tf.constant(at_cut[rows], tf.float32), tf.constant(targets[rows], tf.float32)))
         if number % 50 == 0 or number == steps:
-            report(f"condense: step {number}/{steps}, unexplained variance {distance:.3f}")
+            report(f"distil_vgg: step {number}/{steps}, unexplained variance {distance:.3f}")
 
 
-def examples(trunk: Any, teacher: Any, images: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    """Maps before the last block (M, h, w, channels), and the levels that are to be found in its output."""
-    before = keras.Model(trunk.input, trunk.get_layer(CUTS[VGG]).output)
+def examples(backbone: Any, teacher: Any, images: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """Feature maps before the last block (M, h, w, channels), and the levels that are to be found in its output."""
+    before = keras.Model(backbone.input, backbone.get_layer(CUTS[VGG]).output)
     coarse = keras.Model(teacher.input, levels(teacher).outputs[1])
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, None), tf.uint8)])  # type: ignore[untyped-decorator]
