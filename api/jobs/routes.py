@@ -241,8 +241,8 @@ def cancel_job(path: JobPath) -> Response:
     with service.database.transaction() as session:
         jobs.cancel(session, who.tenant_id, path.job_id)
         record(session, who, "job.cancel", path.job_id)
-        told = deliveries_scheduled(session)
-    if told:
+        has_subscribers = deliveries_scheduled(session)
+    if has_subscribers:
         ring(service.settings, DELIVER)
     log.info("job.cancelled", job_id=path.job_id)
     return respond(look(service, who, path.job_id))

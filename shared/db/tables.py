@@ -25,7 +25,7 @@ class JobState(StrEnum):
     SUCCEEDED = "succeeded"  #: has exactly one result
     FAILED = "failed"  #: cannot be answered; `error` says why
     CANCELLED = "cancelled"  #: the client withdrew it
-    QUARANTINED = "quarantined"  #: workers died of it, even when it ran alone
+    QUARANTINED = "quarantined"  #: workers died of it, even when it ran in isolation
 
 
 TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.QUARANTINED})
@@ -374,7 +374,7 @@ class Job(Base):
     state: Mapped[JobState] = mapped_column(_enum(JobState))
     error: Mapped[Json | None]
     not_before: Mapped[datetime | None]
-    alone: Mapped[bool] = mapped_column(server_default=sa.false())
+    isolated: Mapped[bool] = mapped_column("alone", server_default=sa.false())
     error_attempts: Mapped[int] = mapped_column(server_default="0")
     crash_attempts: Mapped[int] = mapped_column(server_default="0")
     worker: Mapped[str | None]

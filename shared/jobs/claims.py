@@ -45,8 +45,8 @@ class Claim:
     force: bool = False
     #: of the study; None when nobody knows it
     content_sha256: str | None = None
-    #: its last batch died: it is run by itself
-    alone: bool = False
+    #: its last batch died: it is run in isolation
+    isolated: bool = False
     #: somebody waits for it
     stat: bool = False
 
@@ -125,6 +125,6 @@ def _claim(row: sa.Row[Any], images: Sequence[ImageRef]) -> Claim:
         images=tuple(images),
         force=row.force,
         content_sha256=row.content_sha256,
-        alone=row.alone,
+        isolated=row.isolated,
         stat=row.stat,
     )

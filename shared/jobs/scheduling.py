@@ -48,7 +48,7 @@ NEXT = sa.text("""
             ) AS turn, random() AS lot
         FROM classes ORDER BY place, turn, lot LIMIT :heads
     )
-    SELECT j.id, j.alone, turns.stat, s.image_count
+    SELECT j.id, j.alone AS isolated, turns.stat, s.image_count
     FROM turns JOIN jobs j USING (id) JOIN studies s ON s.id = j.study_id
     WHERE j.state = 'queued' ORDER BY turns.place, turns.turn, turns.lot LIMIT :many FOR UPDATE OF j SKIP LOCKED
 """).bindparams(
@@ -66,7 +66,7 @@ class Candidate(NamedTuple):
     """A queued job whose row is locked."""
 
     id: str
-    alone: bool
+    isolated: bool
     stat: bool
     image_count: int
 

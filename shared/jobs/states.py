@@ -52,8 +52,8 @@ CLAIM = sa.text("""
     UPDATE jobs j SET state = 'running', started_at = now(), worker = :worker,
         lease_token = gen_random_uuid(), lease_until = now() + CAST(:lease AS interval)
     FROM studies s, set_config('synchronous_commit', 'off', true) WHERE j.id = ANY (:ids) AND s.id = j.study_id
-    RETURNING j.id, j.lease_token AS token, j.tenant_id, j.classifier, j.force, j.alone, j.rank = 0 AS stat, j.study_id,
-        s.modality, s.content_sha256, CAST(extract(epoch FROM now() - j.queued_at) AS float) AS waited
+    RETURNING j.id, j.lease_token AS token, j.tenant_id, j.classifier, j.force, j.alone AS isolated, j.rank = 0 AS stat,
+        j.study_id, s.modality, s.content_sha256, CAST(extract(epoch FROM now() - j.queued_at) AS float) AS waited
 """)
 # Row by row: one whose lease was lost is not among those that end, and the others are not the worse for it.
 FINISH = sa.text("""
@@ -131,18 +131,18 @@ def claim(
     ageing: timedelta,
     stat_only: bool = False,
     by_turns: bool = False,
-    lone: bool = True,
+    allow_isolated: bool = True,
     without: Collection[str] = (),
 ) -> list[Claim]:
     """Take the next jobs, at least one if there is one, and otherwise up to `max_images` images' worth.
 
-    A job that runs alone (its last batch died) comes alone; when its turn has come and it may not be claimed (`lone`),
-    nothing is, so that it is not overtaken for ever. Stat jobs come without others, which would make them slower. A
+    An isolated job (its last batch died) comes by itself; when its turn has come and `allow_isolated` is false, nothing
+    is claimed, so that it is not overtaken for ever. Stat jobs come without others, which would make them slower. A
     bulk job that waited for `ageing` counts as routine. `by_turns`, tenants have their next jobs whatever the class,
     and no stat is taken. Tenants `without` a turn are passed over.
     """
     candidates = lock_next(session, max_images, ageing, stat_only=stat_only, by_turns=by_turns, without=without)
-    if candidates and candidates[0].alone and not lone:
+    if candidates and candidates[0].isolated and not allow_isolated:
         return []
     chosen = _fill(candidates, max_images)
     if not chosen:
@@ -153,13 +153,13 @@ def claim(
 
 
 def _fill(candidates: Sequence[Candidate], max_images: int) -> list[str]:
-    if candidates and candidates[0].alone:
+    if candidates and candidates[0].isolated:
         return [candidates[0].id]
     chosen: list[str] = []
     images = 0
     for candidate in candidates:
         if (
-            candidate.alone
+            candidate.isolated
             or candidate.stat != candidates[0].stat
             or (chosen and images + candidate.image_count > max_images)
         ):
@@ -170,26 +170,26 @@ def _fill(candidates: Sequence[Candidate], max_images: int) -> list[str]:
 
 
 def heartbeat(session: Session, claims: Collection[Claim], lease: timedelta) -> set[str]:
-    """Extend the leases; the ids of the jobs that are still held.
+    """Extend the leases; the ids of the jobs that are still leased.
 
     A row whose end is being written is locked, and passed over: nobody else can take it meanwhile, and the others'
     leases must not wait for it.
     """
-    _update(session, _lock(session, _held(claims), wait=False), lease_until=sa.func.now() + lease)
-    return held(session, claims)
+    _update(session, _lock(session, _leased(claims), wait=False), lease_until=sa.func.now() + lease)
+    return leased(session, claims)
 
 
-def held(session: Session, claims: Collection[Claim]) -> set[str]:
-    """The ids of those jobs that are still held: not cancelled, and nobody else's."""
-    return set(session.scalars(sa.select(Job.id).where(_held(claims))))
+def leased(session: Session, claims: Collection[Claim]) -> set[str]:
+    """Return the ids of those jobs that are still leased: not cancelled, and nobody else's."""
+    return set(session.scalars(sa.select(Job.id).where(_leased(claims))))
 
 
 def release(session: Session, claims: Collection[Claim]) -> None:
     """Give back what was not run: the worker stops. No attempt is counted."""
-    _update(session, _lock(session, _held(claims)), state=JobState.QUEUED, **NO_LEASE)
+    _update(session, _lock(session, _leased(claims)), state=JobState.QUEUED, **NO_LEASE)
 
 
-def _held(claims: Collection[Claim]) -> sa.ColumnElement[bool]:
+def _leased(claims: Collection[Claim]) -> sa.ColumnElement[bool]:
     tokens = [claim.token for claim in claims]
     return sa.and_(
         Job.id.in_([claim.job_id for claim in claims]), Job.lease_token.in_(tokens), Job.state == JobState.RUNNING
@@ -307,11 +307,11 @@ def close_stalled(session: Session, quiet: timedelta) -> str | None:
 
 
 def rescue(session: Session, max_crashes: int, limit: int = 500) -> tuple[list[str], list[str]]:
-    """The sweeper's part: jobs whose worker is gone. Returns (put back to run alone, quarantined).
+    """The sweeper's part: jobs whose worker is gone. Returns (put back to run in isolation, quarantined).
 
-    A job that was alone when its worker died has a crash counted; `max_crashes` of them quarantine it.
+    A job that was isolated when its worker died has a crash counted; `max_crashes` of them quarantine it.
     """
-    hopeless = sa.and_(Job.alone, Job.crash_attempts + 1 >= max_crashes)
+    hopeless = sa.and_(Job.isolated, Job.crash_attempts + 1 >= max_crashes)
     error = problem_of(WorkerCrashed(f"{max_crashes} workers died of it"))
     rows = _update(
         session,
@@ -319,12 +319,12 @@ def rescue(session: Session, max_crashes: int, limit: int = 500) -> tuple[list[s
         state=sa.case((hopeless, JobState.QUARANTINED), else_=JobState.QUEUED),
         finished_at=sa.case((hopeless, sa.func.now())),
         error=sa.case((hopeless, sa.cast(error, Job.error.type))),
-        crash_attempts=Job.crash_attempts + sa.cast(Job.alone, sa.Integer),
-        alone=True,
+        crash_attempts=Job.crash_attempts + sa.cast(Job.isolated, sa.Integer),
+        isolated=True,
         rank=Priority.STAT.rank,  # next: it has waited its turn once, and for a lease
-        # Once alone and not done, behind the others that run alone: those that did nothing are done before it is tried
+        # Once isolated and not done, behind the others that are: those that did nothing are done before it is tried
         # again, and workers that are killed for another reason are not killed over the same job each time.
-        queued_at=sa.case((Job.alone, sa.func.now()), else_=Job.queued_at),
+        queued_at=sa.case((Job.isolated, sa.func.now()), else_=Job.queued_at),
         **NO_LEASE,
     )
     quarantined = [row for row in rows if row.state is JobState.QUARANTINED]

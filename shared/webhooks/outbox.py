@@ -33,14 +33,14 @@ EMIT = sa.text("""
     ), endpoints AS (
         SELECT id, tenant_id, enabled, events FROM webhook_endpoints
         WHERE tenant_id IN (SELECT tenant_id FROM happened) ORDER BY id FOR KEY SHARE
-    ), told AS (
+    ), recorded AS (
         INSERT INTO events (id, tenant_id, type, job_id, batch_id)
         SELECT id, tenant_id, type, job_id, batch_id FROM happened
         WHERE tenant_id IN (SELECT tenant_id FROM endpoints) RETURNING id, tenant_id, type
     ), sent AS (
         INSERT INTO deliveries (id, tenant_id, event_id, endpoint_id, state)
         SELECT 'dlv_' || substr(t.id, 5, 12) || left(md5(t.id || w.id), 20), t.tenant_id, t.id, w.id, 'pending'
-        FROM told t JOIN endpoints w ON w.tenant_id = t.tenant_id
+        FROM recorded t JOIN endpoints w ON w.tenant_id = t.tenant_id
         WHERE w.enabled AND (t.type = ANY (w.events) OR '*' = ANY (w.events)) RETURNING id
     )
     SELECT count(*) FROM sent
@@ -78,8 +78,8 @@ def emit(session: Session, webhook_events: Sequence[WebhookEvent]) -> None:
     """
     if not webhook_events:
         return
-    told = [{"id": new_id("msg"), **event._asdict()} for event in webhook_events]
-    if session.scalar(EMIT, {"webhook_events": told}):
+    rows = [{"id": new_id("msg"), **event._asdict()} for event in webhook_events]
+    if session.scalar(EMIT, {"webhook_events": rows}):
         session.info[SCHEDULED] = True
 
 

@@ -117,7 +117,7 @@ def results(stack: Stack, ids: list[str]) -> list[str]:
     database = Database(stack.settings, pool_size=1)
     with database.transaction() as session:
         attempts = session.execute(
-            sa.select(Job.state, Job.error_attempts, Job.crash_attempts, Job.alone).where(Job.id.in_(ids))
+            sa.select(Job.state, Job.error_attempts, Job.crash_attempts, Job.isolated).where(Job.id.in_(ids))
         ).all()
         answers = session.execute(
             sa.select(Result.job_id, Result.bundle_sha256).where(Result.job_id.in_(ids)).order_by(Result.created_at)

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
@@ -30,7 +29,7 @@ from worker.classify.dispatch import BatchPredictions, InferenceDispatcher, Stop
 from worker.classify.leases import Leases
 from worker.classify.load import Loader, Study
 from worker.classify.predictor import Prediction, Predictor, RejectedImage
-from worker.classify.prefetch import MOST_BATCHES, Ahead, Batch, studies_of
+from worker.classify.prefetch import MOST_BATCHES, Batch, Prefetcher, studies_of
 from worker.classify.write_back import Writer
 from worker.runner import Serving
 
@@ -50,11 +49,10 @@ class Classify:
         self._loader = Loader(storage, settings, self._got_on)
         self._leases = Leases(database, timedelta(seconds=settings.lease_seconds))
         self._writer = Writer(settings, database, self._leases)
-        self._ahead = Ahead(name, settings, database, self._loader, self._leases)
+        self._prefetcher = Prefetcher(name, settings, database, self._loader, self._leases, self._got_on)
         self._dispatcher = InferenceDispatcher(
             heatmaps=settings.heatmaps, keep=MOST_BATCHES, on_inference=self._note_inference
         )
-        self._thread = ThreadPoolExecutor(1, "claim-ahead")
         self.swap(predictor)
 
     @property
@@ -75,7 +73,7 @@ class Classify:
         self._progress = time.monotonic()
 
     def _note_inference(self, images: int, seconds: float) -> None:
-        self._ahead.pace.note(images, seconds)
+        self._prefetcher.pace.note(images, seconds)
         self._got_on()
 
     def swap(self, predictor: Predictor) -> None:
@@ -107,52 +105,40 @@ class Classify:
     def _batches(self, stopping: threading.Event) -> Generator[Batch, None, None]:
         """Batches as they come, the next ones in the making; what is not wanted any more is given back."""
         until = time.monotonic() + self._settings.drain_seconds
-        self._ahead.wanted.set()
-        coming: Future[list[Batch]] | None = self._thread.submit(self._take)
+        self._prefetcher.start(self._predictor, engine_idle=True)
         ready: deque[Batch] = deque()
         try:
-            while coming is not None:
+            while self._prefetcher.started:
                 self._dispatcher.wait_free(self._predictor.lanes)
-                taken, coming = coming, None
-                self._ahead.wanted.set()
-                ready.extend(taken.result())
-                self._ahead.wanted.clear()
+                ready.extend(self._prefetcher.next())
                 self._got_on()
-                if stopping.is_set() or not (ready or self._ahead.late):
+                if stopping.is_set() or not (ready or self._prefetcher.late):
                     return
                 # While jobs are late, others are claimed all the same, and the late ones come out of the same call.
-                alone = bool(ready) and ready[0].alone
-                more = time.monotonic() < until or self._ahead.late
-                if alone:
+                isolated = bool(ready) and ready[0].isolated
+                more = time.monotonic() < until or self._prefetcher.late
+                if isolated:
                     self._writer.wait()
                 elif more:
-                    coming = self._thread.submit(self._take)
+                    self._prefetcher.start(self._predictor)
                 while ready and not stopping.is_set():
                     yield ready.popleft()
-                if alone and more:
+                if isolated and more:
                     self._writer.wait()
-                    self._ahead.wanted.set()
-                    coming = self._thread.submit(self._take)
+                    self._prefetcher.start(self._predictor, engine_idle=True)
         finally:
-            self._ahead.wanted.set()
-            if coming is not None:
-                ready.extend(coming.result())
+            ready.extend(self._prefetcher.next())
             for batch in ready:
                 self._leases.release(batch.claims)
             if stopping.is_set():
-                self._ahead.give_up()
+                self._prefetcher.give_up()
         # Another worker may be idle; this one goes on when the bell comes round.
         ring(self._settings, CLASSIFY)
-
-    def _take(self) -> list[Batch]:
-        taken = self._ahead.take(self._predictor)
-        self._got_on()
-        return taken
 
     def _run(self, batch: Batch, stopping: threading.Event) -> Callable[[], list[Outcome]]:
         """Give a batch to the engine. What becomes of it is waited for by whoever asks for its outcomes."""
         ended = [entry for entry in batch.entries if isinstance(entry, Outcome)]
-        studies = [study for study in studies_of(batch.entries) if self._leases.held(study.claim)]
+        studies = [study for study in studies_of(batch.entries) if self._leases.is_leased(study.claim)]
         whole = len(ended) + len(studies) == len(batch.entries)
         try:
             inference_batches = (

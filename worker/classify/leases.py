@@ -16,30 +16,30 @@ class Leases:
 
     def __init__(self, database: Database, lease: timedelta) -> None:
         self._database, self._lease = database, lease
-        self._held: dict[str, Claim] = {}
+        self._leased: dict[str, Claim] = {}
         self._lock = threading.Lock()
 
     def add(self, claims: Sequence[Claim]) -> None:
         """Extend these from now on."""
         with self._lock:
-            self._held.update({claim.job_id: claim for claim in claims})
+            self._leased.update({claim.job_id: claim for claim in claims})
 
     def forget(self, claims: Sequence[Claim]) -> None:
         """Let these run out, unless they are over already."""
         with self._lock:
             for claim in claims:
-                if self._held.get(claim.job_id) == claim:
-                    del self._held[claim.job_id]
+                if self._leased.get(claim.job_id) == claim:
+                    del self._leased[claim.job_id]
 
-    def held(self, claim: Claim) -> bool:
-        """Whether it is, as far as the last heartbeat knows."""
+    def is_leased(self, claim: Claim) -> bool:
+        """True if it is on lease here, as far as the last heartbeat knows."""
         with self._lock:
-            return self._held.get(claim.job_id) == claim
+            return self._leased.get(claim.job_id) == claim
 
     def beat(self) -> None:
         """Extend them all; what was lost meanwhile is forgotten: it is not worth running."""
         with self._lock:
-            claims = list(self._held.values())
+            claims = list(self._leased.values())
         if not claims:
             return
         with self._database.transaction() as session:
@@ -51,7 +51,7 @@ class Leases:
         if not claims:
             return []
         with self._database.transaction() as session:
-            kept = jobs.held(session, claims)
+            kept = jobs.leased(session, claims)
         lost = [claim for claim in claims if claim.job_id not in kept]
         self.forget(lost)
         return lost

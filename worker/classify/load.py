@@ -1,8 +1,8 @@
 """Claims to pixels: fetch, verify, decode, prepare. An image that cannot be read keeps its reason, and fails alone.
 
 Small PNG and JPEG files are decoded here, in threads, the rest in processes that may die of it
-(shared/decoding/sandbox.py). A job that runs alone is one whose last worker died: all of its files are decoded there,
-so that the worker outlives even a picture that crashes the codecs of this process.
+(shared/decoding/sandbox.py). A job that runs in isolation is one whose last worker died: all of its files are decoded
+there, so that the worker outlives even a picture that crashes the codecs of this process.
 
 Files are decoded in two lanes. What is claimed together goes through the quick one, stat studies first. What is not
 ready when its caller waits no longer goes on in the slow one, where tenants take turns, so that it holds up nobody.
@@ -121,7 +121,7 @@ class Loading:
 
     def __init__(self, claims: Sequence[Claim], spec: InputSpec, settings: Settings) -> None:
         self.spec, self._settings = spec, settings
-        self.alone, self.stat = any(claim.alone for claim in claims), any(claim.stat for claim in claims)
+        self.isolated, self.stat = any(claim.isolated for claim in claims), any(claim.stat for claim in claims)
         #: set when its caller waits no longer
         self.late = False
         #: tenants that have a file in the slow lane; their others follow it there
@@ -297,7 +297,7 @@ class Loader:
     def _prepared(
         self, loading: Loading, data: bytes, budget: Budget, unwanted: Callable[[], bool]
     ) -> Iterator[Picture]:
-        if loading.alone or wants_sandbox(data):
+        if loading.isolated or wants_sandbox(data):
             yield from self._sandbox.prepared(data, loading.spec, budget, unwanted)
             return
         with self._here(budget):

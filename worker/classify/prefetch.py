@@ -6,16 +6,17 @@ study that comes is made ready to go before it. So a stat study waits for the ba
 A batch waits for its files for a moment. Jobs that are not ready then go on loading beside the others
 (worker/classify/slow_jobs.py), and are handed over when they are.
 
-A job that runs alone (its last worker died) is alone in this worker: nothing else is claimed until the engine is done
-with it, and the engine gets it when all else is written. Else the jobs beside it would pay for its crashes, or it for
-theirs.
+A job that runs in isolation (its last worker died) has this worker to itself: nothing else is claimed until the engine
+is done with it, and the engine gets it when all else is written. Else the jobs beside it would pay for its crashes, or
+it for theirs.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -69,9 +70,9 @@ class Batch:
         return [entry.claim for entry in self.entries]
 
     @property
-    def alone(self) -> bool:
-        """Whether it is a job that nothing may be claimed beside."""
-        return any(claim.alone for claim in self.claims)
+    def isolated(self) -> bool:
+        """True if the batch must run in isolation: nothing may be claimed beside it."""
+        return any(claim.isolated for claim in self.claims)
 
 
 class Pace:
@@ -93,13 +94,24 @@ class Pace:
         return self._batch_size * min(max(batches, 1), MOST_BATCHES)
 
 
-class Ahead:
-    """Claims and loads, in the one thread that calls `take`."""
+class Prefetcher:
+    """Claims and loads the next batches in a thread of its own: `start` begins to, `next` waits for them."""
 
-    def __init__(self, name: str, settings: Settings, database: Database, loader: Loader, leases: Leases) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        database: Database,
+        loader: Loader,
+        leases: Leases,
+        on_progress: Callable[[], None],
+    ) -> None:
         self.pace = Pace(settings.batch_size)
-        #: the engine, or a lane of it, has nothing to do
-        self.wanted = threading.Event()
+        self._thread = ThreadPoolExecutor(1, "claim-ahead")
+        self._coming: Future[list[Batch]] | None = None
+        self._on_progress = on_progress
+        #: set while the engine, or a lane of it, has nothing to do
+        self._engine_idle = threading.Event()
         self._name, self._settings, self._database = name, settings, database
         self._loader, self._leases = loader, leases
         self._lease = timedelta(seconds=settings.lease_seconds)
@@ -109,46 +121,72 @@ class Ahead:
         self._stat_claims = 0
 
     @property
+    def started(self) -> bool:
+        """True from `start` until `next` has returned what it began."""
+        return self._coming is not None
+
+    @property
     def late(self) -> bool:
-        """Whether jobs are held that are not ready yet."""
+        """True while jobs are on lease here that are not ready yet."""
         return bool(self._late)
+
+    def start(self, predictor: Predictor, *, engine_idle: bool = False) -> None:
+        """Begin to claim and load the next batches; without delay if the engine has nothing to do meanwhile."""
+        if engine_idle:
+            self._engine_idle.set()
+        self._coming = self._thread.submit(self._next_batches, predictor)
+
+    def next(self) -> list[Batch]:
+        """Wait for the batches that `start` began; empty if it was not called. The engine is idle meanwhile."""
+        coming, self._coming = self._coming, None
+        if coming is None:
+            return []
+        self._engine_idle.set()
+        batches = coming.result()
+        self._engine_idle.clear()
+        return batches
 
     def give_up(self) -> None:
         """Give back the jobs that are not ready yet: the worker stops."""
         self._late.give_up()
 
-    def take(self, predictor: Predictor) -> list[Batch]:
-        """The next batch, ready for the engine, with stat studies before it that came while it waited; or nothing.
+    def _next_batches(self, predictor: Predictor) -> list[Batch]:
+        """Claim and load a batch, with stat studies before it that came while it waited; or nothing.
 
         What was late, and has become ready, comes first.
         """
+        batches = self._late_or_next(predictor)
+        self._on_progress()
+        return batches
+
+    def _late_or_next(self, predictor: Predictor) -> list[Batch]:
         if found := self._late.ready():
             return [self._made(predictor, entries) for predictor, entries in found]
-        held: list[Claimed] = []
+        claimed: list[Claimed] = []
         self._patient_until = time.monotonic() + PATIENCE_SECONDS
         try:
-            batch = self._batch(predictor, self._gather(predictor, held))
-            urgent = [] if not held or _goes_alone(held[0]) else list(self._urgent(predictor, held))
+            batch = self._batch(predictor, self._fill(predictor, claimed))
+            urgent = [] if not claimed or _goes_by_itself(claimed[0]) else list(self._urgent(predictor, claimed))
         except BaseException:
-            self._leases.forget([claim for claim, _ in held])
+            self._leases.forget([claim for claim, _ in claimed])
             raise
-        if not held and self._late:
+        if not claimed and self._late:
             self._late.wait(LATE_SECONDS)
         return [one for one in (*urgent, batch) if one.entries]
 
-    def _gather(self, predictor: Predictor, held: list[Claimed]) -> Iterator[list[Claimed]]:
-        """The next jobs, as they come: until the batch is full, or the engine waits for it."""
+    def _fill(self, predictor: Predictor, claimed: list[Claimed]) -> Iterator[list[Claimed]]:
+        """Claim the next jobs as they come, until the batch is full or the engine waits for it."""
         room = self.pace.lot
         for step in count():
-            idle = self.wanted.is_set()
-            some = self._claim(room, predictor, lone=idle and not held)
-            by_itself = not held and some and _goes_alone(some[0])
+            idle = self._engine_idle.is_set()
+            some = self._claim(room, predictor, allow_isolated=idle and not claimed)
+            by_itself = not claimed and some and _goes_by_itself(some[0])
             if some:
-                held += some
+                claimed += some
                 yield some
                 room -= sum(len(claim.images) for claim, _ in some)
-            # With nothing held, only a look while the engine was idle has seen whether one that runs alone waits.
-            idle = self.wanted.is_set() if held else idle
+            # With nothing claimed, only a look while the engine was idle has seen whether an isolated job waits.
+            idle = self._engine_idle.is_set() if claimed else idle
             if by_itself or room <= 0 or not self._more_may_come(len(some), step, idle):
                 return
 
@@ -158,23 +196,23 @@ class Ahead:
         if came > 1:
             self._burst_until = now + BURST_SECONDS
         if not idle:
-            self.wanted.wait(STEP_SECONDS)
+            self._engine_idle.wait(STEP_SECONDS)
             return True
         more = came > 0 and now < self._burst_until and step < MOST_STEPS
         if more:
             time.sleep(STEP_SECONDS)
         return more
 
-    def _urgent(self, predictor: Predictor, held: list[Claimed]) -> Iterator[Batch]:
+    def _urgent(self, predictor: Predictor, claimed: list[Claimed]) -> Iterator[Batch]:
         """Stat studies that come before the engine is free."""
-        while not self._is_for_turns and not self.wanted.wait(URGENT_SECONDS):
+        while not self._is_for_turns and not self._engine_idle.wait(URGENT_SECONDS):
             some = self._claim(self._settings.batch_size, predictor, stat_only=True)
             if some:
-                held += some
+                claimed += some
                 yield self._batch(predictor, [some])
 
     def _claim(
-        self, max_images: int, predictor: Predictor, *, stat_only: bool = False, lone: bool = False
+        self, max_images: int, predictor: Predictor, *, stat_only: bool = False, allow_isolated: bool = False
     ) -> list[Claimed]:
         """The next jobs, those whose answer is known with it."""
         with self._database.transaction() as session:
@@ -185,7 +223,7 @@ class Ahead:
                 max_images=max_images,
                 lease=self._lease,
                 ageing=self._ageing,
-                lone=lone,
+                allow_isolated=allow_isolated,
                 without=self._late.tenants(),
             )
             claims = claim(by_turns=True) if self._is_for_turns else []
@@ -219,7 +257,7 @@ class Ahead:
             return []
         with metrics.LOAD_SECONDS.time():
             loading = self._loader.load(claims, predictor.bundle.input)
-            if loading.alone:
+            if loading.isolated:
                 return self._wait_for(loading)
             ready = loading.results(max(self._patient_until - time.monotonic(), LEAST_PATIENCE_SECONDS))
         if loading.pending:
@@ -227,7 +265,7 @@ class Ahead:
         return ready
 
     def _wait_for(self, loading: Loading) -> list[Study | Outcome]:
-        """All of it, however long it takes: beside a job that runs alone nothing else may be on lease."""
+        """All of it, however long it takes: beside an isolated job nothing else may be on lease."""
         ready: list[Study | Outcome] = []
         while loading.pending:
             ready += loading.results(LOOK_SECONDS)
@@ -236,9 +274,9 @@ class Ahead:
         return ready
 
 
-def _goes_alone(claimed: Claimed) -> bool:
+def _goes_by_itself(claimed: Claimed) -> bool:
     claim, _ = claimed
-    return claim.alone or claim.stat
+    return claim.isolated or claim.stat
 
 
 def studies_of(entries: Sequence[Study | Outcome]) -> list[Study]:

@@ -47,12 +47,12 @@ class Writer:
     def _finish(self, claims: Sequence[Claim], make: Callable[[], list[Outcome]]) -> None:
         try:
             outcomes = make()
-            lost, told = self._write(outcomes)
+            lost, has_subscribers = self._write(outcomes)
         finally:
             # Whatever became of it, nobody works on it any more: its leases must not be kept alive.
             self._leases.forget(claims)
         _report(outcomes, lost)
-        if told:
+        if has_subscribers:
             ring(self._settings, DELIVER)
 
     def _write(self, outcomes: Sequence[Outcome]) -> tuple[list[str], bool]:
@@ -84,7 +84,7 @@ class Writer:
 
         A job whose outcome the database refuses is given an attempt less instead, as after any fault of ours.
         """
-        lost, told = list[str](), False
+        lost, has_subscribers = list[str](), False
         for outcome in outcomes:
             try:
                 gone, scheduled = self._write([outcome])
@@ -92,8 +92,8 @@ class Writer:
                 log.exception("job.outcome_refused", job_id=outcome.claim.job_id, error=type(error.orig).__name__)
                 gone, scheduled = self._write([Outcome(outcome.claim, error=ThoraqError())])
             lost += gone
-            told |= scheduled
-        return lost, told
+            has_subscribers |= scheduled
+        return lost, has_subscribers
 
 
 def _report(outcomes: Sequence[Outcome], lost: Collection[str]) -> None:

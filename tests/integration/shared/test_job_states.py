@@ -28,7 +28,7 @@ CRASHES = 3
 WORKERS = ("one", "two")
 LEASE = timedelta(hours=1)  # it runs out when the machine says so
 Q, R = JobState.QUEUED, JobState.RUNNING
-ROWS = sa.select(Job.id, Job.state, Job.lease_token, Job.alone, Job.error_attempts, Job.crash_attempts)
+ROWS = sa.select(Job.id, Job.state, Job.lease_token, Job.isolated, Job.error_attempts, Job.crash_attempts)
 TOLD = (
     sa.select(Event.job_id, Event.type).join(Delivery, Delivery.event_id == Event.id).where(Event.job_id.is_not(None))
 )
@@ -41,7 +41,7 @@ class Life:
     state: JobState = Q
     holder: str | None = None
     token: str | None = None
-    alone: bool = False
+    isolated: bool = False
     errors: int = 0
     crashes: int = 0
     expires: bool = False
@@ -76,20 +76,26 @@ class Jobs(RuleBasedStateMachine):
             job = add_job(session, self.tenant, batch=self.batch if in_batch else None)
             self.lives[job.id] = Life()
 
-    @rule(target=claims, worker=st.sampled_from(WORKERS), many=st.integers(1, 4), lone=st.booleans())
-    def claim(self, worker: str, many: int, lone: bool) -> object:
+    @rule(target=claims, worker=st.sampled_from(WORKERS), many=st.integers(1, 4), allow_isolated=st.booleans())
+    def claim(self, worker: str, many: int, allow_isolated: bool) -> object:
         with self.database.transaction() as session:
-            found = jobs.claim(session, worker=worker, max_images=many, lease=LEASE, ageing=LEASE, lone=lone)
+            found = jobs.claim(
+                session, worker=worker, max_images=many, lease=LEASE, ageing=LEASE, allow_isolated=allow_isolated
+            )
         assert len(found) <= many
-        assert not any(claim.alone for claim in found) or (lone and len(found) == 1)
+        assert not any(claim.isolated for claim in found) or (allow_isolated and len(found) == 1)
         for claim in found:
             life = self.lives[claim.job_id]
-            assert (life.state, claim.alone) == (Q, life.alone)
+            assert (life.state, claim.isolated) == (Q, life.isolated)
             life.state, life.holder, life.token = R, worker, claim.token
         if not found:
             waiting = [life for life in self.lives.values() if life.state is Q]
             # What is too late hides what is behind it until it is swept.
-            assert not waiting or any(life.expires for life in waiting) or (not lone and any(w.alone for w in waiting))
+            assert (
+                not waiting
+                or any(life.expires for life in waiting)
+                or (not allow_isolated and any(w.isolated for w in waiting))
+            )
         return multiple(*found)
 
     @rule(claim=claims, error=st.sampled_from([None, EngineError("passing"), CorruptImage("for good")]))
@@ -135,9 +141,9 @@ class Jobs(RuleBasedStateMachine):
         held = {job_id: life for job_id, life in self.lives.items() if life.holder == worker}
         assert {*back, *quarantined} == held.keys()
         for life in held.values():
-            life.crashes += life.alone
+            life.crashes += life.isolated
             life.move(JobState.QUARANTINED if life.crashes >= CRASHES else Q)
-            life.alone = True
+            life.isolated = True
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -180,7 +186,7 @@ class Jobs(RuleBasedStateMachine):
             results = session.scalars(sa.select(Result.job_id)).all()
             told = session.execute(TOLD).all()
         assert {row.id: tuple(row)[1:] for row in rows} == {
-            name: (life.state, life.token, life.alone, life.errors, life.crashes) for name, life in lives.items()
+            name: (life.state, life.token, life.isolated, life.errors, life.crashes) for name, life in lives.items()
         }
         # Exactly one result, exactly one delivery, and the state stays as it was told.
         assert sorted(results) == sorted(name for name, life in lives.items() if life.state is JobState.SUCCEEDED)

@@ -236,7 +236,7 @@ def test_release_gives_back_without_an_attempt(database: Database) -> None:
         claims = take(session)
         jobs.release(session, claims)
     job = state(database, job_id)
-    assert (job.state, job.error_attempts, job.crash_attempts, job.alone) == (JobState.QUEUED, 0, 0, False)
+    assert (job.state, job.error_attempts, job.crash_attempts, job.isolated) == (JobState.QUEUED, 0, 0, False)
 
 
 def test_jobs_of_a_dead_worker_run_alone_and_three_lone_crashes_quarantine(database: Database) -> None:
@@ -251,11 +251,11 @@ def test_jobs_of_a_dead_worker_run_alone_and_three_lone_crashes_quarantine(datab
         assert set(requeued) == ids
     for crash in range(6):
         with database.transaction() as session:
-            (lone,) = take(session)  # alone, although two are queued
+            (isolated,) = take(session)  # alone, although two are queued
         die(database)
         with database.transaction() as session:
             requeued, quarantined = jobs.rescue(session, 3)
-            assert (requeued, quarantined) == (([lone.job_id], []) if crash < 4 else ([], [lone.job_id]))
+            assert (requeued, quarantined) == (([isolated.job_id], []) if crash < 4 else ([], [isolated.job_id]))
     for job in (state(database, job_id) for job_id in ids):
         assert (job.state, job.crash_attempts) == (JobState.QUARANTINED, 3)
 

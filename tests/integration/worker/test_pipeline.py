@@ -119,7 +119,7 @@ def test_a_large_study_is_given_back_in_its_middle_when_the_worker_stops(
     assert predictor.sizes == [SIZE] * MOST_BATCHES
     with every_job(clean_database) as found:
         job = found[job_id]
-        assert (job.state, job.error_attempts, job.crash_attempts, job.alone) == (JobState.QUEUED, 0, 0, False)
+        assert (job.state, job.error_attempts, job.crash_attempts, job.isolated) == (JobState.QUEUED, 0, 0, False)
 
 
 def test_while_a_write_hangs_the_engine_goes_on_and_every_lease_is_kept(
@@ -258,19 +258,19 @@ def hold_back(database: Database, job_ids: Sequence[str]) -> None:
         session.execute(sa.update(Job).where(Job.id.in_(job_ids)).values(not_before=later))
 
 
-def let_in(database: Database, job_id: str, *, alone: bool = False) -> None:
+def let_in(database: Database, job_id: str, *, isolated: bool = False) -> None:
     """The job may be claimed now."""
     with database.transaction() as session:
-        session.execute(sa.update(Job).where(Job.id == job_id).values(not_before=None, alone=alone))
+        session.execute(sa.update(Job).where(Job.id == job_id).values(not_before=None, isolated=isolated))
 
 
 @pytest.mark.parametrize(
-    ("first", "alone", "sizes"),
+    ("first", "isolated", "sizes"),
     [(3, False, [4]), (3, True, [3, 1]), (1, False, [1, 1])],
     ids=["the rest of a burst", "one that runs alone", "two that come by themselves"],
 )
 def test_a_batch_waits_for_the_rest_of_a_burst(
-    small: Settings, clean_database: Database, storage: Counting, first: int, alone: bool, sizes: list[int]
+    small: Settings, clean_database: Database, storage: Counting, first: int, isolated: bool, sizes: list[int]
 ) -> None:
     ids = queue(clean_database, storage, count=first + 1)
     hold_back(clean_database, ids[-1:])
@@ -282,7 +282,7 @@ def test_a_batch_waits_for_the_rest_of_a_burst(
         def get(self, key: str, expect_sha256: str | None = None) -> bytes:
             if not came.is_set():
                 came.set()
-                let_in(clean_database, ids[-1], alone=alone)
+                let_in(clean_database, ids[-1], isolated=isolated)
             return super().get(key, expect_sha256=expect_sha256)
 
     predictor = Watched()
@@ -362,9 +362,9 @@ def test_a_job_that_runs_alone_has_no_other_on_lease_beside_it(
 ) -> None:
     """Or those that are claimed ahead, or written behind, would pay for its crashes with their own attempts."""
     ids = queue(clean_database, storage, count=3 * SIZE)
-    lone = set(ids[1:6:2])
+    isolated = set(ids[1:6:2])
     with clean_database.transaction() as session:
-        session.execute(sa.update(Job).where(Job.id.in_(lone)).values(alone=True, rank=Priority.STAT.rank))
+        session.execute(sa.update(Job).where(Job.id.in_(isolated)).values(isolated=True, rank=Priority.STAT.rank))
     leases: list[set[str]] = []
 
     def act(_: int) -> None:
@@ -373,7 +373,7 @@ def test_a_job_that_runs_alone_has_no_other_on_lease_beside_it(
 
     drain(small, clean_database, storage, Watched(act, lanes))
     assert states(clean_database) == {JobState.SUCCEEDED: 3 * SIZE}
-    assert [held for held in leases if held & lone] == [{job_id} for job_id in sorted(lone)]
+    assert [held for held in leases if held & isolated] == [{job_id} for job_id in sorted(isolated)]
 
 
 def test_jobs_that_run_alone_are_not_overtaken_for_ever(
@@ -386,7 +386,7 @@ def test_jobs_that_run_alone_are_not_overtaken_for_ever(
         if number == 1:
             with clean_database.transaction() as session:
                 late = sa.and_(Job.id == ids[-1], Job.state == JobState.QUEUED)
-                session.execute(sa.update(Job).where(late).values(alone=True, rank=Priority.STAT.rank))
+                session.execute(sa.update(Job).where(late).values(isolated=True, rank=Priority.STAT.rank))
 
     drain(small, clean_database, storage, Watched(act))
     with every_job(clean_database) as found:

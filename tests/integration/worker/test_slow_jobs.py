@@ -189,7 +189,7 @@ def test_a_worker_that_stops_gives_a_slow_job_back(
     with every_job(clean_database) as found:
         job = found[slow]
         assert (job.state, job.lease_token, job.error_attempts, job.crash_attempts) == (JobState.QUEUED, None, 0, 0)
-        assert not job.alone
+        assert not job.isolated
 
 
 def test_a_tenant_whose_jobs_are_all_slow_gets_no_more_of_them_in_a_worker(

@@ -51,7 +51,7 @@ def test_jobs_of_dead_workers_are_put_back(sweep: Sweep, clean_database: Databas
     sweep.drain(threading.Event())
     with clean_database.transaction() as session:
         job = session.get_one(Job, job_id)
-    assert (job.state, job.alone) == (JobState.QUEUED, True)
+    assert (job.state, job.isolated) == (JobState.QUEUED, True)
 
 
 def test_every_job_whose_time_is_over_fails_in_one_sweep(
