@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared.config import Settings
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.webhooks.outbox import WebhookEvent, emit
 
 Mend = Callable[[Session, list[str], Settings], None]
@@ -62,7 +62,7 @@ def _given(settings: Settings) -> dict[str, object]:
 
 
 def _rescue(session: Session, _: list[str], settings: Settings) -> None:
-    while any(jobs.rescue(session, settings.max_crash_attempts)):
+    while any(states.rescue(session, settings.max_crash_attempts)):
         pass  # some hundreds at a time
 
 
@@ -72,7 +72,7 @@ def _recount(session: Session, ids: list[str], settings: Settings) -> None:
 
 
 def _complete(session: Session, ids: list[str], _: Settings) -> None:
-    jobs.complete_batches(session, ids)
+    states.complete_batches(session, ids)
 
 
 def _tell(session: Session, ids: list[str], _: Settings) -> None:

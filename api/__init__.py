@@ -40,7 +40,6 @@ from api.studies import routes as study_routes
 from api.uploads import content as upload_content
 from api.uploads import routes as upload_routes
 from api.webhooks import routes as webhook_routes
-from shared import log as logs
 from shared import metrics
 from shared.config import Settings, settings
 from shared.db.checks import check_for_api
@@ -48,6 +47,7 @@ from shared.db.engine import TenantDatabase
 from shared.db.listen_notify import Listener
 from shared.errors import ConfigError, NotFound, PayloadTooLarge, Unavailable, UnguardedDatabase
 from shared.ids import new_id
+from shared.log import set_up_logging
 from shared.storage import open_storage
 from shared.version import VERSION
 
@@ -79,7 +79,7 @@ def create_app(given: Settings | None = None) -> Flask:
         config = given or settings()
     except ConfigError as error:
         sys.exit(f"thoraq: {error.detail}")
-    logs.set_up(config.log_level)
+    set_up_logging(config.log_level)
     database = TenantDatabase(config)
     _check_database_or_exit(config, database)
     app = OpenAPI(

@@ -1,4 +1,4 @@
-"""The fence between tenants that PostgreSQL holds by itself: row-level security for the role of the API.
+"""Row-level security for the role of the API: PostgreSQL keeps tenants apart by itself.
 
 Only the API connects in that role. Workers, the sweeper and thoraq-admin serve all tenants, and connect as the owner of
 the tables, for whom no policy holds (hence ENABLE and not FORCE).
@@ -33,11 +33,12 @@ def make_role() -> None:
     op.execute(f"GRANT USAGE ON SCHEMA public TO {API_ROLE}")
 
 
-def fence(table: str, rights: str = ALL, column: str = "tenant_id") -> None:
+def enable_row_level_security(table: str, rights: str = ALL, column: str = "tenant_id") -> None:
     """Let the API do this much with the table, and with the rows of the tenant alone that it speaks for.
 
-    Every table with a `tenant_id` needs it: tests/integration/shared/test_fence.py finds one without. The comparison is
-    one that an index serves: the setting is the same for the whole statement, and equality of text leaks nothing.
+    Every table with a `tenant_id` needs it: tests/integration/shared/test_row_level_security.py finds one without. The
+    comparison is one that an index serves: the setting is the same for the whole statement, and equality of text leaks
+    nothing.
     """
     mine = f"{column} = current_setting('{TENANT_SETTING}', true)"
     op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")

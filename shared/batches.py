@@ -1,6 +1,6 @@
 """The rows of a batch while its items come in: begun, taken over after a break, advanced chunk by chunk, closed.
 
-    begin -> advance ... advance -> jobs.close_batch
+    begin -> advance ... advance -> states.close_batch
                   break -> take_over -> advance ...
 
 One request at a time takes items in; it is the batch's `receiver`. Every function takes the caller's transaction, and
@@ -22,7 +22,7 @@ from shared.db.bulk_insert import insert_rows
 from shared.db.engine import Database
 from shared.db.tables import AuditEntry, Base, Batch, BatchFile, BatchRejection, Image, Job
 from shared.errors import Conflict, IdempotencyInProgress
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.schemas import SHOWN_IGNORED
 from shared.jobs.states import NewJob
 from shared.studies.rows import NewStudy, study_rows
@@ -144,7 +144,7 @@ def add_items(session: Session, batch_id: str, tenant_id: str, items: Sequence[A
         session,
         *study_rows([item.study for item in accepted if item.study is not None]),
         (BatchRejection, [vars(item) | of_batch for item in rejected]),
-        jobs.job_rows([item.job for item in accepted]),
+        states.job_rows([item.job for item in accepted]),
     )
 
 
@@ -161,8 +161,8 @@ def refuse(session: Session, tenant_id: str, batch_id: str, problem: dict[str, A
     _update(session, batch_id, {"problem": problem})
     waiting = sa.select(BatchFile.object_key).where(BatchFile.batch_id == batch_id, BatchFile.object_key.is_not(None))
     keys = [key for key in session.scalars(waiting) if key is not None]
-    jobs.cancel_batch(session, tenant_id, batch_id)
-    jobs.close_batch(session, batch_id)
+    states.cancel_batch(session, tenant_id, batch_id)
+    states.close_batch(session, batch_id)
     return keys
 
 
@@ -180,8 +180,8 @@ def cancel(database: Database, tenant_id: str, batch_id: str, actor: str) -> Non
     In two transactions: jobs that were being written during the first are seen by the second, and no more can come.
     """
     with database.transaction() as session:
-        jobs.cancel_batch(session, tenant_id, batch_id)
+        states.cancel_batch(session, tenant_id, batch_id)
         session.add(AuditEntry(tenant_id=tenant_id, actor=actor, action="batch.cancel", subject=batch_id))
     with database.transaction() as session:
-        jobs.cancel_batch(session, tenant_id, batch_id)
-        jobs.close_batch(session, batch_id)
+        states.cancel_batch(session, tenant_id, batch_id)
+        states.close_batch(session, batch_id)

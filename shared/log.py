@@ -48,7 +48,7 @@ class Lines:
     debug = info = warning = error = critical = exception = msg
 
 
-def set_up(level: str) -> None:
+def set_up_logging(level: str) -> None:
     """One JSON object a line to standard error, for our own events and for the standard library's logging.
 
     Ours do not pass through the latter: its records, handlers and formatters took longer than all the rest of a line.

@@ -17,12 +17,12 @@ from celery import Celery, signals
 from kombu.transport.redis import Channel
 from prometheus_client import start_http_server
 
-from shared import log as logs
 from shared.config import Settings, settings
 from shared.db.engine import Database
 from shared.db.tables import Worker
 from shared.doorbell import CLASSIFY, DELIVER, QUEUES, SWEEP, celery_settings
 from shared.errors import ConfigError, ModelError, ThoraqError, Unavailable
+from shared.log import set_up_logging
 from shared.storage import Storage, open_storage
 from worker.bundles.reloader import BundleReloader
 from worker.deliver.handler import Deliver
@@ -75,7 +75,7 @@ def sweep() -> None:
 
 @signals.setup_logging.connect
 def _set_up_logging(**_: object) -> None:
-    logs.set_up(SETTINGS.log_level)
+    set_up_logging(SETTINGS.log_level)
 
 
 @signals.celeryd_after_setup.connect
@@ -142,13 +142,15 @@ def _classify_runner(name: str, database: Database, storage: Storage) -> QueueRu
     from shared.inference.engines import open_engine
     from shared.memory import memory_limit, resident
     from worker.bundles.cache import ModelCache
-    from worker.classify import fake_predictor as stand_in
+    from worker.classify import fake_predictor
     from worker.classify.handler import Classify
     from worker.classify.predictor import Model
 
     if SETTINGS.engine in {"null", "stand-in"}:
-        predictor = stand_in.null() if SETTINGS.engine == "null" else stand_in.stand_in(SETTINGS.stand_in_rate)
-        log.warning("worker.measures", engine=SETTINGS.engine, notice=stand_in.NOTICE)
+        predictor = (
+            fake_predictor.null() if SETTINGS.engine == "null" else fake_predictor.stand_in(SETTINGS.stand_in_rate)
+        )
+        log.warning("worker.measures", engine=SETTINGS.engine, notice=fake_predictor.NOTICE)
         drill = _patiently(lambda: Classify(name, SETTINGS, database, storage, predictor))
         return QueueRunner(name, CLASSIFY, drill, database, SETTINGS)
     cache = ModelCache(SETTINGS.model_cache, storage)

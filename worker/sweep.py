@@ -14,12 +14,9 @@ from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.tables import Delivery, DeliveryState, IdempotencyKey, Worker
 from shared.doorbell import CLASSIFY, DELIVER, ring
-from shared.jobs import scheduling as schedule
-from shared.jobs import states as jobs
+from shared.jobs import scheduling, states
 from shared.storage import Storage
-from shared.studies import deletion
-from shared.studies import direct_uploads as uploads
-from shared.studies import open as open_studies
+from shared.studies import deletion, direct_uploads, open_studies
 from shared.studies.orphans import orphans
 from worker.runner import Serving
 
@@ -71,7 +68,7 @@ class Sweep:
 
     def _rescue(self) -> None:
         with self._database.transaction() as session:
-            requeued, quarantined = jobs.rescue(session, self._settings.max_crash_attempts)
+            requeued, quarantined = states.rescue(session, self._settings.max_crash_attempts)
         metrics.JOBS_RESCUED.labels("requeued").inc(len(requeued))
         metrics.JOBS_RESCUED.labels("quarantined").inc(len(quarantined))
         for job_id in requeued:
@@ -81,7 +78,7 @@ class Sweep:
 
     def _expire_jobs(self) -> int:
         with self._database.transaction() as session:
-            ids = jobs.expire(session, AT_ONCE)
+            ids = states.expire(session, AT_ONCE)
         for job_id in ids:
             log.warning("job.expired", job_id=job_id)
         return len(ids)
@@ -89,7 +86,7 @@ class Sweep:
     def _close_batch(self) -> int:
         """One that nobody sends any more: what came in of it is withdrawn."""
         with self._database.transaction() as session:
-            batch_id = jobs.close_stalled(session, timedelta(minutes=self._settings.batch_receive_minutes))
+            batch_id = states.close_stalled(session, timedelta(minutes=self._settings.batch_receive_minutes))
         if batch_id is not None:
             log.warning("batch.abandoned", batch_id=batch_id)
         return 0 if batch_id is None else AT_ONCE
@@ -104,7 +101,7 @@ class Sweep:
     def _remove_uploads(self) -> int:
         # The rows first: an object without a row is harmless, and is found as an orphan if this stops in between.
         with self._database.transaction() as session:
-            keys = uploads.sweep_unused(session, AT_ONCE)
+            keys = direct_uploads.sweep_unused(session, AT_ONCE)
         for key in keys:
             self._storage.delete(key)
         return len(keys)
@@ -152,7 +149,7 @@ class Sweep:
     def _ring(self) -> None:
         due = sa.exists().where(Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= sa.func.now())
         with self._database.transaction() as session:
-            to_classify, to_deliver = schedule.waiting(session), session.scalar(sa.select(due))
+            to_classify, to_deliver = scheduling.waiting(session), session.scalar(sa.select(due))
         if to_classify:
             ring(self._settings, CLASSIFY)
         if to_deliver:

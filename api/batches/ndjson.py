@@ -18,9 +18,9 @@ from api.uploads.receive import of_upload
 from shared.batches import Accepted, Rejected
 from shared.db.tables import Study, Upload
 from shared.errors import Conflict, InvalidRequest, NotFound
-from shared.studies import direct_uploads as uploads
+from shared.studies import direct_uploads
 from shared.studies.direct_uploads import Refusal
-from shared.studies.open import check_classifiable
+from shared.studies.open_studies import check_classifiable
 
 LINE_BYTES = 256 * 1024  # 2,000 ids of uploads and the most metadata fit in
 CUSTOM_ID: TypeAdapter[str] = TypeAdapter(ExternalId)
@@ -73,10 +73,12 @@ def write_lines(session: Session, context: BatchContext, received: Sequence[Rece
     """What becomes of the lines; uploads that they name belong to their studies from now on."""
     studies = _studies(session, context, [one.line.study_id for one in received if one.line.study_id is not None])
     groups = {one.item: _uploads(one) for one in received if one.error is None and one.line.study_id is None}
-    found = dict(zip(groups, uploads.use_each(session, context.tenant_id, list(groups.values())), strict=True))
+    found = dict(zip(groups, direct_uploads.use_each(session, context.tenant_id, list(groups.values())), strict=True))
     items = [_item(context, one, found.get(one.item), studies) for one in received]
     refused = {item.item for item in items if isinstance(item, Rejected)}
-    uploads.give_back(session, [upload_id for item in refused & found.keys() for upload_id in _given(found[item])])
+    direct_uploads.give_back(
+        session, [upload_id for item in refused & found.keys() for upload_id in _given(found[item])]
+    )
     return items
 
 

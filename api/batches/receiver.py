@@ -29,7 +29,7 @@ from shared.errors import (
     UnsafeArchive,
 )
 from shared.ids import new_id
-from shared.jobs import states as jobs
+from shared.jobs import states
 
 Write = Callable[[Session, BatchContext, Sequence[ReceivedItem]], list[Accepted | Rejected]]
 
@@ -182,7 +182,7 @@ class BatchReceiver:
 
     def _close(self, session: Session, items: Sequence[Accepted | Rejected] = (), next_item: int | None = None) -> None:
         batches.advance(session, self.batch_id, self._receiver, items, next_item, ignored=self._ignored_before(None))
-        jobs.close_batch(session, self.batch_id)
+        states.close_batch(session, self.batch_id)
         batches.let_go(session, self.batch_id, self._receiver)
 
     def _announce(self, items: Sequence[Accepted | Rejected]) -> None:
@@ -235,12 +235,12 @@ class BatchReceiver:
         error.extensions |= {"batch_id": self.batch_id, "next_item": self._next_item}
         with self._service.database.transaction() as session:
             if self._key is None:
-                jobs.close_batch(session, self.batch_id)
+                states.close_batch(session, self.batch_id)
             batches.let_go(session, self.batch_id, self._receiver)
 
     def _refuse(self, error: ArchiveRefused) -> None:
         error.extensions["batch_id"] = self.batch_id
-        problem = jobs.problem_of(error) | {"member": error.extensions.get("member")}
+        problem = states.problem_of(error) | {"member": error.extensions.get("member")}
         with self._service.database.transaction() as session:
             keys = batches.refuse(session, self.context.tenant_id, self.batch_id, problem)
             audit.record(session, self._who, "batch.refuse", self.batch_id)

@@ -24,7 +24,7 @@ from api.http.schemas import BatchPath
 from api.http.services import services
 from shared.db.engine import Database
 from shared.db.tables import BatchRejection, Job, JobState, ModelBundle
-from shared.jobs import reads as job_rows
+from shared.jobs import reads
 from shared.jobs.schemas import job_envelope
 from shared.keys import Scope
 
@@ -80,7 +80,7 @@ def _results(database: Database, batch_id: str) -> Iterator[ResultLine]:
     after = -1
     while True:
         with database.single() as connection:
-            jobs = job_rows.of_batch(connection, batch_id, after, PAGE)
+            jobs = reads.of_batch(connection, batch_id, after, PAGE)
         if not jobs:
             return
         for job in jobs:

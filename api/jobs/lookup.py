@@ -18,7 +18,7 @@ from api.http.responses import Answer, answer_of
 from api.http.services import Services
 from shared.db.tables import Job, JobState, Priority
 from shared.errors import NotFound
-from shared.jobs import reads as job_rows
+from shared.jobs import reads
 from shared.jobs.scheduling import InLine, place_in_line
 from shared.jobs.schemas import JobEnvelope, job_envelope
 from shared.jobs.states import NewJob
@@ -32,7 +32,7 @@ PLACE_SECONDS = 1.0
 def read_job(service: Services, who: Principal, job_id: str) -> JobEnvelope:
     """The tenant's job as clients see it, with its place in line while it is queued; NotFound otherwise."""
     with service.database.single() as connection:
-        job = job_rows.read(connection, who.tenant_id, job_id)
+        job = reads.read(connection, who.tenant_id, job_id)
     if job is None:
         raise NotFound("no such job")
     envelope = job_envelope(job)

@@ -44,11 +44,11 @@ from shared.db.tables import Job, JobState, Priority, Result, Study
 from shared.doorbell import CLASSIFY, DELIVER, ring
 from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.ids import new_id
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.schemas import JobEnvelope, job_envelope
 from shared.jobs.states import NewJob
 from shared.keys import Scope
-from shared.studies.open import check_classifiable
+from shared.studies.open_studies import check_classifiable
 from shared.studies.rows import NewStudy, add_studies
 from shared.webhooks.outbox import deliveries_scheduled
 
@@ -167,7 +167,7 @@ def _asked_for(who: Principal, asked: JobForm | JobRequest, study_id: str) -> Ne
 
 def enqueue(session: Session, who: Principal, job: NewJob) -> datetime:
     """The job's row and its audit entry, in the caller's transaction; the time that both carry."""
-    jobs.submit(session, job)
+    states.submit(session, job)
     return record(session, who, "job.submit", job.id)
 
 
@@ -239,7 +239,7 @@ def cancel_job(path: JobPath) -> Response:
     who = principal(Scope.JOBS_WRITE)
     service = services()
     with service.database.transaction() as session:
-        jobs.cancel(session, who.tenant_id, path.job_id)
+        states.cancel(session, who.tenant_id, path.job_id)
         record(session, who, "job.cancel", path.job_id)
         has_subscribers = deliveries_scheduled(session)
     if has_subscribers:

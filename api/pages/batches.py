@@ -18,7 +18,7 @@ from api.pages.files import StudyFiles, files_of
 from api.pages.responses import conditional, tenant_name
 from shared.db.tables import BatchRejection, Job, Result
 from shared.errors import InvalidRequest
-from shared.jobs import reads as job_rows
+from shared.jobs import reads
 from shared.jobs.schemas import JobEnvelope, batch_envelope, job_envelope
 from shared.keys import Scope
 
@@ -85,7 +85,7 @@ def _after(given: str | None) -> int:
 
 def _items(session: Session, batch_id: str, after: int) -> list[Item]:
     """One more than are shown, if there are as many."""
-    jobs = job_rows.of_batch(session.connection(), batch_id, after, ITEMS + 1)
+    jobs = reads.of_batch(session.connection(), batch_id, after, ITEMS + 1)
     files = files_of(session, {job.study_id for job in jobs})
     return [
         Item(job.item or 0, job.custom_id or job.member, job_envelope(job), files.get(job.study_id)) for job in jobs

@@ -30,7 +30,7 @@ from api.uploads.receive import (
 )
 from shared.doorbell import CLASSIFY, ring
 from shared.keys import Scope
-from shared.studies import open as open_studies
+from shared.studies import open_studies
 
 blueprint = APIBlueprint(
     "open_studies", __name__, url_prefix="/v1", abp_tags=[Tag(name="studies")], abp_responses=ERRORS

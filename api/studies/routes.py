@@ -39,8 +39,7 @@ from shared.ids import new_id
 from shared.imaging.decode import MediaType
 from shared.jobs.schemas import ProblemRef
 from shared.keys import Scope
-from shared.studies import deletion
-from shared.studies import open as open_studies
+from shared.studies import deletion, open_studies
 from shared.studies.rows import add_studies
 
 blueprint = APIBlueprint("studies", __name__, url_prefix="/v1", abp_tags=[Tag(name="studies")], abp_responses=ERRORS)

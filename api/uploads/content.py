@@ -24,7 +24,7 @@ from api.uploads.schemas import ContentQuery, UploadPath
 from shared.db.tables import Upload, UploadState
 from shared.errors import AddressRefused, Conflict, UploadMismatch
 from shared.storage import SignedPut
-from shared.studies import direct_uploads as uploads
+from shared.studies import direct_uploads
 
 blueprint = APIBlueprint("contents", __name__, abp_tags=[Tag(name="uploads")], abp_responses=ERRORS)
 
@@ -91,7 +91,7 @@ def put_content(path: UploadPath, query: ContentQuery) -> Response:
     if query.expires < time.time():
         raise AddressRefused("the address's time is over")
     with service.database.of(query.tenant).transaction() as session:
-        upload = uploads.find(session, query.tenant, path.upload_id)
+        upload = direct_uploads.find(session, query.tenant, path.upload_id)
     if upload.state is not UploadState.PENDING:
         raise Conflict("the upload is complete already")
     service.admission.check_capacity(upload.size_bytes)

@@ -25,7 +25,7 @@ from shared.errors import ImageError, InvalidRequest, StorageError, ThoraqError,
 from shared.imaging.decode import ImageInfo
 from shared.jobs.states import problem_of
 from shared.storage import Stored, object_key
-from shared.studies import direct_uploads as uploads
+from shared.studies import direct_uploads
 from shared.studies.rows import NewImage, NewStudy, images_of
 
 log = structlog.get_logger(__name__)
@@ -220,12 +220,12 @@ def check_supported(classifier: Classifier, modality: Modality) -> None:
 
 def use_uploads(session: Session, who: Principal, upload_ids: Sequence[str]) -> list[StoredFile]:
     """Use the tenant's direct uploads as files of a study, which has them from now on; NotFound or Conflict."""
-    return [of_upload(upload) for upload in uploads.use(session, who.tenant_id, upload_ids)]
+    return [of_upload(upload) for upload in direct_uploads.use(session, who.tenant_id, upload_ids)]
 
 
 def of_upload(upload: Upload) -> StoredFile:
     """A complete direct upload as a file that was taken in."""
-    return StoredFile(upload.sha256, upload.size_bytes, upload.object_key, uploads.info_of(upload), None)
+    return StoredFile(upload.sha256, upload.size_bytes, upload.object_key, direct_uploads.info_of(upload), None)
 
 
 def new_study(

@@ -37,7 +37,7 @@ from shared.ids import new_id
 from shared.imaging.decode import ImageInfo
 from shared.keys import Scope
 from shared.storage import ObjectInfo, SeekableObject, Stored, object_key
-from shared.studies import direct_uploads as uploads
+from shared.studies import direct_uploads
 
 blueprint = APIBlueprint("uploads", __name__, url_prefix="/v1", abp_tags=[Tag(name="uploads")], abp_responses=ERRORS)
 log = structlog.get_logger(__name__)
@@ -64,7 +64,7 @@ def create_uploads(body: UploadRequest) -> Response:
         )
         if first is None:
             _check_pending(session, who, len(files), service.settings.max_pending_uploads)
-            made = uploads.announce(session, who.tenant_id, files, lifetime)
+            made = direct_uploads.announce(session, who.tenant_id, files, lifetime)
         else:
             made = _made_before(session, who, first.split())
     response = jsonify(UploadAddressList(data=[_address(service, upload) for upload in made]).model_dump(mode="json"))
@@ -87,7 +87,7 @@ def _check_sizes(service: Services, body: UploadRequest) -> None:
 
 def _check_pending(session: Session, who: Principal, more: int, most: int) -> None:
     """Raise TooManyUploads: announcing costs nothing, and each announcement is a row until its time is over."""
-    if uploads.pending(session, who.tenant_id) + more > most:
+    if direct_uploads.pending(session, who.tenant_id) + more > most:
         raise TooManyUploads(f"a tenant has {most} pending uploads at most")
 
 
@@ -112,7 +112,7 @@ def get_upload(path: UploadPath) -> Response:
     """An upload and, once it is complete, what its header says."""
     who = principal(Scope.JOBS_READ)
     with services().database.transaction() as session:
-        upload = uploads.find(session, who.tenant_id, path.upload_id)
+        upload = direct_uploads.find(session, who.tenant_id, path.upload_id)
     return jsonify(_view(upload).model_dump(mode="json"))
 
 
@@ -125,7 +125,7 @@ def complete_upload(path: UploadPath) -> Response:
     who = principal(Scope.JOBS_WRITE)
     service = services()
     with service.database.transaction() as session:
-        upload = uploads.find(session, who.tenant_id, path.upload_id)
+        upload = direct_uploads.find(session, who.tenant_id, path.upload_id)
     if upload.state is UploadState.PENDING:
         upload = _complete_upload(service, who, upload)
     return jsonify(_view(upload).model_dump(mode="json"))
@@ -138,8 +138,8 @@ def _complete_upload(service: Services, who: Principal, upload: Upload) -> Uploa
         _remove_wrong(service, who, upload)
         raise
     with service.database.transaction() as session:
-        held = uploads.find(session, who.tenant_id, upload.id, lock=True)
-        uploads.complete(session, held, kept, info, timedelta(hours=service.settings.upload_hours))
+        held = direct_uploads.find(session, who.tenant_id, upload.id, lock=True)
+        direct_uploads.complete(session, held, kept, info, timedelta(hours=service.settings.upload_hours))
         session.refresh(held)
     # Of the two objects, if there are two: the one as it was sent; or ours, when another request was faster.
     remove(service, {upload.object_key, kept.key} - {held.object_key})
@@ -184,7 +184,7 @@ def _sha256(service: Services, there: ObjectInfo) -> str:
 def _remove_wrong(service: Services, who: Principal, upload: Upload) -> None:
     with service.database.transaction() as session:
         # Under the lock: another request may have found the right bytes there in the meantime.
-        if uploads.find(session, who.tenant_id, upload.id, lock=True).state is UploadState.PENDING:
+        if direct_uploads.find(session, who.tenant_id, upload.id, lock=True).state is UploadState.PENDING:
             service.storage.delete(upload.object_key)
 
 
@@ -194,7 +194,7 @@ def delete_upload(path: UploadPath) -> Response:
     who = principal(Scope.JOBS_WRITE)
     service = services()
     with service.database.transaction() as session:
-        key = uploads.withdraw(session, who.tenant_id, path.upload_id)
+        key = direct_uploads.withdraw(session, who.tenant_id, path.upload_id)
     try:
         service.storage.delete(key)
     except StorageError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from migrations.row_level_security import allow, fence, make_role
+from migrations.row_level_security import allow, enable_row_level_security, make_role
 
 revision = "0007"
 down_revision = "0006"
@@ -26,7 +26,7 @@ CREATE TRIGGER delivery_attempts_tenant BEFORE INSERT ON delivery_attempts FOR E
     WHEN (NEW.tenant_id IS NULL) EXECUTE FUNCTION delivery_attempts_tenant();
 """
 
-# Views are read with their owner's rights: these are the holes in the fence, as narrow as what they are for.
+# Views are read with their owner's rights: these are the exceptions, as narrow as what they are for.
 VIEWS = """
 CREATE VIEW queue AS
     SELECT tenant_id, rank, priority, state, not_before, queued_at, started_at, finished_at FROM jobs;
@@ -70,13 +70,13 @@ def upgrade() -> None:
     for statements in (ATTEMPTS, VIEWS, KEYS, APPEND_ONLY):
         op.execute(statements)
     op.create_index("ix_api_keys_prefix", "api_keys", ["prefix"])
-    fence("tenants", "SELECT", column="id")
-    fence("api_keys", "SELECT, INSERT, UPDATE")
-    fence("audit_log", "SELECT, INSERT")
+    enable_row_level_security("tenants", "SELECT", column="id")
+    enable_row_level_security("api_keys", "SELECT, INSERT, UPDATE")
+    enable_row_level_security("audit_log", "SELECT, INSERT")
     for table in WRITTEN:
-        fence(table)
+        enable_row_level_security(table)
     for table in WRITTEN_BY_WORKERS:
-        fence(table, "SELECT, DELETE")
+        enable_row_level_security(table, "SELECT, DELETE")
     for table in ("workers", "queue", "queue_tenants", "pending_deliveries"):
         allow(table, "SELECT")
     allow("model_bundles", "SELECT, UPDATE")

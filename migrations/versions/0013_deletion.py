@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from migrations.row_level_security import allow, fence
+from migrations.row_level_security import allow, enable_row_level_security
 
 revision = "0013"
 down_revision = "0012"
@@ -63,5 +63,5 @@ def upgrade() -> None:
         postgresql_where=sa.text("reused_from IS NOT NULL"),
     )
     op.execute(UNCOUNT)
-    fence("tombstones", "SELECT, INSERT, UPDATE")
+    enable_row_level_security("tombstones", "SELECT, INSERT, UPDATE")
     allow("results", "UPDATE")  # answers that were taken over from a job that is deleted

@@ -32,7 +32,7 @@ from shared.db.tables import (
     Tombstone,
     Upload,
 )
-from shared.jobs import states as jobs
+from shared.jobs import states
 
 #: Actor of what the sweeper deletes.
 RETENTION = "retention"
@@ -45,7 +45,7 @@ def delete_studies(session: Session, tenant_id: str, study_ids: Sequence[str], a
     found = list(session.scalars(mine.order_by(Study.id).with_for_update()))
     if not found:
         return []
-    job_ids = jobs.withdraw(session, found)
+    job_ids = states.withdraw(session, found)
     keys = session.execute(
         sa.select(Image.study_id, sa.func.array_agg(sa.distinct(Image.object_key)))
         .where(Image.study_id.in_(found), Image.object_key.is_not(None))

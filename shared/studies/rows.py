@@ -1,4 +1,4 @@
-"""The rows of studies and of their images, many at a time. Studies in pieces are in shared/studies/open.py.
+"""The rows of studies and of their images, many at a time. Studies in pieces are in shared/studies/open_studies.py.
 
 Every function takes the caller's transaction.
 """

@@ -27,7 +27,7 @@ from shared import keys
 from shared.db.engine import Database
 from shared.db.tables import Classifier, Job, Modality, Priority, Study, Tenant
 from shared.ids import new_id
-from shared.jobs import states as jobs
+from shared.jobs import states
 from standalone.process import ROOT
 from standalone.stack import Stack
 from tests.support.waiting import EVENT_SECONDS
@@ -143,9 +143,9 @@ def queue_for_later(database: Database, stack: Stack) -> str:
         session.add(study)
         session.flush()
         job_id = new_id("job")
-        jobs.submit(
+        states.submit(
             session,
-            jobs.NewJob(job_id, key.tenant_id, study.id, Classifier.BINARY, Priority.BULK, external_id="<b>4711</b>"),
+            states.NewJob(job_id, key.tenant_id, study.id, Classifier.BINARY, Priority.BULK, external_id="<b>4711</b>"),
         )
         later = sa.update(Job).where(Job.id == job_id).values(not_before=sa.func.now() + timedelta(hours=1))
         session.execute(later)

@@ -26,7 +26,7 @@ from shared import keys
 from shared.db.engine import Database
 from shared.db.tables import Tenant
 from shared.errors import ThoraqError
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.claims import Claim, Outcome
 from shared.keys import Scope
 from shared.log import Lines
@@ -155,7 +155,7 @@ def finish(database: Database, *outcomes: Outcome) -> list[str]:
     """As a worker: write how claims ended; the jobs whose lease was lost."""
     with database.transaction() as session:
         add_bundle(session)
-        return jobs.finish(session, outcomes, POLICY)
+        return states.finish(session, outcomes, POLICY)
 
 
 def work(database: Database, error: ThoraqError | None = None) -> None:

@@ -27,7 +27,7 @@ from shared.db.tables import (
     WebhookEndpoint,
 )
 from shared.ids import new_id
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.claims import Answer, Claim, Outcome, RetryPolicy
 from shared.jobs.schemas import Rejection
 from shared.jobs.states import NewJob
@@ -95,7 +95,7 @@ def ask_about(
     """A queued job for a study; `fields` are fields of NewJob."""
     batch_id = batch.id if batch else None
     job = NewJob(new_id("job"), study.tenant_id, study.id, classifier, priority, batch_id=batch_id, **fields)
-    jobs.submit(session, job)
+    states.submit(session, job)
     return session.get_one(Job, job.id)
 
 
@@ -129,7 +129,7 @@ def told(database: Database) -> dict[EventType, dict[str, Any]]:
 
 def take(session: Session, worker: str = "w1", max_images: int = 16, lease: timedelta = LEASE) -> list[Claim]:
     """A worker's claim."""
-    return jobs.claim(session, worker=worker, max_images=max_images, lease=lease, ageing=AGEING)
+    return states.claim(session, worker=worker, max_images=max_images, lease=lease, ageing=AGEING)
 
 
 def answer(claim: Claim, **changes: Any) -> Outcome:

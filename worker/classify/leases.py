@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from shared.db.engine import Database
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.claims import Claim
 
 
@@ -43,7 +43,7 @@ class Leases:
         if not claims:
             return
         with self._database.transaction() as session:
-            kept = jobs.heartbeat(session, claims, self._lease)
+            kept = states.heartbeat(session, claims, self._lease)
         self.forget([claim for claim in claims if claim.job_id not in kept])
 
     def lost(self, claims: Sequence[Claim]) -> list[Claim]:
@@ -51,7 +51,7 @@ class Leases:
         if not claims:
             return []
         with self._database.transaction() as session:
-            kept = jobs.leased(session, claims)
+            kept = states.leased(session, claims)
         lost = [claim for claim in claims if claim.job_id not in kept]
         self.forget(lost)
         return lost
@@ -60,4 +60,4 @@ class Leases:
         """Give jobs back that were not run."""
         self.forget(claims)
         with self._database.transaction() as session:
-            jobs.release(session, claims)
+            states.release(session, claims)

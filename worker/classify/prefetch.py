@@ -25,7 +25,7 @@ from itertools import count
 from shared import metrics
 from shared.config import Settings
 from shared.db.engine import Database
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.claims import Answer, Claim, Outcome
 from shared.jobs.reuse import earlier_answers
 from worker.classify.dispatch import InferenceBatch, split
@@ -217,7 +217,7 @@ class Prefetcher:
         """The next jobs, those whose answer is known with it."""
         with self._database.transaction() as session:
             claim = partial(
-                jobs.claim,
+                states.claim,
                 session,
                 worker=self._name,
                 max_images=max_images,

@@ -15,7 +15,7 @@ from shared.config import Settings
 from shared.db.engine import Database
 from shared.doorbell import DELIVER, ring
 from shared.errors import ThoraqError, Unavailable
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.claims import Claim, Outcome, RetryPolicy
 from shared.webhooks.outbox import deliveries_scheduled
 from worker.classify.leases import Leases
@@ -77,7 +77,7 @@ class Writer:
 
     def _commit(self, outcomes: Sequence[Outcome]) -> tuple[list[str], bool]:
         with self._database.transaction() as session:
-            return jobs.finish(session, outcomes, self._policy), deliveries_scheduled(session)
+            return states.finish(session, outcomes, self._policy), deliveries_scheduled(session)
 
     def _write_apart(self, outcomes: Sequence[Outcome]) -> tuple[list[str], bool]:
         """Commit each outcome by itself: what cannot be written of one job is no fault of the others, or their tenants.

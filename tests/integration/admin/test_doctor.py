@@ -21,7 +21,7 @@ from admin.invariants import INVARIANTS
 from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.tables import AuditEntry, Batch, Delivery, Image, Job, JobState
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.storage import FolderStorage, Storage
 from tests.support.rows import POLICY, add_batch, add_bundle, add_endpoint, add_job, add_tenant, answer, take
 
@@ -64,7 +64,7 @@ def system(settings: Settings, clean_database: Database, tmp_path: Path) -> Syst
         for job_id in ended:
             session.add(AuditEntry(tenant_id=tenant.id, actor="key", action="job.submit", subject=job_id))
     with clean_database.transaction() as session:
-        jobs.finish(session, [answer(claim) for claim in take(session)], POLICY)
+        states.finish(session, [answer(claim) for claim in take(session)], POLICY)
     with clean_database.transaction() as session:
         live = add_job(session, tenant).id
         stored = storage.put(f"{tenant.id}/live", BytesIO(b"picture"))

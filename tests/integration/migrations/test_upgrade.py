@@ -15,7 +15,7 @@ from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.tables import Batch, Delivery, Job, JobState, WebhookEndpoint
 from shared.errors import CorruptImage
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.states import problem_of
 from shared.storage import FolderStorage
 from standalone.services import Postgres
@@ -85,20 +85,20 @@ def test_a_worker_of_the_revision_before_works_on_through_the_migrations(
     with database.transaction() as session:
         session.execute(sa.update(Job).where(Job.id == mine[1].id).values(lease_until=sa.func.now()))
     with database.transaction() as session:
-        assert jobs.rescue(session, 3) == ([mine[1].id], [])
+        assert states.rescue(session, 3) == ([mine[1].id], [])
     assert not old.beat(mine[1])
     assert not old.finish(mine[1], "msg_3")
     with database.transaction() as session:
-        assert jobs.finish(session, [answer(claim) for claim in theirs], POLICY) == []
+        assert states.finish(session, [answer(claim) for claim in theirs], POLICY) == []
         session.execute(sa.update(Job).where(Job.state == JobState.QUEUED).values(not_before=None))
     # It claims one that runs alone now, and the last of the batch, which it completes.
     last = [held for _ in range(2) for held in old.claim(1)]
     assert [old.finish(held, f"msg_{n}") for n, held in enumerate(last, start=4)] == [True, True]
     with database.transaction() as session:
-        states = session.scalars(sa.select(Job.state)).all()
+        ends = session.scalars(sa.select(Job.state)).all()
         batch = session.get_one(Batch, "bat_1")
         deliveries = session.scalar(sa.select(sa.func.count()).select_from(Delivery))
-    assert sorted(states) == sorted([JobState.SUCCEEDED] * 7 + [JobState.FAILED])
+    assert sorted(ends) == sorted([JobState.SUCCEEDED] * 7 + [JobState.FAILED])
     assert (batch.succeeded, batch.failed) == (7, 1)
     assert batch.completed_at is not None
     assert deliveries == 8 + 1

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from shared.db.engine import Database
 from shared.db.tables import Batch, Event, EventType, Job, JobState
 from shared.errors import Conflict, CorruptImage, NotFound
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.claims import Outcome
 from tests.support.rows import (
     POLICY,
@@ -68,11 +68,11 @@ def test_a_batch_counts_its_jobs_and_completes_once(database: Database) -> None:
     started = row(database, batch_id).started_at
     assert started is not None
     with database.transaction() as session:
-        jobs.finish(session, [answer(good), Outcome(bad, error=CorruptImage())], POLICY)
+        states.finish(session, [answer(good), Outcome(bad, error=CorruptImage())], POLICY)
     assert counts(database, batch_id) == (0, 1, 1, 1, 0)
     assert row(database, batch_id).completed_at is None
     with database.transaction() as session:
-        jobs.cancel(session, tenant_id, ids[2])
+        states.cancel(session, tenant_id, ids[2])
     assert counts(database, batch_id) == (0, 0, 1, 1, 1)
     assert row(database, batch_id).completed_at is not None
     assert row(database, batch_id).started_at == started
@@ -85,16 +85,16 @@ def test_a_batch_counts_its_jobs_and_completes_once(database: Database) -> None:
 def test_a_batch_is_complete_only_when_all_of_it_is_in(database: Database) -> None:
     tenant_id, batch_id, _ = made(database, 1, received=False)
     with database.transaction() as session:
-        jobs.finish(session, [answer(claim) for claim in take(session)], POLICY)
+        states.finish(session, [answer(claim) for claim in take(session)], POLICY)
     assert counts(database, batch_id) == (0, 0, 1, 0, 0)
     assert row(database, batch_id).completed_at is None
     with database.transaction() as session:
-        jobs.close_batch(session, batch_id)
+        states.close_batch(session, batch_id)
     received = row(database, batch_id).received_at
     assert received is not None
     assert row(database, batch_id).completed_at is not None
     with database.transaction() as session:
-        jobs.close_batch(session, batch_id)
+        states.close_batch(session, batch_id)
         assert session.scalar(sa.select(sa.func.count()).where(Event.tenant_id == tenant_id)) == 2
     assert row(database, batch_id).received_at == received
 
@@ -103,31 +103,31 @@ def test_a_closed_batch_waits_for_what_still_runs(database: Database) -> None:
     _, batch_id, _ = made(database, 2, received=False)
     with database.transaction() as session:
         first, second = take(session)
-        jobs.finish(session, [answer(first)], POLICY)
+        states.finish(session, [answer(first)], POLICY)
     with database.transaction() as session:
-        jobs.close_batch(session, batch_id)
+        states.close_batch(session, batch_id)
     assert row(database, batch_id).completed_at is None
     with database.transaction() as session:
-        jobs.finish(session, [answer(second)], POLICY)
+        states.finish(session, [answer(second)], POLICY)
     assert row(database, batch_id).completed_at is not None
 
 
 def test_cancelling_a_batch_in_the_middle_leaves_exact_counts(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "CHUNK", 2)
+    monkeypatch.setattr(states, "CHUNK", 2)
     tenant_id, batch_id, ids = made(database, 8)
     with database.transaction() as session:
         done, bad, *running = take(session, max_images=4)
-        jobs.finish(session, [answer(done), Outcome(bad, error=CorruptImage())], POLICY)
+        states.finish(session, [answer(done), Outcome(bad, error=CorruptImage())], POLICY)
     with database.transaction() as session:
-        jobs.cancel_batch(session, tenant_id, batch_id)
+        states.cancel_batch(session, tenant_id, batch_id)
     assert counts(database, batch_id) == (0, 0, 1, 1, 6)
     batch = row(database, batch_id)
     assert batch.cancelled_at is not None
     assert batch.completed_at is not None
     with database.transaction() as session:
-        assert jobs.finish(session, [answer(claim) for claim in running], POLICY) == [c.job_id for c in running]
+        assert states.finish(session, [answer(claim) for claim in running], POLICY) == [c.job_id for c in running]
         events = Counter(session.scalars(sa.select(Event.type)))
     assert events == {
         "job.succeeded": 1,
@@ -143,11 +143,11 @@ def test_a_batch_can_be_cancelled_while_it_is_received(database: Database) -> No
     tenant_id, batch_id, _ = made(database, 2, received=False)
     for _ in range(2):
         with database.transaction() as session:
-            jobs.cancel_batch(session, tenant_id, batch_id)
+            states.cancel_batch(session, tenant_id, batch_id)
     assert counts(database, batch_id) == (0, 0, 0, 0, 2)
     assert row(database, batch_id).completed_at is None
     with database.transaction() as session:
-        jobs.close_batch(session, batch_id)
+        states.close_batch(session, batch_id)
     assert row(database, batch_id).completed_at is not None
 
 
@@ -156,12 +156,12 @@ def test_cancelling_a_batch_is_private_and_comes_too_late_for_a_complete_one(dat
     with database.transaction() as session:
         other = add_tenant(session, "other").id
     with pytest.raises(NotFound), database.transaction() as session:
-        jobs.cancel_batch(session, other, batch_id)
+        states.cancel_batch(session, other, batch_id)
     assert counts(database, batch_id) == (1, 0, 0, 0, 0)
     with database.transaction() as session:
-        jobs.finish(session, [answer(claim) for claim in take(session)], POLICY)
+        states.finish(session, [answer(claim) for claim in take(session)], POLICY)
     with pytest.raises(Conflict), database.transaction() as session:
-        jobs.cancel_batch(session, tenant_id, batch_id)
+        states.cancel_batch(session, tenant_id, batch_id)
     assert row(database, batch_id).cancelled_at is None
 
 
@@ -172,9 +172,9 @@ def test_expired_jobs_complete_their_batch_and_are_counted(database: Database) -
         session.execute(late)
     with database.transaction() as session:
         (claim,) = take(session)
-        jobs.finish(session, [answer(claim)], POLICY)
+        states.finish(session, [answer(claim)], POLICY)
     with database.transaction() as session:
-        assert sorted(jobs.expire(session, 10)) == ids[1:]
+        assert sorted(states.expire(session, 10)) == ids[1:]
     assert counts(database, batch_id) == (0, 0, 1, 2, 0)
     batch = row(database, batch_id)
     assert batch.completed_at is not None
@@ -189,9 +189,9 @@ def test_a_batch_whose_client_went_away_is_cancelled_and_closed(database: Databa
         silent = sa.update(Batch).where(Batch.id == stalled).values(progress_at=sa.func.now() - timedelta(hours=2))
         session.execute(silent)
     with database.transaction() as session:
-        assert jobs.close_stalled(session, timedelta(hours=1)) == stalled
+        assert states.close_stalled(session, timedelta(hours=1)) == stalled
     with database.transaction() as session:
-        assert jobs.close_stalled(session, timedelta(hours=1)) is None
+        assert states.close_stalled(session, timedelta(hours=1)) is None
         assert [session.get_one(Job, job_id).state for job_id in ids] == [JobState.CANCELLED] * 2
     batch = row(database, stalled)
     assert batch.cancelled_at is not None
@@ -210,7 +210,7 @@ def test_counts_are_exact_when_many_finish_at_once(database: Database) -> None:
                 return
             outcomes = [answer(claim) for claim in claims[1:]] + [Outcome(claims[0], error=CorruptImage())]
             with database.transaction() as session:
-                assert jobs.finish(session, outcomes, POLICY) == []
+                assert states.finish(session, outcomes, POLICY) == []
 
     threads = [threading.Thread(target=work, args=(f"w{n}",)) for n in range(4)]
     for thread in threads:

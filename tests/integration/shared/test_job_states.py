@@ -20,7 +20,7 @@ from sqlalchemy import exc
 from shared.db.engine import Database
 from shared.db.tables import TERMINAL, Base, Delivery, Event, Job, JobState, Result
 from shared.errors import Conflict, CorruptImage, EngineError, ThoraqError
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.claims import Claim, Outcome
 from tests.support.rows import POLICY, add_batch, add_bundle, add_endpoint, add_job, add_tenant, answer
 
@@ -79,7 +79,7 @@ class Jobs(RuleBasedStateMachine):
     @rule(target=claims, worker=st.sampled_from(WORKERS), many=st.integers(1, 4), allow_isolated=st.booleans())
     def claim(self, worker: str, many: int, allow_isolated: bool) -> object:
         with self.database.transaction() as session:
-            found = jobs.claim(
+            found = states.claim(
                 session, worker=worker, max_images=many, lease=LEASE, ageing=LEASE, allow_isolated=allow_isolated
             )
         assert len(found) <= many
@@ -105,7 +105,7 @@ class Jobs(RuleBasedStateMachine):
         mine = life.token == claim.token
         with self.database.transaction() as session:
             outcome = answer(claim) if error is None else Outcome(claim, error=error)
-            lost = jobs.finish(session, [outcome], POLICY)
+            lost = states.finish(session, [outcome], POLICY)
             session.execute(sa.update(Job).where(Job.state == Q).values(not_before=None))  # nobody waits here
         assert lost == ([] if mine else [claim.job_id])
         if not mine:
@@ -120,14 +120,14 @@ class Jobs(RuleBasedStateMachine):
     def release(self, claim: Claim) -> None:
         life = self.lives[claim.job_id]
         with self.database.transaction() as session:
-            jobs.release(session, [claim])
+            states.release(session, [claim])
         if life.token == claim.token:
             life.move(Q)
 
     @rule(claim=claims)
     def beat(self, claim: Claim) -> None:
         with self.database.transaction() as session:
-            kept = jobs.heartbeat(session, [claim], LEASE)
+            kept = states.heartbeat(session, [claim], LEASE)
         assert kept == ({claim.job_id} if self.lives[claim.job_id].token == claim.token else set())
 
     @rule(worker=st.sampled_from(WORKERS))
@@ -137,7 +137,7 @@ class Jobs(RuleBasedStateMachine):
             gone = sa.and_(Job.state == R, Job.worker == worker)
             session.execute(sa.update(Job).where(gone).values(lease_until=sa.func.now() - timedelta(seconds=1)))
         with self.database.transaction() as session:
-            back, quarantined = jobs.rescue(session, CRASHES)
+            back, quarantined = states.rescue(session, CRASHES)
         held = {job_id: life for job_id, life in self.lives.items() if life.holder == worker}
         assert {*back, *quarantined} == held.keys()
         for life in held.values():
@@ -153,7 +153,7 @@ class Jobs(RuleBasedStateMachine):
         over = life.state in TERMINAL - {JobState.CANCELLED}
         try:
             with self.database.transaction() as session:
-                jobs.cancel(session, self.tenant.id, job_id)
+                states.cancel(session, self.tenant.id, job_id)
         except Conflict:
             assert over
         else:
@@ -172,7 +172,7 @@ class Jobs(RuleBasedStateMachine):
         life = self.lives[job_id]
         life.expires = life.expires or life.state not in TERMINAL
         with self.database.transaction() as session:
-            ended = jobs.expire(session, 100)
+            ended = states.expire(session, 100)
         due = {name for name, life in self.lives.items() if life.expires and life.state is Q}
         assert set(ended) == due
         for name in due:

@@ -26,7 +26,7 @@ from shared.db.tables import (
 )
 from shared.errors import Conflict, CorruptImage, EngineError, NotFound, Unavailable
 from shared.ids import new_id
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.claims import Claim, Heatmap, Outcome
 from shared.jobs.schemas import job_envelope
 from tests.support.rows import (
@@ -82,7 +82,7 @@ def test_a_claim_runs_and_its_answer_becomes_the_only_result(database: Database)
         (claim,) = take(session)
     assert state(database, job_id).state is JobState.RUNNING
     with database.transaction() as session:
-        assert jobs.finish(session, [answer(claim)], POLICY) == []
+        assert states.finish(session, [answer(claim)], POLICY) == []
     with database.transaction() as session:
         job = session.get_one(Job, job_id)
         assert (job.state, job.lease_token, job.worker) == (JobState.SUCCEEDED, None, None)
@@ -105,16 +105,16 @@ def test_a_late_finisher_is_fenced_off(database: Database) -> None:
         (slow,) = take(session, "slow")
     die(database)
     with database.transaction() as session:
-        assert jobs.rescue(session, 3) == ([job_id], [])
+        assert states.rescue(session, 3) == ([job_id], [])
     with database.transaction() as session:
         (quick,) = take(session, "quick")
     with database.transaction() as session:
-        assert jobs.finish(session, [answer(slow)], POLICY) == [job_id]
+        assert states.finish(session, [answer(slow)], POLICY) == [job_id]
     assert state(database, job_id).state is JobState.RUNNING
     with database.transaction() as session:
-        assert jobs.finish(session, [answer(quick)], POLICY) == []
+        assert states.finish(session, [answer(quick)], POLICY) == []
     with database.transaction() as session:
-        assert jobs.finish(session, [answer(quick)], POLICY) == [job_id]
+        assert states.finish(session, [answer(quick)], POLICY) == [job_id]
         assert session.scalar(sa.select(sa.func.count()).select_from(Result)) == 1
 
 
@@ -130,7 +130,7 @@ def test_a_job_that_was_alone_when_its_worker_died_is_tried_again_behind_the_oth
     for _ in range(3):
         die(database)
         with database.transaction() as session:
-            jobs.rescue(session, 3)
+            states.rescue(session, 3)
         with database.transaction() as session:
             order += [claim.job_id for claim in take(session)]
     assert sorted(order) == sorted(ids)
@@ -143,9 +143,9 @@ def test_a_lost_row_does_not_take_the_batch_with_it(database: Database) -> None:
     with database.transaction() as session:
         claims = take(session)
     with database.transaction() as session:
-        jobs.cancel(session, tenant.id, ids[1])
+        states.cancel(session, tenant.id, ids[1])
     with database.transaction() as session:
-        assert jobs.finish(session, [answer(claim) for claim in claims], POLICY) == [ids[1]]
+        assert states.finish(session, [answer(claim) for claim in claims], POLICY) == [ids[1]]
     assert [state(database, job_id).state for job_id in ids] == ["succeeded", "cancelled", "succeeded"]
 
 
@@ -157,11 +157,11 @@ def test_each_row_of_a_batch_ends_in_its_own_way(database: Database) -> None:
         good, bad, again, worn, lost = take(session)
         session.execute(sa.update(Job).where(Job.id == worn.job_id).values(error_attempts=POLICY.max_attempts - 1))
     with database.transaction() as session:
-        jobs.cancel(session, tenant.id, lost.job_id)
+        states.cancel(session, tenant.id, lost.job_id)
     transient = [Outcome(claim, error=EngineError("out of memory")) for claim in (again, worn)]
     outcomes = [answer(lost), *transient, Outcome(bad, error=CorruptImage("truncated")), answer(good)]
     with database.transaction() as session:
-        assert jobs.finish(session, outcomes, POLICY) == [lost.job_id]
+        assert states.finish(session, outcomes, POLICY) == [lost.job_id]
     rows = [state(database, job_id) for job_id in ids]
     assert [row.state for row in rows] == ["succeeded", "failed", "queued", "failed", "cancelled"]
     assert [row.error and row.error["type"] for row in rows] == [None, "corrupt-image", None, "engine", None]
@@ -179,9 +179,9 @@ def test_a_token_opens_no_other_job(database: Database) -> None:
         first, second = take(session)
     crossed = replace(first, token=second.token)
     with database.transaction() as session:
-        assert jobs.finish(session, [answer(crossed)], POLICY) == [first.job_id]
-        assert jobs.heartbeat(session, [crossed], LEASE) == set()
-        jobs.release(session, [crossed])
+        assert states.finish(session, [answer(crossed)], POLICY) == [first.job_id]
+        assert states.heartbeat(session, [crossed], LEASE) == set()
+        states.release(session, [crossed])
     assert [state(database, job_id).state for job_id in ids] == [JobState.RUNNING] * 2
 
 
@@ -193,9 +193,9 @@ def test_heartbeats_extend_what_is_still_held(database: Database) -> None:
         claims = take(session, lease=timedelta(seconds=5))
     before = state(database, kept).lease_until
     with database.transaction() as session:
-        jobs.cancel(session, tenant.id, lost)
+        states.cancel(session, tenant.id, lost)
     with database.transaction() as session:
-        assert jobs.heartbeat(session, claims, LEASE) == {kept}
+        assert states.heartbeat(session, claims, LEASE) == {kept}
     after = state(database, kept).lease_until
     assert before is not None
     assert after is not None
@@ -209,7 +209,7 @@ def test_a_transient_error_is_tried_again_later_and_in_the_end_fails(database: D
             session.execute(sa.update(Job).values(not_before=None))
             (claim,) = take(session)
         with database.transaction() as session:
-            jobs.finish(session, [Outcome(claim, error=EngineError("out of memory"))], POLICY)
+            states.finish(session, [Outcome(claim, error=EngineError("out of memory"))], POLICY)
         if attempt + 1 < POLICY.max_attempts:
             job = state(database, job_id)
             assert (job.state, job.error_attempts) == (JobState.QUEUED, attempt + 1)
@@ -223,7 +223,7 @@ def test_a_permanent_error_fails_at_once(database: Database) -> None:
     job_id = one_job(database)
     with database.transaction() as session:
         (claim,) = take(session)
-        jobs.finish(session, [Outcome(claim, error=CorruptImage("truncated"))], POLICY)
+        states.finish(session, [Outcome(claim, error=CorruptImage("truncated"))], POLICY)
     job = state(database, job_id)
     assert job.state is JobState.FAILED
     assert job.error is not None
@@ -234,7 +234,7 @@ def test_release_gives_back_without_an_attempt(database: Database) -> None:
     job_id = one_job(database)
     with database.transaction() as session:
         claims = take(session)
-        jobs.release(session, claims)
+        states.release(session, claims)
     job = state(database, job_id)
     assert (job.state, job.error_attempts, job.crash_attempts, job.isolated) == (JobState.QUEUED, 0, 0, False)
 
@@ -247,14 +247,14 @@ def test_jobs_of_a_dead_worker_run_alone_and_three_lone_crashes_quarantine(datab
         assert len(take(session)) == 2
     die(database)
     with database.transaction() as session:
-        requeued, _ = jobs.rescue(session, 3)
+        requeued, _ = states.rescue(session, 3)
         assert set(requeued) == ids
     for crash in range(6):
         with database.transaction() as session:
             (isolated,) = take(session)  # alone, although two are queued
         die(database)
         with database.transaction() as session:
-            requeued, quarantined = jobs.rescue(session, 3)
+            requeued, quarantined = states.rescue(session, 3)
             assert (requeued, quarantined) == (([isolated.job_id], []) if crash < 4 else ([], [isolated.job_id]))
     for job in (state(database, job_id) for job_id in ids):
         assert (job.state, job.crash_attempts) == (JobState.QUARANTINED, 3)
@@ -265,7 +265,7 @@ def test_rescue_leaves_leases_in_force_alone(database: Database) -> None:
     with database.transaction() as session:
         take(session)
     with database.transaction() as session:
-        assert jobs.rescue(session, 3) == ([], [])
+        assert states.rescue(session, 3) == ([], [])
 
 
 def test_a_claim_counts_images_and_takes_a_large_study_all_the_same(database: Database) -> None:
@@ -293,7 +293,7 @@ def test_workers_that_claim_together_share_the_queue(database: Database) -> None
             if not claims:
                 return
             with database.transaction() as session:
-                assert jobs.finish(session, [answer(claim) for claim in claims], POLICY) == []
+                assert states.finish(session, [answer(claim) for claim in claims], POLICY) == []
             with lock:
                 taken.extend(claim.job_id for claim in claims)
 
@@ -314,28 +314,28 @@ def test_cancel_is_real_for_running_jobs_idempotent_and_private(database: Databa
     with database.transaction() as session:
         (claim,) = take(session)
     with database.transaction() as session, pytest.raises(NotFound):
-        jobs.cancel(session, other.id, job_id)
+        states.cancel(session, other.id, job_id)
     for _ in range(2):
         with database.transaction() as session:
-            assert jobs.cancel(session, tenant.id, job_id).state is JobState.CANCELLED
+            assert states.cancel(session, tenant.id, job_id).state is JobState.CANCELLED
     with database.transaction() as session:
-        assert jobs.finish(session, [answer(claim)], POLICY) == [job_id]
+        assert states.finish(session, [answer(claim)], POLICY) == [job_id]
 
 
 def test_a_finished_job_cannot_be_cancelled(database: Database) -> None:
     job_id = one_job(database)
     with database.transaction() as session:
-        jobs.finish(session, [answer(claim) for claim in take(session)], POLICY)
+        states.finish(session, [answer(claim) for claim in take(session)], POLICY)
         tenant_id = session.get_one(Job, job_id).tenant_id
     with database.transaction() as session, pytest.raises(Conflict):
-        jobs.cancel(session, tenant_id, job_id)
+        states.cancel(session, tenant_id, job_id)
 
 
 @pytest.mark.parametrize("values", [{"state": "queued", "finished_at": None}, {"state": "failed"}])
 def test_the_database_refuses_to_leave_a_terminal_state(database: Database, values: dict[str, object]) -> None:
     one_job(database)
     with database.transaction() as session:
-        jobs.finish(session, [answer(claim) for claim in take(session)], POLICY)
+        states.finish(session, [answer(claim) for claim in take(session)], POLICY)
     with pytest.raises(exc.IntegrityError, match="cannot go from succeeded"), database.transaction() as session:
         session.execute(sa.update(Job).values(**values))
 
@@ -356,7 +356,7 @@ def test_a_rejected_input_is_a_success_for_batch_and_webhook_and_says_why(databa
         batch = add_batch(session, tenant, total=1)
         job_id = add_job(session, tenant, batch=batch).id
     with database.transaction() as session:
-        jobs.finish(session, [refusal(claim) for claim in take(session)], POLICY)
+        states.finish(session, [refusal(claim) for claim in take(session)], POLICY)
     assert state(database, job_id).state is JobState.SUCCEEDED
     bodies = told(database)
     assert bodies[EventType.BATCH_COMPLETED]["data"]["status"] == "completed"
@@ -372,7 +372,7 @@ def test_an_answer_keeps_all_that_was_said(database: Database) -> None:
     with database.transaction() as session:
         (claim,) = take(session)
         said = {"review_reasons": ["thin-margin", "modality-corrected"], "second_opinion": second}
-        jobs.finish(session, [answer(claim, corrected_modality=Modality.CT, **said)], POLICY)
+        states.finish(session, [answer(claim, corrected_modality=Modality.CT, **said)], POLICY)
     with database.transaction() as session:
         result = job_envelope(session.get_one(Job, job_id)).result
     assert result is not None
@@ -405,7 +405,7 @@ def test_the_database_refuses_an_answer_without_a_prediction(database: Database)
         (claim,) = take(session)
     mute = answer(claim, prediction=None, probabilities=None)
     with pytest.raises(exc.IntegrityError, match="answer_or_reason"), database.transaction() as session:
-        jobs.finish(session, [mute], POLICY)
+        states.finish(session, [mute], POLICY)
 
 
 def test_heatmaps_are_kept_with_the_result_and_go_with_a_lost_lease(database: Database) -> None:
@@ -415,9 +415,9 @@ def test_heatmaps_are_kept_with_the_result_and_go_with_a_lost_lease(database: Da
     with database.transaction() as session:
         claims = take(session)
     with database.transaction() as session:
-        jobs.cancel(session, tenant.id, lost)
+        states.cancel(session, tenant.id, lost)
     with database.transaction() as session:
-        assert jobs.finish(session, [answer(claim, heatmaps=looked(claim)) for claim in claims], POLICY) == [lost]
+        assert states.finish(session, [answer(claim, heatmaps=looked(claim)) for claim in claims], POLICY) == [lost]
     images = [image.id for claim in claims if claim.job_id == kept for image in claim.images]
     with database.transaction() as session:
         rows = session.scalars(sa.select(Artifact)).all()
@@ -438,7 +438,7 @@ def test_each_terminal_state_tells_subscribed_endpoints_once_and_without_metadat
         add_endpoint(session, tenant, "http://127.0.0.1:9/b", ["job.failed"])
         add_job(session, tenant, metadata={"name": "CANARY"})
     with database.transaction() as session:
-        jobs.finish(session, [answer(claim) for claim in take(session)], POLICY)
+        states.finish(session, [answer(claim) for claim in take(session)], POLICY)
     with database.transaction() as session:
         (event,) = session.scalars(sa.select(Event))
         (delivery,) = session.scalars(sa.select(Delivery))
@@ -460,7 +460,7 @@ def test_rescued_jobs_run_next(database: Database) -> None:
         add_job(session, tenant)
     die(database)
     with database.transaction() as session:
-        jobs.rescue(session, 3)
+        states.rescue(session, 3)
     with database.transaction() as session:
         assert [claim.job_id for claim in take(session)] == [bulk]
 

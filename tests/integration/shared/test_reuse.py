@@ -13,7 +13,7 @@ from shared.db.engine import Database
 from shared.db.tables import Artifact, Classifier, Image, Job, JobState, Modality, ModelBundle, Result, Study
 from shared.errors import CorruptImage
 from shared.ids import new_id
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.claims import Answer, Claim, Heatmap, Outcome
 from shared.jobs.reuse import earlier_answers
 from shared.jobs.schemas import job_envelope
@@ -37,7 +37,7 @@ def claimed(session: Session, *, tenant: str = "north", content: str | None = CO
 def finished(session: Session, claim: Claim, **changes: Any) -> str:
     """The job, with an answer written."""
     add_bundle(session)
-    assert jobs.finish(session, [answer(claim, **changes)], POLICY) == []
+    assert states.finish(session, [answer(claim, **changes)], POLICY) == []
     return claim.job_id
 
 
@@ -82,7 +82,7 @@ def test_heatmaps_are_copied_under_new_ids(clean_database: Database) -> None:
         again = claimed(session)
         found = known(session, again)
         assert found is not None
-        assert jobs.finish(session, [Outcome(again, answer=found)], POLICY) == []
+        assert states.finish(session, [Outcome(again, answer=found)], POLICY) == []
     with clean_database.transaction() as session:
         kept = {(row.job_id, row.image_id): row for row in session.scalars(sa.select(Artifact))}
         result = job_envelope(session.get_one(Job, again.job_id)).result
@@ -102,7 +102,7 @@ def test_what_is_reused_is_never_what_was_reused_itself(clean_database: Database
             found = known(session, claim)
             assert found is not None
             assert found.reused_from == first
-            assert jobs.finish(session, [Outcome(claim, answer=found)], POLICY) == []
+            assert states.finish(session, [Outcome(claim, answer=found)], POLICY) == []
         # Without the one that was run there is none, however many copies are left.
         session.execute(sa.update(Result).where(Result.job_id == first).values(bundle_sha256=add_other_bundle(session)))
         assert known(session, claimed(session)) is None
@@ -142,7 +142,7 @@ def test_another_bundle_runs_it_again(clean_database: Database) -> None:
 
 def test_neither_a_failure_nor_an_answer_without_some_image_is_repeated(clean_database: Database) -> None:
     with clean_database.transaction() as session:
-        assert jobs.finish(session, [Outcome(claimed(session), error=CorruptImage())], POLICY) == []
+        assert states.finish(session, [Outcome(claimed(session), error=CorruptImage())], POLICY) == []
         assert known(session, claimed(session)) is None
         partial = claimed(session)
         images: list[dict[str, Any]] = [{"image_id": image.id, "file": 0, "frame": 0} for image in partial.images]
@@ -150,7 +150,7 @@ def test_neither_a_failure_nor_an_answer_without_some_image_is_repeated(clean_da
         add_bundle(session)
         said = Answer(BUNDLE, images, {}, prediction="covid19", probabilities={"covid19": 1.0})
         written = Outcome(partial, answer=said)
-        assert jobs.finish(session, [written], POLICY) == []
+        assert states.finish(session, [written], POLICY) == []
         assert known(session, claimed(session)) is None
 
 

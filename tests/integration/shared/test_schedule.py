@@ -10,8 +10,7 @@ import sqlalchemy as sa
 
 from shared.db.engine import Database
 from shared.db.tables import Delivery, Event, Job, JobState, Modality, Priority, Tenant
-from shared.jobs import scheduling as schedule
-from shared.jobs import states as jobs
+from shared.jobs import scheduling, states
 from tests.support.rows import (
     AGEING,
     LEASE,
@@ -50,7 +49,7 @@ def taken(database: Database, max_images: int = 16) -> list[str]:
     with database.transaction() as session:
         claims = take(session, max_images=max_images)
     with database.transaction() as session:
-        assert jobs.finish(session, [answer(claim) for claim in claims], POLICY) == []
+        assert states.finish(session, [answer(claim) for claim in claims], POLICY) == []
     return [claim.job_id for claim in claims]
 
 
@@ -100,7 +99,7 @@ def test_by_turns_each_tenant_has_its_next_job_whatever_its_class_and_stat_has_n
     backlog(database, "north", 30, Priority.STAT)
     south = backlog(database, "south", 30, Priority.BULK)
     with database.transaction() as session:
-        claims = jobs.claim(session, worker="w1", max_images=16, lease=LEASE, ageing=AGEING, by_turns=True)
+        claims = states.claim(session, worker="w1", max_images=16, lease=LEASE, ageing=AGEING, by_turns=True)
     assert Counter(claim.tenant_id == south.id for claim in claims) == {True: 8, False: 8}
     assert not any(claim.stat for claim in claims)
 
@@ -148,10 +147,10 @@ def test_not_before_holds_a_job_back(database: Database) -> None:
         session.execute(sa.update(Job).where(Job.id == first).values(not_before=sa.func.now() + timedelta(minutes=1)))
     assert taken(database) == [second]
     with database.transaction() as session:
-        assert not schedule.waiting(session)
+        assert not scheduling.waiting(session)
         session.execute(sa.update(Job).where(Job.id == first).values(not_before=sa.func.now()))
     with database.transaction() as session:
-        assert schedule.waiting(session)
+        assert scheduling.waiting(session)
         third = add_job(session, tenant).id
     assert taken(database) == [first, third]  # its turn is that of when it was queued
 
@@ -165,9 +164,9 @@ def test_what_is_too_late_is_not_run_and_fails_as_expired(database: Database) ->
         in_time = add_job(session, tenant, expires_at=now + timedelta(hours=1)).id
     assert taken(database) == [in_time]
     with database.transaction() as session:
-        assert jobs.expire(session, 10) == [late]
+        assert states.expire(session, 10) == [late]
     with database.transaction() as session:
-        assert jobs.expire(session, 10) == []
+        assert states.expire(session, 10) == []
         job = session.get_one(Job, late)
         assert (job.state, job.started_at, (job.error or {})["type"]) == (JobState.FAILED, None, "expired")
         told = sa.select(Event.type).join(Delivery, Delivery.event_id == Event.id).where(Event.job_id == late)
@@ -181,8 +180,8 @@ def test_a_running_job_is_not_stopped_by_its_deadline(database: Database) -> Non
         (claim,) = take(session)
         session.execute(sa.update(Job).values(expires_at=sa.func.now() - timedelta(seconds=1)))
     with database.transaction() as session:
-        assert jobs.expire(session, 10) == []
-        assert jobs.finish(session, [answer(claim)], POLICY) == []
+        assert states.expire(session, 10) == []
+        assert states.finish(session, [answer(claim)], POLICY) == []
 
 
 def test_expiry_takes_no_more_than_it_may(database: Database) -> None:
@@ -191,9 +190,9 @@ def test_expiry_takes_no_more_than_it_may(database: Database) -> None:
         for _ in range(3):
             add_job(session, tenant, expires_at=datetime.now(UTC) - timedelta(seconds=1))
     with database.transaction() as session:
-        assert len(jobs.expire(session, 2)) == 2
+        assert len(states.expire(session, 2)) == 2
     with database.transaction() as session:
-        assert len(jobs.expire(session, 2)) == 1
+        assert len(states.expire(session, 2)) == 1
 
 
 def test_place_in_line_counts_who_goes_first(database: Database) -> None:
@@ -206,7 +205,7 @@ def test_place_in_line_counts_who_goes_first(database: Database) -> None:
         add_job(session, tenant)
         for _ in range(5):  # in turns with this tenant's: one of them goes before its second job
             add_job(session, other)
-        assert schedule.place_in_line(session, mine) == (4, None)
+        assert scheduling.place_in_line(session, mine) == (4, None)
 
 
 def test_the_estimated_wait_follows_from_what_was_measured(database: Database) -> None:
@@ -223,6 +222,6 @@ def test_the_estimated_wait_follows_from_what_was_measured(database: Database) -
             row = sa.update(Job).where(Job.id == job_id)
             session.execute(row.values(finished_at=end, started_at=end - timedelta(seconds=2)))
         # Four jobs in four seconds of work, and one to go.
-        position, seconds = schedule.place_in_line(session, mine)
+        position, seconds = scheduling.place_in_line(session, mine)
     assert position == 0
     assert seconds == pytest.approx(1.0)

@@ -21,7 +21,7 @@ from shared.inference.engines import make_engine
 from shared.storage import FolderStorage, Storage, object_key
 from tests.support.bundles.tiny import write_bundle, write_working_bundle
 from tests.support.rows import add_job, add_tenant
-from worker.bundles import reloader as bundles
+from worker.bundles import reloader
 from worker.bundles.cache import ModelCache
 from worker.bundles.reloader import BundleReloader
 from worker.classify.handler import Classify
@@ -183,7 +183,7 @@ def test_a_refused_bundle_is_not_tried_at_every_look_but_once_it_is_activated_ag
 def test_a_refused_bundle_is_tried_again_after_a_pause(
     worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundles, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(reloader, "FIRST_PAUSE", 0.0)
     worker.start()
     bundle = write_bundle(tmp_path / "second")
     worker.activate(bundle)

@@ -18,7 +18,7 @@ from shared.errors import EngineError, EngineOutOfMemory
 from shared.inference.bundle import Bundle
 from shared.inference.engine import Engine, EngineName, FeatureMaps, Pixels
 from shared.inference.gate import REASON
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.schemas import job_envelope
 from tests.support.bundles.brightness import BLACK, CT_GREY, DENSENET, SIZE, VGG, Watched, tiny_bundle, tiny_model
 from tests.support.rows import add_job, add_study, add_tenant, ask_about
@@ -324,7 +324,7 @@ def test_what_a_failed_drain_leaves_is_not_kept_alive(
     assert len(abandoned) == settings.batch_size  # the batch ahead of it was given back
     handler.beat()
     with clean_database.transaction() as session:
-        assert sorted(jobs.rescue(session, 3)[0]) == sorted(abandoned)
+        assert sorted(states.rescue(session, 3)[0]) == sorted(abandoned)
         assert session.scalar(sa.select(sa.func.count()).where(Job.state == JobState.QUEUED)) == len(ids)
 
 
@@ -348,7 +348,7 @@ def test_a_job_cancelled_during_inference_keeps_neither_result_nor_heatmap(
     class Cancelling(Watched):
         def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:
             with clean_database.transaction() as session:
-                jobs.cancel(session, session.get_one(Job, job_id).tenant_id, job_id)
+                states.cancel(session, session.get_one(Job, job_id).tenant_id, job_id)
             return super().feature_maps(images, backbones)
 
     engine = Cancelling(model.engine)

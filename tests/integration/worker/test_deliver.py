@@ -27,7 +27,7 @@ from shared.db.tables import (
     Job,
     WebhookEndpoint,
 )
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.webhooks.outbox import new_secret, record_event, schedule
 from tests.support.rows import POLICY, add_bundle, add_endpoint, add_job, add_tenant, answer, take
 from tests.support.servers.webhook_receiver import Receiver
@@ -73,7 +73,7 @@ def test_a_consumer_verifies_with_the_standard_library(
         secret = add_endpoint(session, tenant, receiver.url).secret
         job_id = add_job(session, tenant).id
     with clean_database.transaction() as session:
-        jobs.finish(session, [answer(claim) for claim in take(session)], POLICY)
+        states.finish(session, [answer(claim) for claim in take(session)], POLICY)
     deliver.drain(threading.Event())
     ((headers, body),) = receiver.requests
     event = Webhook(secret).verify(body, headers)
@@ -186,7 +186,7 @@ def test_events_name_what_they_are_of(
         mine = {"batch_id": "bat_1", "item": 7, "custom_id": "line-7", "external_id": "A-1", "extra": {"a": 1}}
         session.execute(sa.update(Job).where(Job.id == job.id).values(**mine))
     with clean_database.transaction() as session:
-        jobs.finish(session, [answer(claim) for claim in take(session)], POLICY)
+        states.finish(session, [answer(claim) for claim in take(session)], POLICY)
     deliver.drain(threading.Event())
     events = {event["type"]: event["data"] for event in (json.loads(body) for _, body in receiver.requests)}
     job_data = events["job.succeeded"]

@@ -17,7 +17,7 @@ from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.tables import Image, Job, JobState, Priority, Result, Tenant
 from shared.inference.engine import Pixels
-from shared.jobs import states as jobs
+from shared.jobs import states
 from tests.support.rows import add_job, add_tenant, wait_for_a_lock
 from tests.support.waiting import EVENT_SECONDS
 from tests.support.worker_drain import Counting, drain, every_job, put, queue
@@ -50,7 +50,7 @@ def small(settings: Settings) -> Settings:
     return settings.model_copy(update={"batch_size": SIZE})
 
 
-def states(database: Database) -> dict[JobState, int]:
+def count_states(database: Database) -> dict[JobState, int]:
     """How many jobs are in each state."""
     with database.transaction() as session:
         return {row.state: row.jobs for row in session.execute(COUNTS)}
@@ -103,7 +103,7 @@ def test_what_was_run_is_written_and_the_rest_given_back_when_the_worker_stops(
     predictor = Watched(lambda number: stopping.set() if number == 2 else None)
     Classify("worker", small, clean_database, storage, predictor).drain(stopping)
     assert predictor.sizes == [SIZE, SIZE]
-    assert states(clean_database) == {JobState.SUCCEEDED: 2 * SIZE, JobState.QUEUED: 40 - 2 * SIZE}
+    assert count_states(clean_database) == {JobState.SUCCEEDED: 2 * SIZE, JobState.QUEUED: 40 - 2 * SIZE}
     with clean_database.transaction() as session:
         spent = session.scalar(sa.select(sa.func.sum(Job.error_attempts + Job.crash_attempts)))
     assert spent == 0
@@ -149,7 +149,7 @@ def test_while_a_write_hangs_the_engine_goes_on_and_every_lease_is_kept(
     assert len(before) == len(after) == 2 * SIZE
     assert sum(after[job_id] > before[job_id] for job_id in before) >= SIZE
     # The lock was on a row of the hung write: that lease, too, was held on to.
-    assert states(clean_database) == {JobState.SUCCEEDED: 2 * SIZE}
+    assert count_states(clean_database) == {JobState.SUCCEEDED: 2 * SIZE}
 
 
 def leases(database: Database) -> dict[str, datetime]:
@@ -188,10 +188,10 @@ def test_a_write_that_fails_ends_the_drain_and_lets_its_leases_run_out(
         session.execute(sa.update(Job).where(Job.id.in_(abandoned)).values(lease_until=sa.func.now()))
     assert len(abandoned) == SIZE
     # The batch that ran meanwhile is none the worse for it.
-    assert states(clean_database)[JobState.SUCCEEDED] >= SIZE
+    assert count_states(clean_database)[JobState.SUCCEEDED] >= SIZE
     handler.beat()
     with clean_database.transaction() as session:
-        assert sorted(jobs.rescue(session, 3)[0]) == sorted(abandoned)
+        assert sorted(states.rescue(session, 3)[0]) == sorted(abandoned)
 
 
 def test_a_stat_study_waits_for_the_batch_that_runs_and_shares_its_own_with_no_bulk(
@@ -210,7 +210,7 @@ def test_a_stat_study_waits_for_the_batch_that_runs_and_shares_its_own_with_no_b
     predictor = Watched(act)
     drain(small, clean_database, storage, predictor)
     assert predictor.sizes == [SIZE, 1] + [SIZE] * 7
-    assert states(clean_database) == {JobState.SUCCEEDED: 8 * SIZE + 1}
+    assert count_states(clean_database) == {JobState.SUCCEEDED: 8 * SIZE + 1}
 
 
 def send_stat(database: Database, other_tenant_id: str) -> str:
@@ -333,7 +333,7 @@ def test_a_lane_that_is_free_takes_from_the_next_batch_while_the_other_is_at_wor
     predictor = Watched(act, lanes=2)
     drain(small, clean_database, storage, predictor)
     assert predictor.sizes == [SIZE // 2] * 6
-    assert states(clean_database) == {JobState.SUCCEEDED: len(ids)}
+    assert count_states(clean_database) == {JobState.SUCCEEDED: len(ids)}
 
 
 def test_a_look_that_hangs_is_not_hidden_by_the_other_lane(
@@ -372,7 +372,7 @@ def test_a_job_that_runs_alone_has_no_other_on_lease_beside_it(
         leases.append(running(clean_database))
 
     drain(small, clean_database, storage, Watched(act, lanes))
-    assert states(clean_database) == {JobState.SUCCEEDED: 3 * SIZE}
+    assert count_states(clean_database) == {JobState.SUCCEEDED: 3 * SIZE}
     assert [held for held in leases if held & isolated] == [{job_id} for job_id in sorted(isolated)]
 
 

@@ -13,13 +13,13 @@ import sqlalchemy as sa
 from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.tables import Image, Job, JobState, Priority
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.storage import object_key
 from tests.support.files.costly import black_pages
 from tests.support.rows import add_job, add_tenant
 from tests.support.waiting import EVENT_SECONDS, until
 from tests.support.worker_drain import Counting, drain, every_job, put
-from worker.classify import slow_jobs as late
+from worker.classify import slow_jobs
 from worker.classify.fake_predictor import StandIn, stand_in
 from worker.classify.handler import Classify
 
@@ -167,7 +167,7 @@ def test_a_cancelled_job_is_not_decoded_further(
     until(decoders)
     with clean_database.transaction() as session:
         tenant_id = session.scalars(sa.select(Job.tenant_id).where(Job.id == slow)).one()
-        jobs.cancel(session, tenant_id, slow)
+        states.cancel(session, tenant_id, slow)
     thread.join(EVENT_SECONDS)
     assert not thread.is_alive()
     until(lambda: not decoders())
@@ -200,7 +200,7 @@ def test_a_tenant_whose_jobs_are_all_slow_gets_no_more_of_them_in_a_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else they would be held on lease by the hundred, in memory, while nobody gets to them."""
-    monkeypatch.setattr(late, "MOST_OF_A_TENANT", 2)
+    monkeypatch.setattr(slow_jobs, "MOST_OF_A_TENANT", 2)
     other = queue_quick(clean_database, storage, "north")
     with clean_database.transaction() as session:
         session.execute(sa.update(Job).where(Job.id == other).values(not_before=sa.text("now() + interval '1 hour'")))

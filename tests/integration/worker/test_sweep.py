@@ -22,7 +22,7 @@ from shared.doorbell import CLASSIFY, DELIVER
 from shared.ids import new_id
 from shared.imaging.info import ImageInfo, MediaType
 from shared.storage import Storage, object_key, open_storage
-from shared.studies import direct_uploads as uploads
+from shared.studies import direct_uploads
 from shared.webhooks.outbox import record_event, schedule
 from tests.support.rows import add_batch, add_endpoint, add_job, add_tenant, take
 from tests.support.waiting import EVENT_SECONDS
@@ -148,9 +148,9 @@ def test_old_objects_without_a_row_are_removed(
 def upload(session: Session, storage: Storage, tenant_id: str, content: bytes) -> Upload:
     """A complete upload, whose bytes are in the store."""
     announced = [(new_id("upl"), len(content), hashlib.sha256(content).hexdigest())]
-    (made,) = uploads.announce(session, tenant_id, announced, timedelta(hours=1))
+    (made,) = direct_uploads.announce(session, tenant_id, announced, timedelta(hours=1))
     kept = storage.put(made.object_key, BytesIO(content))
-    uploads.complete(session, made, kept, ImageInfo(MediaType.PNG, 1, 1), timedelta(hours=1))
+    direct_uploads.complete(session, made, kept, ImageInfo(MediaType.PNG, 1, 1), timedelta(hours=1))
     return made
 
 
@@ -158,10 +158,10 @@ def test_uploads_that_nobody_used_are_removed(sweep: Sweep, clean_database: Data
     with clean_database.transaction() as session:
         tenant = add_tenant(session).id
         over, used, young = (upload(session, storage, tenant, content) for content in (b"over", b"used", b"young"))
-        pending, unsent = uploads.announce(
+        pending, unsent = direct_uploads.announce(
             session, tenant, [(new_id("upl"), 1, "0" * 64) for _ in range(2)], timedelta(hours=1)
         )
-        uploads.use(session, tenant, [used.id])
+        direct_uploads.use(session, tenant, [used.id])
         past = sa.func.now() - timedelta(seconds=1)
         session.execute(sa.update(Upload).where(Upload.id.in_([over.id, used.id, unsent.id])).values(expires_at=past))
     sweep.drain(threading.Event())
@@ -178,7 +178,7 @@ def test_a_sweep_and_a_study_do_not_both_get_an_upload(
         made = upload(session, storage, add_tenant(session).id, b"wanted")
         session.execute(sa.update(Upload).values(expires_at=sa.func.now() - timedelta(seconds=1)))
     with clean_database.transaction() as session:
-        uploads.use(session, made.tenant_id, [made.id])
+        direct_uploads.use(session, made.tenant_id, [made.id])
         sweep.drain(threading.Event())  # skips what the study's transaction holds
     sweep.drain(threading.Event())
     assert storage.get(made.object_key) == b"wanted"

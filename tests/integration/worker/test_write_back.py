@@ -11,7 +11,7 @@ from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.tables import Delivery, Job, JobState, WebhookEndpoint
 from shared.errors import ThoraqError
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.claims import Outcome
 from tests.support.rows import POLICY, add_bundle, add_endpoint, add_job, add_tenant, answer, take, wait_for_a_lock
 from worker.classify.leases import Leases
@@ -40,7 +40,7 @@ def test_an_endpoint_that_is_removed_meanwhile_undoes_no_tenants_jobs(clean_data
 
     def finish() -> None:
         with clean_database.transaction() as session:
-            lost.append(jobs.finish(session, outcomes, POLICY))
+            lost.append(states.finish(session, outcomes, POLICY))
 
     with clean_database.transaction() as session:
         session.execute(sa.delete(WebhookEndpoint).where(WebhookEndpoint.id == removed))

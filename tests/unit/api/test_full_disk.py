@@ -24,9 +24,9 @@ ROOT = Path(__file__).parents[3]
 LOGS_AND_ANSWERS = """
 import os, structlog
 from prometheus_client.registry import REGISTRY
-from shared.log import set_up
+from shared.log import set_up_logging
 
-set_up("INFO")
+set_up_logging("INFO")
 for _ in range(2):
     structlog.get_logger("test").error("request.unavailable")
 print(f"answered, {REGISTRY.get_sample_value('thoraq_log_lines_lost_total')} lines lost", end="", flush=True)

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from api.batches import results as batch_output
+from api.batches import results
 from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.listen_notify import Listener
 from shared.db.tables import Batch, Job
 from shared.errors import CorruptImage
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.jobs.claims import Outcome
 from tests.support.api import PNG, TEXT, Caller, MakeApp, claim_all, finish, json_of, new_key, problem_of, work
 from tests.support.batches import counts, errors, output, packed, post_held, post_zip
@@ -75,8 +75,8 @@ def test_outputs_of_many_pages_are_in_order(
     assert [line["item"] for line in whole] == [n for n in range(20) if n % 3]
     assert [item for item, *_ in of_errors] == sorted(item for item, *_ in of_errors)
     assert len(of_errors) == 7 + 7
-    monkeypatch.setattr(batch_output, "PAGE", 3)
-    monkeypatch.setattr(batch_output, "_ERRORS", batch_output._errors_statement())
+    monkeypatch.setattr(results, "PAGE", 3)
+    monkeypatch.setattr(results, "_ERRORS", results._errors_statement())
     assert output(north, batch_id, "results") == whole
     assert errors(north, batch_id) == of_errors
 
@@ -119,12 +119,12 @@ def test_results_as_csv(north: Caller, clean_database: Database) -> None:
     "value", ["=1", "+1", "-1", "@a", "\t=1", "\r", " =1", "\u00a0=1", "\uff1d1", " \uff0b1", "\n=1"]
 )
 def test_a_cell_that_a_spreadsheet_would_run_is_text(value: str) -> None:
-    assert batch_output._cell(value) == f"'{value}"
+    assert results._cell(value) == f"'{value}"
 
 
 @pytest.mark.parametrize("value", ["a=1", "1-2", "\u00e4.png", "", " a", None, 0.5])
 def test_other_cells_stay_as_they_are(value: object) -> None:
-    assert batch_output._cell(value) == value
+    assert results._cell(value) == value
 
 
 def test_batches_are_listed_newest_first(north: Caller) -> None:
@@ -190,10 +190,10 @@ def test_what_has_not_run_in_time_is_not_run(north: Caller, clean_database: Data
     first, second = claim_all(clean_database)
     finish(clean_database, answer(first))
     with clean_database.transaction() as session:
-        jobs.release(session, [second])
+        states.release(session, [second])
         session.execute(sa.update(Job).where(Job.item == 1).values(expires_at=sa.func.now() - timedelta(seconds=1)))
     with clean_database.transaction() as session:
-        jobs.expire(session, 10)
+        states.expire(session, 10)
     batch = json_of(north.get(f"/v1/batches/{batch_id}"))
     assert (batch["status"], batch["counts"]) == ("expired", counts(total=2, succeeded=1, failed=1))
     assert errors(north, batch_id) == [(1, "b.png", "failed", "expired")]

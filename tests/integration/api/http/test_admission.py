@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
-from api.http.limits import backpressure as admission
+from api.http.limits import backpressure
 from api.http.limits.backpressure import Admission
 from migrations.upgrade import upgrade
 from shared.config import Settings
@@ -76,8 +76,8 @@ def test_a_tenant_with_too_many_jobs_that_wait_is_refused_until_they_have_run(
 def test_what_one_process_lets_in_counts_before_it_looks_again(
     callers: Callable[..., tuple[Caller, Caller]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "LOOK_SECONDS", 3600)
-    monkeypatch.setattr(admission, "STALE_SECONDS", 3600)
+    monkeypatch.setattr(backpressure, "LOOK_SECONDS", 3600)
+    monkeypatch.setattr(backpressure, "STALE_SECONDS", 3600)
     north, _ = callers(max_queued_per_tenant=PER_TENANT)
     assert [send(north).status_code for _ in range(PER_TENANT + 2)] == [202] * PER_TENANT + [429] * 2
 
@@ -174,7 +174,7 @@ def test_looking_is_no_part_of_a_submission(
     began = time.monotonic()
     for _ in range(20):
         json_of(send(north), 202)
-    assert len(looks) <= 2 + (time.monotonic() - began) / admission.LOOK_SECONDS
+    assert len(looks) <= 2 + (time.monotonic() - began) / backpressure.LOOK_SECONDS
     with clean_database.transaction() as session:
         assert session.scalar(sa.select(sa.func.count()).where(Job.priority == Priority.ROUTINE)) == 20
 
@@ -200,7 +200,7 @@ def refuses(door: Admission) -> str | None:
 def test_while_the_database_is_away_nothing_is_taken_in_and_soon_after_it_is_back_everything(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(backpressure, "LOOK_SECONDS", 0.1)
     server = Postgres(tmp_path / "postgres", secrets.token_hex(8), log=tmp_path / "log", options={"fsync": "off"})
     server.start()
     server.wait_ready()

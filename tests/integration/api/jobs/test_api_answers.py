@@ -23,7 +23,7 @@ from shared.db.engine import Database
 from shared.db.listen_notify import CHANNEL, Listener, announce
 from shared.db.tables import Job
 from shared.errors import CorruptImage
-from shared.jobs import states as jobs
+from shared.jobs import states
 from shared.keys import Scope
 from tests.support.api import PNG, Caller, MakeApp, claim_all, finish, json_of, new_key, problem_of, work
 from tests.support.rows import add_job, add_tenant, answer
@@ -167,7 +167,7 @@ def test_the_end_of_a_job_is_announced(end: str, north: Caller, clean_database: 
 def test_one_who_waits_looks_by_himself(
     north: Caller, clean_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "announce", lambda *_: None)
+    monkeypatch.setattr(states, "announce", lambda *_: None)
     path = f"/v1/jobs/{north.submit()['id']}"
     timer = threading.Timer(0.3, work, [clean_database])
     timer.start()
@@ -206,7 +206,7 @@ def test_eighty_who_wait_leave_threads_for_others(
                 assert {response.json()["status"] for response in declined} == {"queued"}
                 assert client.get("/healthz").is_success
                 with clean_database.transaction() as session:
-                    jobs.cancel(session, session.get_one(Job, job_id).tenant_id, job_id)
+                    states.cancel(session, session.get_one(Job, job_id).tenant_id, job_id)
                 woken = [wait.result().json()["status"] for wait in waits if wait.result() not in declined]
             assert woken == ["cancelled", "cancelled"]
     finally:

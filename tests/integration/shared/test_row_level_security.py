@@ -1,4 +1,4 @@
-"""The second fence: whatever the API asks the database, PostgreSQL shows and takes the rows of one tenant alone."""
+"""Row-level security: whatever the API asks the database, PostgreSQL shows and takes the rows of one tenant alone."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sqlalchemy.exc import ProgrammingError
 from shared import keys
 from shared.db.engine import API_ROLE, Database, TenantDatabase
 from shared.db.tables import AuditEntry, Base, Job, Study, Tenant
-from shared.jobs import reads as job_rows
+from shared.jobs import reads
 from tests.support.api import Caller
 from tests.support.tenants import artifact, batch, complete_upload, endpoint, grave
 
 TENANT_TABLES = sorted(table.name for table in Base.metadata.tables.values() if "tenant_id" in table.columns)
 SHARED_TABLES = {"tenants", "model_bundles", "workers"}
 POLICIES = sa.text("""
-    SELECT c.relname, c.relrowsecurity AND p.polname IS NOT NULL AS fenced, p.polcmd,
+    SELECT c.relname, c.relrowsecurity AND p.polname IS NOT NULL AS secured, p.polcmd,
         pg_get_expr(p.polqual, c.oid) AS shown, pg_get_expr(p.polwithcheck, c.oid) AS taken
     FROM pg_class c LEFT JOIN pg_policy p ON p.polrelid = c.oid
     WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace""")
@@ -62,16 +62,20 @@ def test_every_table_of_tenants_has_its_policy(clean_database: Database) -> None
     with clean_database.transaction() as session:
         rows = {row.relname: row for row in session.execute(POLICIES)}
     for table in TENANT_TABLES:
-        assert rows[table].fenced, f"{table}: its migration must call migrations.row_level_security.fence"
+        assert rows[table].secured, (
+            f"{table}: its migration must call migrations.row_level_security.enable_row_level_security"
+        )
         assert rows[table].polcmd == b"*" or rows[table].polcmd == "*"
         condition = "(tenant_id = current_setting('thoraq.tenant'::text, true))"
         assert (rows[table].shown, rows[table].taken) == (condition, condition)
-    assert rows["tenants"].fenced
+    assert rows["tenants"].secured
     of_nobody = set(rows) - set(TENANT_TABLES)
     assert of_nobody == SHARED_TABLES | {"alembic_version"}, "a table without a tenant: whose is it?"
 
 
-def test_the_role_of_the_api_cannot_pass_the_fence(clean_database: Database, api_database: TenantDatabase) -> None:
+def test_the_role_of_the_api_cannot_bypass_row_level_security(
+    clean_database: Database, api_database: TenantDatabase
+) -> None:
     with clean_database.transaction() as session:
         assert session.scalars(BYPASSING, {"role": API_ROLE}).all() == []
         owned = sa.text("SELECT count(*) FROM pg_class WHERE relowner = CAST(:role AS regrole)")
@@ -195,7 +199,7 @@ def test_the_policies_leave_the_plans_as_they_are(clean_database: Database, api_
     with clean_database.transaction() as session:
         for statement in FULL:
             session.execute(sa.text(statement))
-    poll = re.sub(r"%\((\w+)\)s::VARCHAR", r":\1", str(job_rows._ONE.compile(clean_database.engine)))
+    poll = re.sub(r"%\((\w+)\)s::VARCHAR", r":\1", str(reads._ONE.compile(clean_database.engine)))
     plans = PLANS | {"poll": (poll, {"job_id": "job_7", "tenant_id": "t1"})}
     for name, (statement, values) in plans.items():
         explain, found = sa.text(f"EXPLAIN (FORMAT JSON) {statement}"), []
