@@ -67,7 +67,7 @@ test-unit: $(READY) ## the tests that need no services
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile tests/unit $(ARGS)
 
 test-big: $(READY) tools ## five thousand real images through `thoraq batch`, with a stand-in engine; takes ten minutes
-	$(BIN)/python -m pytest -m big tests/acceptance/test_big.py $(ARGS)
+	$(BIN)/python -m pytest -m big tests/acceptance/batches/test_big.py $(ARGS)
 
 test-compose: TOOLS := /usr/bin/chromium:chromium /usr/sbin/dockerd:docker.io /usr/bin/docker-compose:docker-compose /usr/sbin/debootstrap:debootstrap
 test-compose: $(READY) tools ## docker-compose.yml in a real container engine, as root [ARGS=] [ALLOW_NO_ENGINE=1]
@@ -79,7 +79,7 @@ lint: $(READY) ## style, format, types, import directions, compose specification
 	@$(MAKE) -s lint-types
 	$(BIN)/lint-imports
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker/seaweedfs.yml
-	$(BIN)/python -m tests.advisories
+	$(BIN)/python -m tests.locks.advisories
 	$(SPHINX) docs $(SITE)
 
 lint-types: $(READY) ## types alone

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from flask import Response, jsonify
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from api.http.audit import record
 from api.http.openapi.document import ERRORS
 from api.http.principal import principal
-from api.http.schemas import ModelList, ModelPath, ModelView
 from api.http.services import Services, services
 from shared import bundle_registry
 from shared.db.tables import ModelBundle, Worker
@@ -22,6 +23,30 @@ from shared.inference import bundle_store
 from shared.keys import Scope
 
 blueprint = APIBlueprint("models", __name__, url_prefix="/v1", abp_tags=[Tag(name="models")], abp_responses=ERRORS)
+
+
+class ModelView(BaseModel):
+    """A model bundle and its card; `serving`: a live worker answers with it; `active`: all workers are to."""
+
+    name: str
+    version: str
+    sha256: str
+    active: bool
+    serving: bool
+    card: dict[str, Any]
+
+
+class ModelPath(BaseModel):
+    """A bundle's SHA-256 in the path."""
+
+    sha256: str
+
+
+class ModelList(BaseModel):
+    """The bundles that were stored or have answered, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelView]
 
 
 @blueprint.get("/models", responses={"200": ModelList})

@@ -12,14 +12,14 @@ from typing import Annotated
 
 import typer
 
-from client import batch_commands
 from client.client import Client
+from client.commands import batches
+from client.commands.options import LOCAL, Json, Key, Url, connected
+from client.commands.sending import Exit, Outcome, attempt, follow, send, worst
+from client.commands.tables import jobs_table, models_table, print_json, progress, results_table, tell
 from client.errors import ClientError
 from client.files import find
 from client.models import Classifier, Job, Modality, Priority
-from client.options import LOCAL, Json, Key, Url, connected
-from client.sending import Exit, Outcome, attempt, follow, send, worst
-from client.tables import jobs_table, models_table, print_json, progress, results_table, tell
 from console.command import Command, version_option
 from console.terminal import note, stderr
 
@@ -199,8 +199,8 @@ def models(key: Key, url: Url = LOCAL, as_json: Json = False) -> None:
         models_table(found)
 
 
-app.command("batch", short_help="Send many images as one batch.")(batch_commands.batch)
-app.add_typer(batch_commands.batches, name="batches")
+app.command("batch", short_help="Send many images as one batch.")(batches.batch)
+app.add_typer(batches.batches, name="batches")
 
 
 def _studies(paths: list[Path], *, together: bool) -> list[tuple[Path, ...]]:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from rich.console import Console
 
 from client import Client
+from client.commands.tables import outcome_text, review_text
 from client.models import RESEARCH_USE, Classifier, Job, Modality
-from client.tables import outcome_text, review_text
 from console.terminal import WORDS, Column, print_rows, stdout
 from shared.errors import ConfigError
 

@@ -11,7 +11,7 @@ import sys
 import sysconfig
 
 OLDEST, NEWEST = (3, 11), (3, 13)
-#: What wheels there are for, of everything in locks/all.lock; tests/test_platforms.py resolves them.
+#: What wheels there are for, of everything in locks/all.lock; tests/locks/test_platforms.py resolves them.
 MACHINES = {"Linux": ("x86_64", "aarch64"), "Darwin": ("arm64",)}
 #: The oldest C library of the wheels, by Linux's machine.
 GLIBC = {"x86_64": (2, 28), "aarch64": (2, 35)}

@@ -23,12 +23,12 @@ from admin.models import LIST_COLUMNS, VERIFY_COLUMNS
 from admin.queue import JOB_COLUMNS, WORKER_COLUMNS
 from admin.tenants import COLUMNS as TENANT_COLUMNS
 from client.batch_models import Batch, BatchError, BatchResult
-from client.batch_tables import batch_errors_table, batches_table, tally_table
+from client.commands.batch_tables import batch_errors_table, batches_table, tally_table
+from client.commands.sending import Outcome
+from client.commands.tables import jobs_table, models_table, results_table
+from client.commands.tally import tally
 from client.errors import ApiError, Unreachable
 from client.models import Job, Model
-from client.sending import Outcome
-from client.tables import jobs_table, models_table, results_table
-from client.tally import tally
 from tests.support.servers.scripted import batch, failed, job, succeeded
 
 FOLDER = Path(__file__).with_name("rendered")

@@ -11,9 +11,9 @@ from flask_openapi3.models.tag import Tag
 
 from api.batches.openapi import EVENT_STREAM
 from api.batches.routes import view_of
+from api.batches.schemas import BatchPath
 from api.http.openapi.document import ERRORS
 from api.http.principal import Principal, principal
-from api.http.schemas import BatchPath
 from api.http.services import Services, services
 from shared.jobs.schemas import BatchEnvelope
 from shared.keys import Scope

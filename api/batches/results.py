@@ -17,10 +17,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from api.batches.openapi import ERROR_LINES, RESULT_LINES
 from api.batches.routes import NDJSON, find_batch
-from api.batches.schemas import ErrorLine, OutputQuery, ResultLine
+from api.batches.schemas import BatchPath, ErrorLine, OutputQuery, ResultLine
 from api.http.openapi.document import ERRORS
 from api.http.principal import principal
-from api.http.schemas import BatchPath
 from api.http.services import services
 from shared.db.engine import Database
 from shared.db.tables import BatchRejection, Job, JobState, ModelBundle

@@ -21,7 +21,7 @@ from api.batches.ndjson import lines, write_lines
 from api.batches.openapi import BATCH_BODY
 from api.batches.pipeline import Intake, taking_in
 from api.batches.receiver import BatchReceiver
-from api.batches.schemas import BatchForm, BatchList, BatchListQuery, BatchQuery
+from api.batches.schemas import BatchForm, BatchList, BatchListQuery, BatchPath, BatchQuery
 from api.batches.zip_reader import Archive, ZipMember
 from api.http.idempotency import sent_key, with_location
 from api.http.openapi.document import ERRORS
@@ -29,7 +29,6 @@ from api.http.paging import page_of
 from api.http.principal import Principal, principal
 from api.http.requests import MULTIPART
 from api.http.responses import Answer, answer_of, respond
-from api.http.schemas import BatchPath
 from api.http.services import Services, services
 from api.jobs.lookup import wait_for, wait_seconds
 from api.uploads.prepare import digest_as_stored

@@ -14,6 +14,12 @@ from shared.jobs.schemas import BatchEnvelope, JobEnvelope, ProblemRef
 UploadIds = Annotated[list[Id], Field(min_length=1, max_length=2_000)]
 
 
+class BatchPath(BaseModel):
+    """A batch's id in the path."""
+
+    batch_id: str
+
+
 class BatchForm(Strict):
     """How a batch is run: the fields beside `files` in multipart, and query parameters with the other bodies."""
 

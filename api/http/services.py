@@ -16,7 +16,7 @@ from api.http.ttl_cache import TTLCache
 from shared.config import Settings
 from shared.db.engine import TenantDatabase
 from shared.db.listen_notify import Listener
-from shared.imaging.dicom.deidentify import Identity
+from shared.imaging.dicom.deidentification.deidentify import Identity
 from shared.storage import Storage
 
 EXTENSION = "thoraq"

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from api.http.openapi.document import ERRORS
 from api.http.principal import principal
-from api.http.schemas import ArtifactList, ArtifactPath, ArtifactView, JobPath
 from api.http.services import services
+from api.jobs.schemas import ArtifactList, ArtifactPath, ArtifactView, JobPath
 from shared.db.tables import Artifact, Image, Job
 from shared.errors import NotFound, ObjectCorrupt
 from shared.jobs.schemas import artifact_path

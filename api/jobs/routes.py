@@ -22,10 +22,10 @@ from api.http.paging import page_of
 from api.http.principal import Principal, principal
 from api.http.requests import MULTIPART
 from api.http.responses import answer_of, respond
-from api.http.schemas import JobForm, JobList, JobPath, JobQuery, JobRequest
 from api.http.services import Services, services
 from api.jobs.group_commit import Submission, submissions
 from api.jobs.lookup import find_line, look, place_of_newcomer, wait_for, wait_seconds
+from api.jobs.schemas import JobForm, JobList, JobPath, JobQuery, JobRequest
 from api.studies.routes import find_study
 from api.uploads.receive import (
     check_supported,

@@ -12,10 +12,9 @@ from api.http import audit
 from api.http.idempotency import claim_idempotency_key, with_location
 from api.http.openapi.document import ERRORS, form_body
 from api.http.principal import Principal, principal
-from api.http.schemas import StudyPath
 from api.http.services import Services, services
 from api.studies.routes import study_view
-from api.studies.schemas import AddedFile, AddImagesForm, AddImagesRequest, ImagesAdded, StudyView
+from api.studies.schemas import AddedFile, AddImagesForm, AddImagesRequest, ImagesAdded, StudyPath, StudyView
 from api.uploads.receive import (
     StoredFile,
     discard,

@@ -15,10 +15,9 @@ from api.http import audit
 from api.http.idempotency import claim_idempotency_key, with_location
 from api.http.openapi.document import ERRORS, form_body
 from api.http.principal import Principal, principal
-from api.http.schemas import ImagePath, StudyForm, StudyPath
 from api.http.services import Services, services
 from api.studies.previews import previews
-from api.studies.schemas import Deidentified, ImageView, StudyRequest, StudyView
+from api.studies.schemas import Deidentified, ImagePath, ImageView, StudyForm, StudyPath, StudyRequest, StudyView
 from api.uploads.receive import (
     check_supported,
     discard,

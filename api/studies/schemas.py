@@ -7,10 +7,30 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from api.http.fields import ExternalId, Id, JsonBool, JsonNumber, Metadata
+from api.http.fields import ExternalId, FormMetadata, Id, JsonBool, JsonNumber, Metadata
 from api.http.schemas import Strict
 from shared.db.tables import Classifier, Modality, Priority
 from shared.jobs.schemas import ProblemRef
+
+
+class StudyForm(Strict):
+    """The fields beside `files` when a study is sent."""
+
+    modality: Modality | None = None
+    external_id: ExternalId | None = None
+    metadata: FormMetadata = Field(default_factory=dict, validate_default=False)
+
+
+class StudyPath(BaseModel):
+    """A study's id in the path."""
+
+    study_id: str
+
+
+class ImagePath(StudyPath):
+    """A study's and one of its images' ids in the path."""
+
+    image_id: str
 
 
 class StudyRequest(Strict):

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from api.http.services import Services
 from shared.db.tables import Tenant
 from shared.imaging.decode import ImageInfo, MediaType, probe
-from shared.imaging.dicom.deidentify import Identity, deidentified, has_preamble, without_preamble
+from shared.imaging.dicom.deidentification.deidentify import Identity, deidentified, has_preamble, without_preamble
 
 
 def identity_of(services: Services, tenant_id: str) -> Identity:

@@ -14,7 +14,10 @@ from api.http.idempotency import claim_idempotency_key, with_location
 from api.http.openapi.document import ERRORS, IDEMPOTENCY_KEY
 from api.http.paging import page_of
 from api.http.principal import Principal, principal
-from api.http.schemas import (
+from api.http.schemas import PageQuery
+from api.http.services import Services, services
+from api.uploads.receive import fingerprint
+from api.webhooks.schemas import (
     AttemptView,
     DeliveryList,
     DeliveryPath,
@@ -25,12 +28,9 @@ from api.http.schemas import (
     EndpointSecretView,
     EndpointUpdate,
     EndpointView,
-    PageQuery,
     Replay,
     ReplayRequest,
 )
-from api.http.services import Services, services
-from api.uploads.receive import fingerprint
 from shared.db.tables import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, EventType, WebhookEndpoint
 from shared.doorbell import DELIVER, ring
 from shared.errors import Conflict, NotFound, TooManyEndpoints

@@ -15,7 +15,7 @@ from io import BytesIO
 
 from shared.errors import ImageError
 from shared.imaging.decode import Limits, frames, probe
-from shared.imaging.dicom.deidentify import deidentified
+from shared.imaging.dicom.deidentification.deidentify import deidentified
 from shared.imaging.info import MediaType
 from tests.fuzz.cases import case, seeds
 

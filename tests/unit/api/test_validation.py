@@ -13,12 +13,15 @@ from api.batches import schemas as batch_schemas
 from api.http import schemas
 from api.http.problems import invalid, problem_types
 from api.http.validation import pointer
+from api.jobs import schemas as job_schemas
 from api.keys import schemas as key_schemas
 from api.studies import schemas as study_schemas
+from api.uploads import schemas as upload_schemas
+from api.webhooks import schemas as webhook_schemas
 from shared.db.tables import EventType
 from shared.errors import ThoraqError, meaning_of
 
-MODULES = (batch_schemas, key_schemas, schemas, study_schemas)
+MODULES = (batch_schemas, job_schemas, key_schemas, schemas, study_schemas, upload_schemas, webhook_schemas)
 REQUESTS = sorted(
     {
         model
@@ -72,7 +75,7 @@ def test_errors_speak_of_the_request_s_own_fields(model: type[BaseModel]) -> Non
 
 def test_an_event_that_is_none_is_one_error_of_its_own_field() -> None:
     with pytest.raises(ValidationError) as caught:
-        schemas.EndpointRequest.model_validate({"url": "https://h/", "events": ["job.done"]})
+        webhook_schemas.EndpointRequest.model_validate({"url": "https://h/", "events": ["job.done"]})
     errors: Any = invalid(caught.value).extensions["errors"]
     (one,) = errors
     assert (one["field"], one["pointer"]) == ("events.0", "#/events/0")
@@ -80,7 +83,7 @@ def test_an_event_that_is_none_is_one_error_of_its_own_field() -> None:
 
 
 def test_an_endpoint_can_subscribe_to_every_event() -> None:
-    assert set(get_args(schemas.Subscription)) == {"*", *EventType}
+    assert set(get_args(webhook_schemas.Subscription)) == {"*", *EventType}
 
 
 def test_a_pointer_is_escaped() -> None:

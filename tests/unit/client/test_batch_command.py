@@ -25,7 +25,7 @@ from client.archive import archive_of
 from client.batch_calls import Watch
 from client.batch_models import Batch
 from client.client import Client
-from client.meter import Meter
+from client.commands.meter import Meter
 from tests.rendered_tables import Terminal
 from tests.support.command import COMMAND, environment, thoraq
 from tests.support.servers.scripted import Reply, Request, Server, batch, problem, serving, succeeded

@@ -14,8 +14,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from shared.errors import CorruptImage, ImageError, ImageTooLarge
 from shared.imaging.decode import Limits, frames, probe
-from shared.imaging.dicom import bounded, deidentify
-from shared.imaging.dicom.deidentify import deidentified, has_preamble, without_preamble
+from shared.imaging.dicom import bounded
+from shared.imaging.dicom.deidentification import deidentify
+from shared.imaging.dicom.deidentification.deidentify import deidentified, has_preamble, without_preamble
 from tests.support.files.images import LOSSLESS, NATIVE, dicom_bytes, make_dicom, real_dicom
 
 LIMITS = Limits()

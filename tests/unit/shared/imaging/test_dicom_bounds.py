@@ -17,7 +17,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from shared.errors import CorruptImage, ImageError, ImageTooLarge, InvalidDicom, TooCostly
 from shared.imaging.decode import Limits, decode_one, frames, probe
 from shared.imaging.dicom import bounded, deflate
-from shared.imaging.dicom.deidentify import deidentified
+from shared.imaging.dicom.deidentification.deidentify import deidentified
 from tests.support.files.damaged_dicom import raw_element, with_elements
 from tests.support.files.images import make_dicom
 

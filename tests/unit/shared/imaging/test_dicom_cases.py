@@ -25,7 +25,7 @@ from pydicom.uid import (
 
 from shared.errors import ImageError, InvalidDicom
 from shared.imaging.decode import Limits, MediaType, decode_one, probe
-from shared.imaging.dicom.deidentify import deidentified
+from shared.imaging.dicom.deidentification.deidentify import deidentified
 from tests.support.files.damaged_dicom import edited, raw_element, says, with_elements
 from tests.support.files.images import make_dicom
 

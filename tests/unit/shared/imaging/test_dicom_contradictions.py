@@ -34,7 +34,7 @@ from pydicom.uid import (
 
 from shared.errors import CorruptImage, ImageError, InvalidDicom
 from shared.imaging.decode import Limits, decode_one, frames
-from shared.imaging.dicom.deidentify import deidentified
+from shared.imaging.dicom.deidentification.deidentify import deidentified
 from tests.support.files.damaged_dicom import edited, says
 from tests.support.files.images import LOSSLESS, NATIVE, dicom_bytes, make_dicom
 

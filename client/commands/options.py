@@ -11,9 +11,9 @@ import typer
 from pydantic import ValidationError
 
 from client.client import Client
+from client.commands.sending import Exit, code_of
+from client.commands.tables import tell
 from client.errors import ApiError, Unreachable
-from client.sending import Exit, code_of
-from client.tables import tell
 from client.transport import Retry
 from console.terminal import note
 

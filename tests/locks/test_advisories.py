@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from tests.advisories import LOCKS, findings
+from tests.locks.advisories import LOCKS, findings
 
 KNOWN = tomllib.loads((LOCKS / "advisories.toml").read_text(encoding="utf-8"))
 

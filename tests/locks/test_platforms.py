@@ -14,7 +14,7 @@ import pytest
 from standalone.supported import GLIBC, MACHINES
 from tests.support.waiting import EVENT_SECONDS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ALIKE = {"x86_64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.advisories`: every lock against locks/advisories.toml; what is below it, and why it must not be."""
+"""`python -m tests.locks.advisories`: locks against advisories.toml: what is below it, and why it must not be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-LOCKS = Path(__file__).parents[1] / "locks"
+LOCKS = Path(__file__).parents[2] / "locks"
 PINNED = re.compile(r"^([a-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 
 

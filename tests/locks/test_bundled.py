@@ -8,8 +8,8 @@ from importlib.metadata import version
 
 import pytest
 
-from tests.advisories import LOCKS, bundled, findings
-from tests.bundled import READERS
+from tests.locks.advisories import LOCKS, bundled, findings
+from tests.locks.bundled import READERS
 
 TEXT = (LOCKS / "bundled.toml").read_text(encoding="utf-8")
 LISTED = tomllib.loads(TEXT)
@@ -18,7 +18,7 @@ LISTED = tomllib.loads(TEXT)
 @pytest.mark.parametrize("wheel", sorted(READERS))
 def test_the_list_has_the_true_versions(wheel: str) -> None:
     here = version(wheel)
-    assert here in LISTED[wheel], f"add what `python -m tests.bundled` prints for {wheel} {here}"
+    assert here in LISTED[wheel], f"add what `python -m tests.locks.bundled` prints for {wheel} {here}"
     assert LISTED[wheel][here] == READERS[wheel]()
 
 

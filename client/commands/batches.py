@@ -14,16 +14,16 @@ import typer
 from client.archive import Archive, archive_of
 from client.batch_calls import BatchOptions, Format, unfinished_name
 from client.batch_models import Batch, BatchError, BatchResult
-from client.batch_tables import batch_errors_table, batches_table, ignored_text, tally_table
 from client.client import Client
+from client.commands.batch_tables import batch_errors_table, batches_table, ignored_text, tally_table
+from client.commands.meter import Meter
+from client.commands.options import LOCAL, Json, Key, Url, connected
+from client.commands.resumption import Resumption
+from client.commands.sending import Exit, code_of, worst
+from client.commands.tables import tell
+from client.commands.tally import Line, tally
 from client.errors import ApiError, Unreachable
-from client.meter import Meter
 from client.models import RESEARCH_USE, Classifier, Grouping, Modality, Priority
-from client.options import LOCAL, Json, Key, Url, connected
-from client.resumption import Resumption
-from client.sending import Exit, code_of, worst
-from client.tables import tell
-from client.tally import Line, tally
 from client.transport import Retry
 from console.command import Command
 from console.terminal import note, stderr, stdout

@@ -17,8 +17,8 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from shared.imaging.dicom import profile
 from shared.imaging.dicom.deflate import Deflated
+from shared.imaging.dicom.deidentification import profile
 from shared.imaging.dicom.file import PREAMBLE_BYTES, SIGNATURE, Header, read_header
 from shared.imaging.dicom.pixel_data import PixelData, locate
 from shared.imaging.dicom.vendor import vendor_errors

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from client.commands.sending import Outcome
 from client.errors import ApiError
 from client.models import RESEARCH_USE, ImagePrediction, Job, JobResult, Model
-from client.sending import Outcome
 from console.terminal import WORDS, Column, duration, moment, note, print_rows, stderr, stdout
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from client.batch_models import Batch, BatchError
-from client.tally import Line
+from client.commands.tally import Line
 from console.terminal import WORDS, Column, duration, moment, print_rows, printable
 
 SHOWN_IGNORED = 10

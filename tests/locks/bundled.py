@@ -1,7 +1,8 @@
-"""`python -m tests.bundled`: what the installed wheels carry inside, each with its true version, as TOML.
+"""`python -m tests.locks.bundled`: what the installed wheels carry inside, each with its true version, as TOML.
 
 A lock names packages; a server or a codec inside one has a version and holes of its own. locks/bundled.toml lists them
-by wheel and the wheel's version; tests/test_bundled.py holds it to this, and tests/advisories.py looks for known holes.
+by wheel and the wheel's version; tests/locks/test_bundled.py holds it to this, and tests/locks/advisories.py looks for
+known holes.
 """
 
 from __future__ import annotations
