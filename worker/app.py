@@ -6,6 +6,7 @@ process (TensorFlow does not survive a fork), `deliver` and `sweep` need no mode
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -76,6 +77,15 @@ def sweep() -> None:
 @signals.setup_logging.connect
 def _set_up_logging(**_: object) -> None:
     set_up_logging(SETTINGS.log_level)
+
+
+@signals.celeryd_init.connect
+def _hear_stop_early(**_: object) -> None:
+    """End in order when told to before Celery listens, which it does once the model is loaded.
+
+    A container's first process has no default for SIGTERM: unheard, the worker would load, work, and be killed.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
 @signals.celeryd_after_setup.connect

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 
 from shared.db.engine import Database
 from shared.db.tables import ModelBundle, Result
-from standalone.services import free_port
+from standalone.services import HOST, free_port
 from tests.support.rows import add_job, add_tenant
-from tests.support.waiting import EVENT_SECONDS
+from tests.support.waiting import EVENT_SECONDS, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +43,6 @@ def deliverer(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[sub
         worker = subprocess.Popen(
             started, cwd=ROOT, env=environment | {"THORAQ_METRICS_PORT": str(port)}, stdout=log, stderr=log
         )
-        # Only from then on TERM is a request; before, it just ends the process.
         deadline = time.monotonic() + EVENT_SECONDS
         while b" ready." not in path.read_bytes():
             assert worker.poll() is None, path.read_text(encoding="utf-8")
@@ -123,3 +122,21 @@ def test_a_worker_that_cannot_work_ends_with_its_reason(
     )
     assert done.returncode != 0
     assert reason in done.stderr
+
+
+def test_a_worker_that_waits_for_the_database_still_stops_when_asked(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Celery listens to SIGTERM only once all is set up, and a container's first process has no default for it."""
+    away = {"THORAQ_DATABASE_URL": f"postgresql+psycopg://nobody:none@{HOST}:{free_port()}/none"}
+    log = tmp_path / "log"
+    with log.open("wb") as stream:
+        worker = subprocess.Popen(
+            command("deliver", "threads"), cwd=ROOT, env=environment | away, stdout=stream, stderr=stream
+        )
+        try:
+            until(lambda: "worker.waiting" in log.read_text(encoding="utf-8"))
+            worker.terminate()
+            assert worker.wait(timeout=EVENT_SECONDS) == 0, log.read_text(encoding="utf-8")
+        finally:
+            worker.kill()
