@@ -69,7 +69,8 @@ test-unit: $(READY) ## the tests that need no services
 test-big: $(READY) tools ## five thousand real images through `thoraq batch`, with a stand-in engine; takes ten minutes
 	$(BIN)/python -m pytest -m big tests/acceptance/batches/test_big.py $(ARGS)
 
-test-compose: TOOLS := /usr/bin/chromium:chromium /usr/sbin/dockerd:docker.io /usr/bin/docker-compose:docker-compose /usr/sbin/debootstrap:debootstrap
+ENGINE_TOOLS := /usr/sbin/dockerd:docker.io /usr/bin/docker-compose:docker-compose /usr/sbin/debootstrap:debootstrap
+test-compose: TOOLS := /usr/bin/chromium:chromium $(ENGINE_TOOLS)
 test-compose: $(READY) tools ## docker-compose.yml in a real container engine, as root [ARGS=] [ALLOW_NO_ENGINE=1]
 	$(BIN)/python -m pytest -m compose --timeout 1500 tests/compose $(ARGS)
 
@@ -78,7 +79,7 @@ lint: $(READY) ## style, format, types, import directions, compose specification
 	$(BIN)/ruff format --check .
 	@$(MAKE) -s lint-types
 	$(BIN)/lint-imports
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker/seaweedfs.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker/minio.yml
 	$(BIN)/python -m tests.locks.advisories
 	$(SPHINX) docs $(SITE)
 
@@ -94,8 +95,9 @@ $(BENCH_READY): locks/bench.lock $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r locks/bench.lock
 	@touch $@
 
-chaos: $(READY) ## break parts at random, then check that nothing was lost [SEED=] [JOBS=] [MINUTES=] [ARGS=--quick|--real]
-	$(BIN)/python -m tests.chaos $(call option,seed,$(SEED)) $(call option,jobs,$(JOBS)) $(call option,minutes,$(MINUTES)) $(ARGS)
+chaos: TOOLS := $(if $(ENGINE),$(ENGINE_TOOLS))
+chaos: $(READY) tools ## break parts at random, then check that nothing was lost [SEED=] [JOBS=] [MINUTES=] [ENGINE=compose, as root] [ARGS=--quick|--real]
+	$(BIN)/python -m tests.chaos $(call option,seed,$(SEED)) $(call option,jobs,$(JOBS)) $(call option,minutes,$(MINUTES)) $(call option,engine,$(ENGINE)) $(ARGS)
 
 fuzz: $(READY) ## damaged files through the decoders, in a process that is watched [SECONDS=600] [SEED=1]
 	$(BIN)/python -m tests.fuzz $(call option,seconds,$(SECONDS)) $(call option,seed,$(SEED))

@@ -20,10 +20,11 @@ from migrations.upgrade import upgrade
 from shared import keys
 from shared.config import settings
 from shared.db.checks import check_for_migration
-from shared.db.tables import ApiKey, Tenant
-from shared.errors import Unavailable
+from shared.db.engine import Database
+from shared.db.tables import ApiKey, Image, Tenant
+from shared.errors import ConfigError, Unavailable
 from shared.keys import Scope
-from shared.storage import open_storage
+from shared.storage import Storage, open_storage
 from shared.version import VERSION
 
 HELP = """Operate Thoraq: works on the database and the object store directly.
@@ -78,8 +79,20 @@ def migrate(
     with open_database() as database:
         upgrade(database.engine)
         make_login(database, settings())
-        _retry(lambda: open_storage(settings()).prepare(), until)
+        _retry(lambda: _prepare_store(database, open_storage(settings())), until)
     typer.echo("migrated")
+
+
+def _prepare_store(database: Database, storage: Storage) -> None:
+    """Make the folder or bucket. One that is missing while the database names objects is that of another store."""
+    if not storage.prepared():
+        with database.transaction() as session:
+            if session.scalar(sa.select(sa.exists().where(Image.object_key.is_not(None)))):
+                raise ConfigError(
+                    "the object store is empty, and the database names objects: THORAQ_STORAGE or its address is not "
+                    "that of before. To change stores, run `thoraq-admin objects import` first."
+                )
+    storage.prepare()
 
 
 def _retry(act: Callable[[], None], until: float) -> None:

@@ -137,6 +137,10 @@ class FolderStorage:
         self._path(key)
         return None
 
+    def prepared(self) -> bool:
+        with _disk_errors():
+            return self._incoming.is_dir()
+
     def prepare(self) -> None:
         """Also removes the parts that a killed process left behind a day ago or earlier."""
         with _disk_errors():

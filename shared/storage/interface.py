@@ -89,6 +89,9 @@ class Storage(Protocol):
     def presigned_put(self, key: str, size: int, sha256: str, expires: timedelta) -> SignedPut | None:
         """An address that takes an object of this size and SHA-256 (1 s to 7 days), or None when the store has none."""
 
+    def prepared(self) -> bool:
+        """Whether the folder or bucket is there; StorageError when the store cannot be asked."""
+
     def prepare(self) -> None:
         """Make the folder or bucket; doing it again is fine. Nothing else makes it."""
 

@@ -114,11 +114,15 @@ class MinioStorage:
         )
         return SignedPut(url, headers)
 
+    def prepared(self) -> bool:
+        with _s3_errors():
+            return self._client.bucket_exists(self._bucket)
+
     def prepare(self) -> None:
         """Looks first: a key that may use the bucket need not be allowed to make one."""
+        if self.prepared():
+            return
         with _s3_errors():
-            if self._client.bucket_exists(self._bucket):
-                return
             try:
                 self._client.make_bucket(self._bucket)
             except S3Error as error:

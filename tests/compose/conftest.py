@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.compose import images as made
 from tests.compose.deployment import PRIVATE, Deployment
-from tests.compose.engine import Engine, NoEngine, cache_folder
+from tests.compose.engine import Engine, NoEngine, running_engine
 from tests.compose.receiver import Receiver
 
 MAY_BE_MISSING = "ALLOW_NO_ENGINE"
@@ -21,22 +21,14 @@ MAY_BE_MISSING = "ALLOW_NO_ENGINE"
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     """A container engine; without one the tests fail, unless ALLOW_NO_ENGINE=1."""
-    cache = cache_folder()
-    cache.mkdir(parents=True, exist_ok=True)
-    engine = Engine(cache / "docker")
-    # Two engines on one folder of images would end each other.
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as stays:
         try:
-            engine.start()
+            engine = stays.enter_context(running_engine())
         except NoEngine as error:
             if os.environ.get(MAY_BE_MISSING) == "1":
                 pytest.skip(f"{MAY_BE_MISSING}=1, and no container engine runs here: {error}")
             pytest.fail(f"no container engine runs here ({MAY_BE_MISSING}=1 goes on without these tests): {error}")
-        try:
-            yield engine
-        finally:
-            engine.stop()
+        yield engine
 
 
 @pytest.fixture(scope="session")

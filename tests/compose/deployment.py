@@ -42,18 +42,15 @@ exec {COMPOSE} "$@"
 
 
 class Deployment:
-    """Use it from one thread. `root` is the checkout whose compose file and images it runs.
+    """Use it from one thread. `root` is the checkout whose compose file and images it runs."""
 
-    `files` are compose files that an operator names beside docker-compose.yml.
-    """
+    #: What an operator names beside docker-compose.yml.
+    files: Sequence[str] = ()
 
-    def __init__(
-        self, engine: Engine, images: Mapping[str, str], folder: Path, root: Path = ROOT, files: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, engine: Engine, images: Mapping[str, str], folder: Path, root: Path = ROOT) -> None:
         self.engine, self.folder = engine, folder
         self.project = folder.name.replace("-", "").replace("_", "").lower()
         self.port, self.tls_port, self.http_port = free_port(), free_port(), free_port()
-        self._files = ("docker-compose.yml", *files, "images.yml")
         self._edge = f"10.213.{next(EDGES)}"
         self.url = f"http://127.0.0.1:{self.port}"
         self.key = ""
@@ -89,7 +86,7 @@ class Deployment:
         """What the documented lines need to work in this folder with this engine."""
         return self.engine.environment | {
             "PATH": f"{self._bin}:{os.environ['PATH']}",
-            "COMPOSE_FILE": ":".join(self._files),
+            "COMPOSE_FILE": ":".join(("docker-compose.yml", *self.files, "images.yml")),
             "COMPOSE_PROJECT_NAME": self.project,
             "API_BIND": f"127.0.0.1:{self.port}",
             "EDGE_NETWORK": f"{self._edge}.0/28",

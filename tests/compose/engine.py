@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 DOCKER, DOCKERD = "/usr/bin/docker", "/usr/sbin/dockerd"
@@ -21,6 +25,22 @@ class NoEngine(Exception):
 def cache_folder() -> Path:
     """Where images stay between runs: $XDG_CACHE_HOME/thoraq/compose-tests, outside the checkout."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thoraq" / "compose-tests"
+
+
+@contextmanager
+def running_engine() -> Iterator[Engine]:
+    """The one that has the images, as long as it is wanted; NoEngine where none starts."""
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    # Two engines on one folder of images would end each other.
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        engine = Engine(cache / "docker")
+        engine.start()
+        try:
+            yield engine
+        finally:
+            engine.stop()
 
 
 class Engine:
@@ -73,14 +93,16 @@ class Engine:
 
     def stop(self) -> None:
         """End dockerd; containers that still run are stopped by it."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(90)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(90)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        # dockerd leaves the name of its own network namespace mounted.
+        subprocess.run(["umount", self._run / "exec" / "netns" / "default"], capture_output=True, check=False)
+        shutil.rmtree(self._run, ignore_errors=True)
 
     def docker(self, *arguments: str | Path, check: bool = True, timeout: float = 120) -> str:
         """What `docker ARGUMENTS` prints; CalledProcessError, with its standard error as a note, when it fails."""

@@ -26,14 +26,14 @@ STAND_INS = {"postgres": ["postgres.sh"], "redis": [], "proxy": [], "minio": ["m
 ENVIRONMENT = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def ensure(engine: Engine, root: Path = ROOT) -> dict[str, str]:
+def ensure(engine: Engine, root: Path = ROOT, built: Iterable[str] = BUILT) -> dict[str, str]:
     """Make what is missing; name (thoraq-api, thoraq-worker-cpu, postgres, redis, minio, proxy) to image with its tag.
 
-    `root`: the checkout that Thoraq's own images are built from.
+    `root`: the checkout that Thoraq's own images are built from, those named by `built`.
     """
     base = _base(engine)
     made = {name: _stand_in(engine, name, files, base) for name, files in STAND_INS.items()}
-    return made | {name: _built(engine, name, lock, root) for name, lock in BUILT.items()}
+    return made | {name: _built(engine, name, BUILT[name], root) for name in built}
 
 
 def _base(engine: Engine) -> str:

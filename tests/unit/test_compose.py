@@ -115,7 +115,7 @@ def test_a_tmpfs_that_the_image_has_no_folder_for_names_its_owner(service: str) 
     """From a container's second start on such a folder is root's, with mode 0755, unless an owner is named."""
     for mount in SERVICES[service].get("tmpfs", []):
         folder, _, options = mount.partition(":")
-        if folder not in {"/tmp", "/run/postgresql"}:  # noqa: S108 - the images have these
+        if folder not in {"/tmp", "/data", "/run/postgresql"}:  # noqa: S108 - the images have these
             assert {"uid=10001", "gid=10001"} <= set(options.split(","))
 
 
@@ -228,8 +228,9 @@ def test_containers_are_given_the_time_to_finish() -> None:
         assert seconds(SERVICES[worker]["stop_grace_period"]) > DEFAULTS["drain_seconds"]
 
 
-def test_redis_keeps_the_doorbells_and_asks_for_a_password(secrets_root: Path) -> None:
-    assert option("redis", "--appendonly") == "yes"
+def test_redis_keeps_no_file_and_asks_for_a_password(secrets_root: Path) -> None:
+    assert option("redis", "--appendonly") == "no"
+    assert option("redis", "--save") == ""
     assert option("redis", "--maxmemory-policy") == "noeviction"
     assert option("redis", "redis-server") == "/run/secrets/redis_conf"
     configuration = (secrets_root / COMPOSE["secrets"]["redis_conf"]["file"]).read_text(encoding="utf-8")

@@ -18,11 +18,11 @@ from sqlalchemy.exc import ProgrammingError
 from shared import keys
 from shared.config import parse
 from shared.db.engine import Database, TenantDatabase
-from shared.db.tables import ApiKey, AuditEntry, ModelBundle, Tenant, Worker
+from shared.db.tables import ApiKey, AuditEntry, Image, ModelBundle, Tenant, Worker
 from shared.inference.bundle import Bundle
-from shared.storage import FolderStorage, Storage
+from shared.storage import FolderStorage, Storage, object_key
 from tests.support.bundles.tiny import write_bundle
-from tests.support.rows import BUNDLE, add_bundle, add_tenant
+from tests.support.rows import BUNDLE, add_bundle, add_job, add_tenant
 
 
 @pytest.fixture
@@ -111,6 +111,24 @@ def test_migrate_makes_the_bucket(minio_env: dict[str, str], environment: dict[s
     assert admin(elsewhere, "migrate").stdout == "migrated\n"
     assert admin(elsewhere, "migrate").returncode == 0
     assert admin(elsewhere, "doctor").returncode == 0
+
+
+@pytest.mark.usefixtures("storage")
+def test_migrate_makes_no_second_store_for_a_database_that_names_objects(
+    environment: dict[str, str], clean_database: Database, tmp_path: Path
+) -> None:
+    with clean_database.transaction() as session:
+        tenant = add_tenant(session)
+        add_job(session, tenant)
+        session.execute(sa.update(Image).values(object_key=object_key(tenant)))
+    assert admin(environment, "migrate").returncode == 0
+    elsewhere = environment | {"THORAQ_STORAGE_DIR": str(tmp_path / "elsewhere")}
+    refused = admin(elsewhere, "migrate")
+    assert refused.returncode == 1
+    assert "the object store is empty, and the database names objects" in refused.stderr
+    assert not (tmp_path / "elsewhere").exists()
+    assert admin(elsewhere, "objects", "import", str(tmp_path / "objects")).returncode == 0
+    assert admin(elsewhere, "migrate").returncode == 0
 
 
 def listed(environment: dict[str, str]) -> dict[str, dict[str, object]]:
