@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -26,6 +26,10 @@ def main(
     minutes: Annotated[float, typer.Option(min=0.1, max=240, help="How long faults go on.")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="Leases of seconds instead of the shipped settings.")] = False,
     real: Annotated[bool, typer.Option("--real", help="The real models on the samples, by one worker.")] = False,
+    engine: Annotated[
+        Literal["processes", "compose"],
+        typer.Option(help="What is broken: processes, or containers."),
+    ] = "processes",
     data: Annotated[Path | None, typer.Option(help="A new folder to work in, which is kept.")] = None,
 ) -> None:
     """Kill parts at random, then check that nothing was lost."""
@@ -36,7 +40,7 @@ def main(
     if real:
         pace = replace(pace, workers=1, getting_up_seconds=25.0)
     jobs = jobs or round(minutes * (JOBS_A_MINUTE_REAL if real else JOBS_A_MINUTE))
-    verdict = run(Options(seed, jobs, minutes, pace, real), folder, console.out)
+    verdict = run(Options(seed, jobs, minutes, pace, real, engine == "compose"), folder, console.out)
     console.print(verdict.table)
     for note in verdict.notes:
         console.out(f"note: {note}")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import redis
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.receiver import Receiver
 from tests.chaos.schedule import Fault
 from tests.chaos.small_disk import SmallDisk
-from tests.chaos.system import System
+from tests.chaos.target import Target
 
 TICK_SECONDS = 0.05
 #: A program that was asked to stop and has not after so long is killed, and named in the report.
@@ -28,8 +29,8 @@ RESTART_SECONDS = 1.0
 #: A fault of what runs jobs waits so long for a job that it can hurt.
 PATIENCE_SECONDS = 1.5
 RUNNING = sa.text("SELECT id, lease_token FROM jobs WHERE state = 'running' AND worker LIKE :worker")
-#: What a proxy does; undone by mending it.
-LINES: Mapping[str, Callable[[Proxy], None]] = {
+#: What is done to a proxy, or to a container's network; undone by mending it.
+LINES: Mapping[str, Callable[[Any], None]] = {
     "reset": Proxy.reset,
     "half-open": Proxy.half_open,
     "black-hole": Proxy.black_hole,
@@ -37,6 +38,7 @@ LINES: Mapping[str, Callable[[Proxy], None]] = {
     "delay": lambda proxy: proxy.delay(0.3),
     # In the middle of a picture, or of its confirmation.
     "cut": lambda proxy: proxy.cut(4096),
+    "disconnect": lambda network: network.disconnect(),
 }
 RECEIVER = frozenset({"500", "hang", "down", "redirect"})
 
@@ -64,8 +66,8 @@ class Breaker:
 
     def __init__(
         self,
-        system: System,
-        lines: Mapping[str, Proxy],
+        system: Target,
+        lines: Mapping[str, Any],
         disk: SmallDisk,
         flaky: Receiver,
         say: Callable[[str], None],
@@ -190,7 +192,7 @@ class Breaker:
             self._lines["store"].mend()
 
     def _flush(self) -> None:
-        with redis.Redis.from_url(self._system.redis.url, socket_timeout=2) as connection:
+        with redis.Redis.from_url(self._system.redis_url, socket_timeout=2) as connection:
             try:
                 connection.flushall()
             except redis.RedisError as error:
@@ -204,7 +206,7 @@ class Breaker:
         return running
 
     def _running(self, victim: str) -> dict[str, str]:
-        worker = f"{victim}@%" if victim.startswith("classify") else "%"
+        worker = self._system.worker_pattern(victim)
         try:
             with self._database.connect() as connection:
                 return {row.id: row.lease_token for row in connection.execute(RUNNING, {"worker": worker})}

@@ -56,13 +56,13 @@ class Line:
 
 
 class Proxy:
-    """From `port` to `target`, both on loopback, in a thread of its own. Its methods are for any thread.
+    """From `port` of `host` to `target` on loopback, in a thread of its own. Its methods are for any thread.
 
     What is broken stays broken until `mend`; `reset` and `half_open` happen at once, to the connections there are.
     """
 
-    def __init__(self, name: str, target: int) -> None:
-        self.name, self.target, self.port = name, target, free_port()
+    def __init__(self, name: str, target: int, host: str = HOST) -> None:
+        self.name, self.target, self.host, self.port = name, target, host, free_port()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"proxy-{name}", daemon=True)
         self._server: asyncio.Server | None = None
@@ -130,7 +130,7 @@ class Proxy:
         self._open.set()
         self._untrapped.set()
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, HOST, self.port)
+            self._server = await asyncio.start_server(self._serve, self.host, self.port)
 
     async def _refuse(self) -> None:
         self._open.set()

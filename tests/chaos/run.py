@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,18 +15,20 @@ from shared.db.tables import Tenant
 from shared.doorbell import QUEUES
 from standalone.process import ROOT
 from standalone.samples import read_samples
-from standalone.services import HOST
 from tests.chaos.clients import Clients
+from tests.chaos.containers import Containers
 from tests.chaos.count import Findings, Identity, Known, Rows, examine, known_of, recoveries
 from tests.chaos.faults import Breaker
 from tests.chaos.plan import Ask, asks_of, draw, plan
 from tests.chaos.proxy import Proxy
 from tests.chaos.receiver import Receiver
 from tests.chaos.report import Settled, Verdict, tabulate
-from tests.chaos.schedule import schedule
+from tests.chaos.schedule import CONTAINER_KINDS, KINDS, schedule
 from tests.chaos.settings import SHIPPED, Pace, stand_in
 from tests.chaos.small_disk import SmallDisk
 from tests.chaos.system import System
+from tests.chaos.target import Target
+from tests.compose.engine import running_engine
 
 #: Every job is terminal so many seconds after the last fault; a job's rows are counted a little later.
 SETTLE_SECONDS = 75.0
@@ -41,6 +41,8 @@ RECOVERY_SECONDS = 60.0
 ANSWER_SECONDS = 180.0
 #: For PostgreSQL: an empty cluster is 40 MB, and each job some 5 kB with its indexes and its share of the log.
 DISK_MEGABYTES = 256
+#: The container's server keeps more of its log, as it comes.
+CONTAINER_MEGABYTES = 512
 ENDPOINTS = ("steady", "flaky")
 OPEN_JOBS = sa.text("SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')")
 OPEN_DELIVERIES = sa.text("SELECT count(*) FROM deliveries WHERE state = 'pending'")
@@ -48,13 +50,15 @@ OPEN_DELIVERIES = sa.text("SELECT count(*) FROM deliveries WHERE state = 'pendin
 
 @dataclass(frozen=True)
 class Options:
-    """A run: `jobs` jobs over so many `minutes` of faults; `real`: with the real models, and the samples."""
+    """A run: `jobs` jobs over so many `minutes` of faults; `real`: with the real models, and the samples;
+    `compose`: of docker-compose.yml's containers."""
 
     seed: int
     jobs: int
     minutes: float
     pace: Pace = SHIPPED
     real: bool = False
+    compose: bool = False
 
 
 def run(options: Options, data: Path, say: Callable[[str], None]) -> Verdict:
@@ -62,7 +66,7 @@ def run(options: Options, data: Path, say: Callable[[str], None]) -> Verdict:
 
     Call it in the main thread: the processes end with the thread that starts them.
     """
-    faults = schedule(options.seed, options.minutes, options.pace)
+    faults = schedule(options.seed, options.minutes, options.pace, CONTAINER_KINDS if options.compose else KINDS)
     asks = asks_of(read_samples(ROOT / "samples")) if options.real else draw(data / "pictures", options.jobs)
     planned = plan(options.seed, options.jobs, options.minutes, asks)
     requests = f"{options.jobs} jobs in {len(planned)} requests"
@@ -70,14 +74,14 @@ def run(options: Options, data: Path, say: Callable[[str], None]) -> Verdict:
     for fault in faults:
         say(f"  {fault.at:7.2f} s  {fault.name}, {fault.seconds:g} s")
     with ExitStack() as stays:
-        disk = stays.enter_context(SmallDisk(data / "disk", DISK_MEGABYTES))
         settings = options.pace.settings | ({} if options.real else stand_in(_rate(options)))
-        system = System(data, settings, disk=disk.folder, classifiers=options.pace.classifiers)
-        stays.enter_context(system)
+        started = _containers if options.compose else _processes
+        system, disk = stays.enter_context(started(options.pace, data, settings))
         receivers = [stays.enter_context(Receiver(name)) for name in ENDPOINTS]
-        lines = {**system.proxies, "receiver": stays.enter_context(Proxy("receiver", receivers[1].port))}
-        _subscribe(system, receivers[0], receivers[0].port)
-        _subscribe(system, receivers[1], lines["receiver"].port)
+        ways = [stays.enter_context(Proxy(each.name, each.port, system.callback_host)) for each in receivers]
+        lines = {**system.lines, "receiver": ways[1]}
+        for receiver, way in zip(receivers, ways, strict=True):
+            _subscribe(system, receiver, way)
         if options.real:
             _keep_as_sent(system)
         known = _answers(system, asks) if options.real else known_of(asks)
@@ -99,6 +103,19 @@ def run(options: Options, data: Path, say: Callable[[str], None]) -> Verdict:
         return Verdict(table, findings.all + notes, [f"{job.id}: {job.error}" for job in rows.jobs if job.error])
 
 
+@contextmanager
+def _processes(pace: Pace, data: Path, settings: Mapping[str, str]) -> Iterator[tuple[Target, SmallDisk]]:
+    disk = SmallDisk(data / "disk", DISK_MEGABYTES)
+    with disk, System(data, settings, disk=disk.folder, classifiers=pace.classifiers) as system:
+        yield system, disk
+
+
+@contextmanager
+def _containers(pace: Pace, data: Path, settings: Mapping[str, str]) -> Iterator[tuple[Target, SmallDisk]]:
+    with running_engine() as engine, Containers(engine, data / "chaos", settings, pace, CONTAINER_MEGABYTES) as system:
+        yield system, system.disk
+
+
 def _rate(options: Options) -> float:
     """Images a second of one worker: all of them together can do twice what comes in, so that jobs are lost sight of
     while they run, and what waited through a fault is done soon after it."""
@@ -110,19 +127,19 @@ def _late(recovered: Mapping[str, float]) -> list[str]:
     return [f"{name}: recovered after {s:.1f} s" for name, s in slow.items() if s > RECOVERY_SECONDS]
 
 
-def _subscribe(system: System, receiver: Receiver, port: int) -> None:
+def _subscribe(system: Target, receiver: Receiver, way: Proxy) -> None:
     with system.client() as client:
-        endpoint = client.create_endpoint(f"http://{HOST}:{port}/thoraq", ["*"], receiver.name)
+        endpoint = client.create_endpoint(f"http://{way.host}:{way.port}/thoraq", ["*"], receiver.name)
     receiver.secret = endpoint.secret or ""
 
 
-def _keep_as_sent(system: System) -> None:
+def _keep_as_sent(system: Target) -> None:
     """What is counted is told apart by the files' SHA-256, and a DICOM file that is de-identified has another."""
     with system.database().begin() as connection:
         connection.execute(sa.update(Tenant).values(keep_identity=True))
 
 
-def _answers(system: System, asks: Sequence[Ask]) -> dict[Identity, Known]:
+def _answers(system: Target, asks: Sequence[Ask]) -> dict[Identity, Known]:
     """The real models' answers to every sample, while all is well."""
     with system.client() as client:
         sent = [client.submit(ask.files, classifier=ask.classifier, modality=ask.modality) for ask in asks]
@@ -157,24 +174,21 @@ def _open(database: sa.Engine) -> tuple[int, int]:
         return 1, 1  # it is only just coming up
 
 
-def _extras(system: System, breaker: Breaker, findings: Findings, settled: Settled) -> tuple[dict[str, str], list[str]]:
+def _extras(system: Target, breaker: Breaker, findings: Findings, settled: Settled) -> tuple[dict[str, str], list[str]]:
     """Further rows of the table, and further violations."""
-    doctor = subprocess.run(
-        [sys.executable, "-m", "admin", "doctor"],
-        cwd=ROOT, env=system.environ, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    violations = [f"doctor: {doctor.stdout}{doctor.stderr}"] if doctor.returncode else []
+    complaint = system.doctor()
+    violations = [f"doctor: {complaint}"] if complaint else []
     if settled.jobs is None or settled.jobs > SETTLE_SECONDS:
         violations.append(f"not every job was terminal {SETTLE_SECONDS:.0f} s after the last fault")
     undelivered = ", ".join(f"{name} {len(texts)}" for name, texts in findings.undelivered.items())
-    logs = [system.children[name].log.read_text(errors="replace") for name in system.children if "classify" in name]
+    logs = [system.log_of(name) for name in system.children if "classify" in name]
     return {
         "undelivered by endpoint": undelivered,
         "late commits that changed nothing": str(sum(log.count('"lease_lost"') for log in logs)),
         "ended by themselves": _counted(breaker.fell),
         "did not stop when asked": _counted(breaker.stubborn),
         "doorbells left lying": _doorbells(system),
-        "thoraq-admin doctor": "complains" if doctor.returncode else "content",
+        "thoraq-admin doctor": "complains" if complaint else "content",
     }, violations
 
 
@@ -182,10 +196,10 @@ def _counted(names: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(names.items())) or "none"
 
 
-def _doorbells(system: System) -> str:
+def _doorbells(system: Target) -> str:
     """Messages that nobody takes although there is nothing else to do: a consumer that went deaf leaves them lying."""
     until = time.monotonic() + HEARING_SECONDS
-    with redis.Redis.from_url(system.redis.url, socket_timeout=5) as connection:
+    with redis.Redis.from_url(system.redis_url, socket_timeout=5) as connection:
         while True:
             left = {queue: length for queue in QUEUES if (length := connection.llen(queue))}
             if not left or time.monotonic() > until:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.chaos.settings import Pace
@@ -13,6 +13,8 @@ GAP = (2.0, 5.0)
 #: Seconds of peace for a victim before its next fault; a classify worker gets its time to get up.
 PEACE_SECONDS = 3.0
 AT_ONCE = (0.2, 0.2)
+#: What is done to a process, or by a client of it; the rest is done to the lines between them.
+AT_HAND = {"SIGKILL", "SIGTERM", "SIGSTOP", "FLUSHALL"}
 
 #: What is done to whom, and how many seconds pass until it is undone.
 KINDS: dict[tuple[str, str], tuple[float, float]] = {
@@ -61,24 +63,38 @@ class Fault:
         return self.at + self.seconds
 
 
-def kinds(pace: Pace) -> dict[tuple[str, str], tuple[float, float]]:
+#: The same for containers: the network takes the place of the proxies before the engines.
+CONTAINER_KINDS: dict[tuple[str, str], tuple[float, float]] = {
+    **{card: seconds for card, seconds in KINDS.items() if card[1] in {"deliver", "beat", "api", "receiver", "disk"}},
+    **{card: seconds for card, seconds in KINDS.items() if card[1] in {"postgres", "redis"} and card[0] in AT_HAND},
+    ("SIGKILL", "store"): (0.2, 5),
+    ("SIGTERM", "store"): (0.2, 5),
+    **{("disconnect", service): (2, 8) for service in ("postgres", "redis", "store", "deliver", "beat", "classify")},
+}
+
+
+def kinds(
+    pace: Pace, common: Mapping[tuple[str, str], tuple[float, float]] = KINDS
+) -> dict[tuple[str, str], tuple[float, float]]:
     """All kinds, with what is done to the classify workers."""
     # Longer than a lease: somebody else must take the jobs over, and the late commit must change nothing.
     frozen = (pace.lease_seconds + 1.5, pace.lease_seconds + 4)
-    found = dict(KINDS)
+    found = dict(common)
     for worker in pace.classifiers:
         found |= {("SIGKILL", worker): (0.2, 4), ("SIGTERM", worker): (0.2, 2), ("SIGSTOP", worker): frozen}
     return found
 
 
-def schedule(seed: int, minutes: float, pace: Pace) -> list[Fault]:
+def schedule(
+    seed: int, minutes: float, pace: Pace, common: Mapping[tuple[str, str], tuple[float, float]] = KINDS
+) -> list[Fault]:
     """Faults in the order of time, all undone before the end.
 
     Dealt as from a deck of cards, so that every kind comes now and then; no victim is hit while it is down. When only
     victims that are down are left in the deck, another is put below it.
     """
     dice = random.Random(f"faults {seed}")  # noqa: S311 - not a secret
-    cards, peace = kinds(pace), dict.fromkeys(pace.classifiers, pace.getting_up_seconds)
+    cards, peace = kinds(pace, common), dict.fromkeys(pace.classifiers, pace.getting_up_seconds)
     faults: list[Fault] = []
     deck: list[tuple[str, str]] = []
     free_at: dict[str, float] = {}

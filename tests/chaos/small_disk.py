@@ -17,7 +17,7 @@ class SmallDisk:
         self._ballast = folder / "ballast"
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         command = ["mount", "-t", "tmpfs", "-o", self._size, "tmpfs", str(self.folder)]
         self.mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
         return self

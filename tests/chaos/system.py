@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +22,7 @@ from sqlalchemy.pool import NullPool
 from client import Client
 from shared.config import parse
 from shared.storage import Storage, open_storage
-from standalone.process import Service
+from standalone.process import ROOT, Service
 from standalone.programs import WORKER, Program
 from standalone.services import HOST, Postgres, Redis, free_port
 from standalone.stack import Stack
@@ -37,6 +39,8 @@ class System:
     `settings` are THORAQ_*. `children` are the processes by name, the engines `postgres`, `redis` and `store` too;
     `classifiers` are the names of the classify workers. PostgreSQL's data are on `disk`, if that is given.
     """
+
+    callback_host = HOST
 
     def __init__(
         self,
@@ -108,6 +112,16 @@ class System:
         return self.stack.key
 
     @property
+    def lines(self) -> Mapping[str, Proxy]:
+        """The proxies."""
+        return self.proxies
+
+    @property
+    def redis_url(self) -> str:
+        """A way around the proxy."""
+        return self.redis.url
+
+    @property
     def environ(self) -> dict[str, str]:
         """The environment of the processes."""
         return self.stack.environ
@@ -119,6 +133,20 @@ class System:
     def database(self) -> sa.Engine:
         """A way around the proxy. No pool: a connection of before the last crash is worth nothing."""
         return sa.create_engine(self.postgres.url, poolclass=NullPool, connect_args={"connect_timeout": 2})
+
+    def worker_pattern(self, name: str) -> str:
+        """How a classify worker is called in the database; every worker for another child."""
+        return f"{name}@%" if name in self._classifiers else "%"
+
+    def log_of(self, name: str) -> str:
+        """What it has written to its log."""
+        return self.children[name].log.read_text(encoding="utf-8", errors="replace")
+
+    def doctor(self) -> str:
+        """What `thoraq-admin doctor` complains of."""
+        command = [sys.executable, "-m", "admin", "doctor"]
+        done = subprocess.run(command, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr if done.returncode else ""
 
     def storage(self) -> Storage:
         """A way around the proxy to the objects."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from itertools import pairwise
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from standalone.process import ROOT
 from standalone.samples import read_samples
 from tests.chaos.plan import asks_of, plan
-from tests.chaos.schedule import Fault, kinds, schedule
+from tests.chaos.schedule import CONTAINER_KINDS, KINDS, Fault, kinds, schedule
 from tests.chaos.settings import QUICK, SHIPPED, Pace
 
 ASKS = asks_of(read_samples(ROOT / "samples"))
@@ -46,9 +47,11 @@ def test_no_victim_is_hit_while_it_is_down(seed: int, minutes: float) -> None:
         last[fault.victim] = fault
 
 
-@given(seeds)
-def test_ten_minutes_know_every_fault(seed: int) -> None:
-    assert {(fault.kind, fault.victim) for fault in schedule(seed, 10, SHIPPED)} == set(kinds(SHIPPED))
+@pytest.mark.parametrize("common", [KINDS, CONTAINER_KINDS], ids=["processes", "containers"])
+@given(seed=seeds)
+def test_ten_minutes_know_every_fault(common: Mapping[tuple[str, str], tuple[float, float]], seed: int) -> None:
+    faults = schedule(seed, 10, SHIPPED, common)
+    assert {(fault.kind, fault.victim) for fault in faults} == set(kinds(SHIPPED, common))
 
 
 @pytest.mark.parametrize("pace", [QUICK, SHIPPED], ids=["quick", "shipped"])
