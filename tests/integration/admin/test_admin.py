@@ -120,7 +120,7 @@ def test_migrate_makes_no_second_store_for_a_database_that_names_objects(
     with clean_database.transaction() as session:
         tenant = add_tenant(session)
         add_job(session, tenant)
-        session.execute(sa.update(Image).values(object_key=object_key(tenant)))
+        session.execute(sa.update(Image).values(object_key=object_key(tenant.id)))
     assert admin(environment, "migrate").returncode == 0
     elsewhere = environment | {"THORAQ_STORAGE_DIR": str(tmp_path / "elsewhere")}
     refused = admin(elsewhere, "migrate")
