@@ -23,8 +23,8 @@ from shared.db.engine import Database
 from shared.db.tables import AuditEntry, Base, Batch, BatchFile, BatchRejection, Image, Job
 from shared.errors import Conflict, IdempotencyInProgress
 from shared.jobs import states
-from shared.jobs.schemas import SHOWN_IGNORED
-from shared.jobs.states import NewJob
+from shared.jobs.batch_schemas import SHOWN_IGNORED
+from shared.jobs.new_jobs import NewJob, job_rows
 from shared.studies.rows import NewStudy, study_rows
 
 #: A receiver that has shown no progress for so long may be replaced: its connection broke and nobody noticed.
@@ -144,7 +144,7 @@ def add_items(session: Session, batch_id: str, tenant_id: str, items: Sequence[A
         session,
         *study_rows([item.study for item in accepted if item.study is not None]),
         (BatchRejection, [vars(item) | of_batch for item in rejected]),
-        states.job_rows([item.job for item in accepted]),
+        job_rows([item.job for item in accepted]),
     )
 
 

@@ -418,3 +418,10 @@ class WebhookDestinationRefused(ThoraqError):
     remedy = (
         "Use https and a public address; for a receiver inside the network ask for THORAQ_WEBHOOK_ALLOWED_NETWORKS."
     )
+
+
+def problem_of(error: ThoraqError) -> dict[str, Any]:
+    """Return an error as it is stored with a job or an image, and shown to clients."""
+    if error.problem is not None:
+        return error.problem
+    return {"type": error.type, "title": error.title, "detail": error.detail}

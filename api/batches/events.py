@@ -15,7 +15,7 @@ from api.batches.schemas import BatchPath
 from api.http.openapi.document import ERRORS
 from api.http.principal import Principal, principal
 from api.http.services import Services, services
-from shared.jobs.schemas import BatchEnvelope
+from shared.jobs.batch_schemas import BatchEnvelope
 from shared.keys import Scope
 
 blueprint = APIBlueprint(

@@ -18,9 +18,8 @@ from api.uploads.receive import StoredFile
 from shared.batches import Accepted, Rejected
 from shared.db.bulk_insert import insert_rows
 from shared.db.tables import BatchFile, Grouping
-from shared.errors import ImageError, InvalidRequest, ThoraqError
+from shared.errors import ImageError, InvalidRequest, ThoraqError, problem_of
 from shared.imaging.info import ImageInfo, MediaType
-from shared.jobs.states import problem_of
 
 GROUPS = 64  # made into studies in one transaction
 

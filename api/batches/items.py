@@ -11,9 +11,9 @@ from api.batches.schemas import BatchForm, BatchLine
 from api.uploads.receive import StoredFile, check_supported, new_images, settle_modality
 from shared.batches import Accepted, Rejected
 from shared.db.tables import Modality, Study
-from shared.errors import ThoraqError
+from shared.errors import ThoraqError, problem_of
 from shared.ids import new_id
-from shared.jobs.states import NewJob, problem_of
+from shared.jobs.new_jobs import NewJob
 from shared.studies.rows import NewStudy
 
 NOTHING_ASKED = BatchLine.model_construct()

@@ -27,6 +27,7 @@ from shared.errors import (
     InvalidRequest,
     ThoraqError,
     UnsafeArchive,
+    problem_of,
 )
 from shared.ids import new_id
 from shared.jobs import states
@@ -240,7 +241,7 @@ class BatchReceiver:
 
     def _refuse(self, error: ArchiveRefused) -> None:
         error.extensions["batch_id"] = self.batch_id
-        problem = states.problem_of(error) | {"member": error.extensions.get("member")}
+        problem = problem_of(error) | {"member": error.extensions.get("member")}
         with self._service.database.transaction() as session:
             keys = batches.refuse(session, self.context.tenant_id, self.batch_id, problem)
             audit.record(session, self._who, "batch.refuse", self.batch_id)

@@ -37,7 +37,7 @@ from shared import batches
 from shared.db.tables import Batch, Grouping, IdempotencyKey
 from shared.doorbell import DELIVER, ring
 from shared.errors import BadRequest, ImageError, InvalidRequest, NotFound, PayloadTooLarge, UnsupportedMediaType
-from shared.jobs.schemas import BatchEnvelope, batch_envelope
+from shared.jobs.batch_schemas import BatchEnvelope, batch_envelope
 from shared.keys import Scope
 
 blueprint = APIBlueprint("batches", __name__, url_prefix="/v1", abp_tags=[Tag(name="batches")], abp_responses=ERRORS)

@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field, model_validator
 from api.http.fields import PLAIN, ExpiresIn, ExternalId, Force, Id, Metadata
 from api.http.schemas import FieldError, PageQuery, Strict
 from shared.db.tables import Classifier, Grouping, Modality, Priority
-from shared.jobs.schemas import BatchEnvelope, JobEnvelope, ProblemRef
+from shared.jobs.batch_schemas import BatchEnvelope
+from shared.jobs.schemas import JobEnvelope, ProblemRef
 
 UploadIds = Annotated[list[Id], Field(min_length=1, max_length=2_000)]
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from flask import Response, request
 
-from shared.jobs.schemas import BatchEnvelope, JobEnvelope
+from shared.jobs.batch_schemas import BatchEnvelope
+from shared.jobs.schemas import JobEnvelope
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from api.http.idempotency import KeyUse
 from shared.db.bulk_insert import insertion
 from shared.db.engine import TenantDatabase
 from shared.errors import IdempotencyKeyReused, Unavailable
-from shared.jobs.states import NewJob, job_rows
+from shared.jobs.new_jobs import NewJob, job_rows
 from shared.studies.rows import NewStudy, study_rows
 
 EXTENSION = "thoraq-submissions"

@@ -19,9 +19,9 @@ from api.http.services import Services
 from shared.db.tables import Job, JobState, Priority
 from shared.errors import NotFound
 from shared.jobs import reads
+from shared.jobs.new_jobs import NewJob
 from shared.jobs.scheduling import InLine, place_in_line
 from shared.jobs.schemas import JobEnvelope, job_envelope
-from shared.jobs.states import NewJob
 
 #: How often one who waits looks by himself, should a notification be lost.
 LOOK_SECONDS = 1.0

@@ -45,8 +45,8 @@ from shared.doorbell import CLASSIFY, DELIVER, ring
 from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.ids import new_id
 from shared.jobs import states
+from shared.jobs.new_jobs import NewJob
 from shared.jobs.schemas import JobEnvelope, job_envelope
-from shared.jobs.states import NewJob
 from shared.keys import Scope
 from shared.studies.open_studies import check_classifiable
 from shared.studies.rows import NewStudy, add_studies
@@ -167,7 +167,7 @@ def _asked_for(who: Principal, asked: JobForm | JobRequest, study_id: str) -> Ne
 
 def enqueue(session: Session, who: Principal, job: NewJob) -> datetime:
     """The job's row and its audit entry, in the caller's transaction; the time that both carry."""
-    states.submit(session, job)
+    states.submit(session, [job])
     return record(session, who, "job.submit", job.id)
 
 

@@ -19,7 +19,8 @@ from api.pages.responses import conditional, tenant_name
 from shared.db.tables import BatchRejection, Job, Result
 from shared.errors import InvalidRequest
 from shared.jobs import reads
-from shared.jobs.schemas import JobEnvelope, batch_envelope, job_envelope
+from shared.jobs.batch_schemas import batch_envelope
+from shared.jobs.schemas import JobEnvelope, job_envelope
 from shared.keys import Scope
 
 ITEMS = 50

@@ -16,7 +16,8 @@ from api.pages.files import StudyFiles, files_of
 from api.pages.responses import conditional, tenant_name
 from shared.db.tables import Batch, Job
 from shared.errors import InvalidRequest
-from shared.jobs.schemas import BatchEnvelope, JobEnvelope, batch_envelope, job_envelope
+from shared.jobs.batch_schemas import BatchEnvelope, batch_envelope
+from shared.jobs.schemas import JobEnvelope, job_envelope
 from shared.keys import Scope
 
 RECENT = 20

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from markupsafe import Markup, escape
 
 from shared.db.tables import Classifier, JobState, Modality, ResultOutcome
-from shared.jobs.schemas import BatchStatus, JobEnvelope, Rejection
+from shared.jobs.batch_schemas import BatchStatus
+from shared.jobs.schemas import JobEnvelope, Rejection
 
 #: Classes of the classifiers, and labels of the data that a card speaks of.
 CLASSES = {

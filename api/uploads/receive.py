@@ -21,9 +21,8 @@ from api.http.services import Services
 from api.uploads.prepare import deidentify_upload
 from shared import metrics
 from shared.db.tables import Classifier, Modality, Upload
-from shared.errors import ImageError, InvalidRequest, StorageError, ThoraqError, UnsupportedMediaType
+from shared.errors import ImageError, InvalidRequest, StorageError, ThoraqError, UnsupportedMediaType, problem_of
 from shared.imaging.decode import ImageInfo
-from shared.jobs.states import problem_of
 from shared.storage import Stored, object_key
 from shared.studies import direct_uploads
 from shared.studies.rows import NewImage, NewStudy, images_of

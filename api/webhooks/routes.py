@@ -17,8 +17,8 @@ from api.http.principal import Principal, principal
 from api.http.schemas import PageQuery
 from api.http.services import Services, services
 from api.uploads.receive import fingerprint
+from api.webhooks.lookup import delivery_view, endpoint_view, find_delivery, find_endpoint
 from api.webhooks.schemas import (
-    AttemptView,
     DeliveryList,
     DeliveryPath,
     DeliveryView,
@@ -31,9 +31,9 @@ from api.webhooks.schemas import (
     Replay,
     ReplayRequest,
 )
-from shared.db.tables import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, EventType, WebhookEndpoint
+from shared.db.tables import AuditEntry, Delivery, DeliveryState, EventType, WebhookEndpoint
 from shared.doorbell import DELIVER, ring
-from shared.errors import Conflict, NotFound, TooManyEndpoints
+from shared.errors import Conflict, TooManyEndpoints
 from shared.ids import new_id
 from shared.keys import Scope
 from shared.webhooks.destinations import resolve
@@ -44,60 +44,6 @@ blueprint = APIBlueprint("webhooks", __name__, url_prefix="/v1", abp_tags=[Tag(n
 
 # Long enough to deploy the new secret at every receiver.
 OLD_SECRET_LIVES = timedelta(hours=24)
-
-
-def endpoint_view(endpoint: WebhookEndpoint) -> EndpointView:
-    """The endpoint as clients see it, without its secret."""
-    return EndpointView.model_validate(endpoint, from_attributes=True)
-
-
-def attempt_view(attempt: DeliveryAttempt) -> AttemptView:
-    """One attempt, and what came back."""
-    return AttemptView(
-        number=attempt.number,
-        status_code=attempt.status_code,
-        error=attempt.error,
-        response_body=attempt.response_head,
-        duration_ms=attempt.duration_ms,
-        created_at=attempt.created_at,
-    )
-
-
-def delivery_view(delivery: Delivery) -> DeliveryView:
-    """The delivery with its attempts."""
-    return DeliveryView(
-        id=delivery.id,
-        event_id=delivery.event_id,
-        endpoint_id=delivery.endpoint_id,
-        type=delivery.event.type,
-        state=delivery.state,
-        next_attempt_at=delivery.next_attempt_at,
-        created_at=delivery.created_at,
-        finished_at=delivery.finished_at,
-        attempts=[attempt_view(attempt) for attempt in delivery.attempts],
-    )
-
-
-def find_endpoint(session: Session, who: Principal, endpoint_id: str, *, keep: bool = False) -> WebhookEndpoint:
-    """The tenant's endpoint, or NotFound; with `keep` nobody removes it before this transaction has ended."""
-    mine = sa.select(WebhookEndpoint).where(
-        WebhookEndpoint.id == endpoint_id, WebhookEndpoint.tenant_id == who.tenant_id
-    )
-    if keep:
-        mine = mine.with_for_update(read=True, key_share=True)
-    endpoint = session.scalar(mine)
-    if endpoint is None:
-        raise NotFound("no such webhook endpoint")
-    return endpoint
-
-
-def find_delivery(session: Session, who: Principal, delivery_id: str) -> Delivery:
-    """The tenant's delivery with event and attempts, or NotFound."""
-    mine = sa.select(Delivery).where(Delivery.id == delivery_id, Delivery.tenant_id == who.tenant_id)
-    delivery = session.scalar(mine.options(joinedload(Delivery.event), selectinload(Delivery.attempts)))
-    if delivery is None:
-        raise NotFound("no such delivery")
-    return delivery
 
 
 def _audit(session: Session, who: Principal, action: str, subject: str) -> None:

@@ -27,6 +27,7 @@ from shared.imaging.headers import PNG_SIGNATURE, Header, jpeg_header, png_heade
 from shared.imaging.info import ImageInfo, Limits, MediaType, Picture
 from shared.imaging.tiff import reader as tiff
 from shared.imaging.tiff import tags as tiff_tags
+from shared.imaging.tiff.page import Page
 
 __all__ = ["ImageInfo", "Limits", "MediaType", "Picture", "decode_one", "frames", "pictures", "probe"]
 
@@ -164,7 +165,7 @@ def _reduction(header: Header, target: int) -> int:
     return next(fits, 1)
 
 
-def _tiff_pages(file: BinaryIO, limits: Limits, extents: bool = False) -> list[tiff.Page]:
+def _tiff_pages(file: BinaryIO, limits: Limits, extents: bool = False) -> list[Page]:
     pages = tiff.pages(file, limits.max_frames, extents)
     for page in pages:
         limits.check(page.width, page.height, len(pages))

@@ -21,7 +21,8 @@ from shared.errors import CorruptImage, ImageError
 from shared.imaging import jpeg
 from shared.imaging.depth import orient, to_display
 from shared.imaging.tiff import tags as tiff_tags
-from shared.imaging.tiff.reader import Page, Segment, name_of
+from shared.imaging.tiff.page import Page, Segment
+from shared.imaging.tiff.reader import name_of
 
 #: What strips and tiles may decode to beyond their size: writers pad the last strip, and codecs their last block.
 SLACK_BYTES = 1 << 16

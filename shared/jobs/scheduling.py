@@ -94,6 +94,24 @@ def lock_next(
     return [Candidate(*row) for row in found.all()]
 
 
+def fill(candidates: Sequence[Candidate], max_images: int) -> list[str]:
+    """Choose so many images' worth of candidates at most, or one job; an isolated one by itself, and stat apart."""
+    if candidates and candidates[0].isolated:
+        return [candidates[0].id]
+    chosen: list[str] = []
+    images = 0
+    for candidate in candidates:
+        if (
+            candidate.isolated
+            or candidate.stat != candidates[0].stat
+            or (chosen and images + candidate.image_count > max_images)
+        ):
+            continue
+        chosen.append(candidate.id)
+        images += candidate.image_count
+    return chosen
+
+
 def waiting(session: Session) -> bool:
     """Whether some job could be claimed now."""
     queued = sa.exists().where(Job.state == JobState.QUEUED, Job.not_before.is_(None))

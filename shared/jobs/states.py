@@ -17,23 +17,22 @@ each other in a circle: jobs are locked in the order of their ids and before bat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from shared.db.bulk_insert import Rows as InsertedRows
 from shared.db.bulk_insert import insert_rows
 from shared.db.listen_notify import announce
-from shared.db.tables import TERMINAL, Batch, BatchFile, Classifier, EventType, Job, JobState, Priority
-from shared.errors import Conflict, Expired, NotFound, ThoraqError, WorkerCrashed
+from shared.db.tables import TERMINAL, Batch, BatchFile, EventType, Job, JobState, Priority
+from shared.errors import Conflict, Expired, NotFound, ThoraqError, WorkerCrashed, problem_of
 from shared.jobs import results
 from shared.jobs.claims import Claim, Outcome, RetryPolicy, claims_of
-from shared.jobs.scheduling import Candidate, lock_next
+from shared.jobs.new_jobs import NewJob, job_rows
+from shared.jobs.scheduling import fill, lock_next
+from shared.jobs.statements import CLAIM, FINISH
 from shared.webhooks.outbox import WebhookEvent, emit
 
 EVENT_OF = {
@@ -47,79 +46,10 @@ NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_until": None, "worker": 
 #: Jobs that one statement ends when a whole batch is cancelled: it stays far below the statement timeout.
 CHUNK = 5_000
 
-# The disk is not waited for: a claim that a crash of the server loses leaves its job queued.
-CLAIM = sa.text("""
-    UPDATE jobs j SET state = 'running', started_at = now(), worker = :worker,
-        lease_token = gen_random_uuid(), lease_until = now() + CAST(:lease AS interval)
-    FROM studies s, set_config('synchronous_commit', 'off', true) WHERE j.id = ANY (:ids) AND s.id = j.study_id
-    RETURNING j.id, j.lease_token AS token, j.tenant_id, j.classifier, j.force, j.alone AS isolated, j.rank = 0 AS stat,
-        j.study_id, s.modality, s.content_sha256, CAST(extract(epoch FROM now() - j.queued_at) AS float) AS waited
-""")
-# Row by row: one whose lease was lost is not among those that end, and the others are not the worse for it.
-FINISH = sa.text("""
-    WITH ends AS (
-        SELECT j.id, e.error, e.transient, e.transient AND j.error_attempts + 1 < :max_attempts AS again
-        FROM json_to_recordset(:ends) AS e(id text, token text, error jsonb, transient boolean)
-        JOIN jobs j ON j.id = e.id AND j.lease_token = e.token AND j.state = 'running'
-        ORDER BY j.id FOR UPDATE OF j
-    )
-    UPDATE jobs j SET
-        state = CASE WHEN again THEN 'queued' WHEN ends.error IS NULL THEN 'succeeded' ELSE 'failed' END,
-        error = CASE WHEN NOT again THEN ends.error END,
-        finished_at = CASE WHEN NOT again THEN now() END,
-        error_attempts = error_attempts + CAST(transient AS int),
-        not_before = CASE WHEN again THEN
-            now() + make_interval(secs => :base_seconds * power(2, error_attempts) * (0.8 + 0.4 * random()))
-            ELSE not_before END,
-        lease_token = NULL, lease_until = NULL, worker = NULL
-    FROM ends WHERE j.id = ends.id RETURNING j.id, j.tenant_id, j.batch_id, j.state
-""").bindparams(sa.bindparam("ends", type_=JSON))
 
-
-@dataclass(frozen=True)
-class NewJob:
-    """A job that is to be queued, for a study that is stored; `item`, `member` and `custom_id` are a batch's."""
-
-    id: str
-    tenant_id: str
-    study_id: str
-    classifier: Classifier
-    priority: Priority
-    external_id: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    batch_id: str | None = None
-    item: int | None = None
-    member: str | None = None
-    custom_id: str | None = None
-    expires_at: datetime | None = None
-    force: bool = False
-
-
-def problem_of(error: ThoraqError) -> dict[str, Any]:
-    """An error as it is stored with a job or an image, and shown to clients."""
-    if error.problem is not None:
-        return error.problem
-    return {"type": error.type, "title": error.title, "detail": error.detail}
-
-
-def submit(session: Session, job: NewJob) -> None:
-    """Queue a job. The caller commits, and rings after that."""
-    submit_many(session, [job])
-
-
-def submit_many(session: Session, jobs: Sequence[NewJob]) -> None:
+def submit(session: Session, jobs: Sequence[NewJob]) -> None:
     """Queue jobs by one statement. The caller commits, and rings after that."""
     insert_rows(session, job_rows(jobs))
-
-
-def job_rows(jobs: Sequence[NewJob]) -> InsertedRows:
-    """As `submit_many` inserts them."""
-    return Job, [_row(job) for job in jobs]
-
-
-def _row(job: NewJob) -> dict[str, Any]:
-    expires_at = job.expires_at and job.expires_at.isoformat()
-    return {**vars(job), "rank": job.priority.rank, "state": JobState.QUEUED, "expires_at": expires_at}
 
 
 def claim(
@@ -144,29 +74,12 @@ def claim(
     candidates = lock_next(session, max_images, ageing, stat_only=stat_only, by_turns=by_turns, without=without)
     if candidates and candidates[0].isolated and not allow_isolated:
         return []
-    chosen = _fill(candidates, max_images)
+    chosen = fill(candidates, max_images)
     if not chosen:
         return []
     values = {"ids": chosen, "worker": worker, "lease": lease}
     claimed = {row.id: row for row in session.execute(CLAIM, values).all()}
     return claims_of(session, [claimed[job_id] for job_id in chosen])
-
-
-def _fill(candidates: Sequence[Candidate], max_images: int) -> list[str]:
-    if candidates and candidates[0].isolated:
-        return [candidates[0].id]
-    chosen: list[str] = []
-    images = 0
-    for candidate in candidates:
-        if (
-            candidate.isolated
-            or candidate.stat != candidates[0].stat
-            or (chosen and images + candidate.image_count > max_images)
-        ):
-            continue
-        chosen.append(candidate.id)
-        images += candidate.image_count
-    return chosen
 
 
 def heartbeat(session: Session, claims: Collection[Claim], lease: timedelta) -> set[str]:

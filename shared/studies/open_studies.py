@@ -18,7 +18,8 @@ from sqlalchemy.orm import Session
 from shared.db.tables import AuditEntry, Classifier, Image, Modality, Priority, Study
 from shared.errors import Conflict, InvalidRequest, NotFound, StudyOpen
 from shared.ids import new_id
-from shared.jobs.states import NewJob, submit_many
+from shared.jobs import states
+from shared.jobs.new_jobs import NewJob
 from shared.studies.rows import NewImage, append_images, content_sha256
 
 
@@ -127,7 +128,7 @@ def close(session: Session, study: Study, actor: str) -> list[str]:
         study.content_sha256 = content_sha256((image.sha256, image.frame) for image in images)
     wanted = study.wanted if any(image.problem is None for image in images) else []
     jobs = [_wanted_job(study, job) for job in wanted]
-    submit_many(session, jobs)
+    states.submit(session, jobs)
     acts = [("study.close", study.id), *(("job.submit", job.id) for job in jobs)]
     session.add_all(
         AuditEntry(tenant_id=study.tenant_id, actor=actor, action=action, subject=subject) for action, subject in acts

@@ -11,8 +11,8 @@ import re
 from socket import SOCK_STREAM, getaddrinfo
 from urllib.parse import SplitResult, urlsplit
 
-from shared.config import Networks
 from shared.errors import WebhookDestinationRefused
+from shared.setting_types import Networks
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

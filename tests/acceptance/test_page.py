@@ -28,6 +28,7 @@ from shared.db.engine import Database
 from shared.db.tables import Classifier, Job, Modality, Priority, Study, Tenant
 from shared.ids import new_id
 from shared.jobs import states
+from shared.jobs.new_jobs import NewJob
 from standalone.process import ROOT
 from standalone.stack import Stack
 from tests.support.waiting import EVENT_SECONDS
@@ -145,7 +146,7 @@ def queue_for_later(database: Database, stack: Stack) -> str:
         job_id = new_id("job")
         states.submit(
             session,
-            states.NewJob(job_id, key.tenant_id, study.id, Classifier.BINARY, Priority.BULK, external_id="<b>4711</b>"),
+            [NewJob(job_id, key.tenant_id, study.id, Classifier.BINARY, Priority.BULK, external_id="<b>4711</b>")],
         )
         later = sa.update(Job).where(Job.id == job_id).values(not_before=sa.func.now() + timedelta(hours=1))
         session.execute(later)

@@ -29,8 +29,8 @@ from shared.db.tables import (
 from shared.ids import new_id
 from shared.jobs import states
 from shared.jobs.claims import Answer, Claim, Outcome, RetryPolicy
+from shared.jobs.new_jobs import NewJob
 from shared.jobs.schemas import Rejection
-from shared.jobs.states import NewJob
 from shared.webhooks.outbox import new_secret
 from tests.support.waiting import EVENT_SECONDS
 from worker.deliver.payloads import payloads
@@ -95,7 +95,7 @@ def ask_about(
     """A queued job for a study; `fields` are fields of NewJob."""
     batch_id = batch.id if batch else None
     job = NewJob(new_id("job"), study.tenant_id, study.id, classifier, priority, batch_id=batch_id, **fields)
-    states.submit(session, job)
+    states.submit(session, [job])
     return session.get_one(Job, job.id)
 
 

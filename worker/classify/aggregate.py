@@ -20,7 +20,7 @@ from shared.db.tables import Modality, ResultOutcome
 from shared.ids import new_id
 from shared.jobs.claims import Answer, Heatmap
 from shared.jobs.schemas import Rejection, ReviewReason
-from worker.classify.load import Study
+from worker.classify.loading import Study
 from worker.classify.predictor import Opinion, Prediction, RejectedImage
 
 COVID19 = "covid19"

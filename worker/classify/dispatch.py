@@ -20,7 +20,7 @@ import structlog
 from shared import metrics
 from shared.db.tables import Classifier
 from shared.errors import EngineOutOfMemory, ThoraqError
-from worker.classify.load import Pixels, Study
+from worker.classify.loading import Pixels, Study
 from worker.classify.predictor import ImageRequest, Prediction, Predictor, RawOutputs, RejectedImage
 
 log = structlog.get_logger(__name__)

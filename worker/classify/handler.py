@@ -27,7 +27,8 @@ from shared.storage import Storage
 from worker.classify.aggregate import answer
 from worker.classify.dispatch import BatchPredictions, InferenceDispatcher, Stopped, split
 from worker.classify.leases import Leases
-from worker.classify.load import Loader, Study
+from worker.classify.load import Loader
+from worker.classify.loading import Study
 from worker.classify.predictor import Prediction, Predictor, RejectedImage
 from worker.classify.prefetch import MOST_BATCHES, Batch, Prefetcher, studies_of
 from worker.classify.write_back import Writer

@@ -30,7 +30,8 @@ from shared.jobs.claims import Answer, Claim, Outcome
 from shared.jobs.reuse import earlier_answers
 from worker.classify.dispatch import InferenceBatch, split
 from worker.classify.leases import Leases
-from worker.classify.load import Loader, Loading, Study, unseen
+from worker.classify.load import Loader
+from worker.classify.loading import Loading, Study, unseen
 from worker.classify.predictor import Predictor
 from worker.classify.slow_jobs import LOOK_SECONDS, Late
 

@@ -16,7 +16,7 @@ import structlog
 from shared.errors import ThoraqError
 from shared.jobs.claims import Outcome
 from worker.classify.leases import Leases
-from worker.classify.load import Loading, Study
+from worker.classify.loading import Loading, Study
 from worker.classify.predictor import Predictor
 
 log = structlog.get_logger(__name__)

@@ -27,6 +27,7 @@ from shared.db.engine import Database
 from shared.db.tables import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, WebhookEndpoint
 from shared.errors import WebhookDestinationRefused
 from shared.webhooks.outbox import sign
+from worker.deliver.due import DUE, PER_ENDPOINT, DueDelivery, secrets_in_force
 from worker.deliver.http import Failure, WebhookClient
 from worker.deliver.payloads import payloads
 from worker.deliver.receiver_responses import reason_of, refusal_of
@@ -34,41 +35,7 @@ from worker.runner import Serving
 
 log = structlog.get_logger(__name__)
 
-# A receiver that is slow holds at most this many of the threads.
-PER_ENDPOINT = 4
 SENDER = {"Content-Type": "application/json", "User-Agent": "Thoraq-Webhooks/1"}
-
-# Tenants take turns, and each tenant's endpoints: whoever has many endpoints, or slow ones, keeps nobody else waiting.
-DUE = sa.text("""
-    SELECT id, endpoint_id, tenant_id FROM (
-        SELECT id, endpoint_id, tenant_id, next_attempt_at,
-            row_number() OVER (PARTITION BY tenant_id ORDER BY turn_of_endpoint, next_attempt_at) AS turn_of_tenant
-        FROM (
-            SELECT id, endpoint_id, tenant_id, next_attempt_at,
-                row_number() OVER (PARTITION BY endpoint_id ORDER BY next_attempt_at) AS turn_of_endpoint
-            FROM deliveries WHERE state = 'pending' AND next_attempt_at <= now()
-                AND endpoint_id <> ALL (:full) AND tenant_id <> ALL (:sated)
-        ) due WHERE turn_of_endpoint <= :per_endpoint
-    ) turns ORDER BY turn_of_tenant, next_attempt_at LIMIT :many
-""").columns(id=sa.Text, endpoint_id=sa.Text, tenant_id=sa.Text)
-
-
-@dataclass(frozen=True)
-class DueDelivery:
-    """A claimed delivery with all that sending it needs."""
-
-    delivery_id: str
-    token: str
-    endpoint_id: str
-    tenant_id: str
-    url: str
-    secrets: tuple[str, ...]
-    message_id: str
-    payload: dict[str, Any]
-    attempt: int
-    attempt_of_round: int
-    #: whether the endpoint's last attempt failed
-    failing: bool
 
 
 @dataclass(frozen=True)
@@ -188,7 +155,7 @@ class Deliver:
                 endpoint_id=delivery.endpoint_id,
                 tenant_id=delivery.tenant_id,
                 url=delivery.endpoint.url,
-                secrets=tuple(_secrets(delivery.endpoint)),
+                secrets=tuple(secrets_in_force(delivery.endpoint)),
                 message_id=delivery.event_id,
                 payload=bodies[delivery.endpoint.include_labels][delivery.event_id],
                 attempt=delivery.attempt_count + 1,
@@ -290,13 +257,6 @@ def next_delay(schedule: Sequence[float], attempt: int, retry_after: float | Non
         return min(retry_after, schedule[min(attempt, len(schedule) - 1)])
     # Jitter, so that a receiver that comes back is not met by everything at once.
     return schedule[attempt - 1] * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
-
-
-def _secrets(endpoint: WebhookEndpoint) -> Iterator[str]:
-    yield endpoint.secret
-    until = endpoint.previous_secret_until
-    if endpoint.previous_secret and until and until > datetime.now(UTC):
-        yield endpoint.previous_secret
 
 
 def _disable(session: Session, delivery: Delivery, reason: str) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 import certifi
 import httpcore
 
-from shared.config import Networks, Settings
+from shared.config import Settings
 from shared.errors import ConfigError
+from shared.setting_types import Networks
 from shared.webhooks.destinations import addresses_of, check_url
 from worker.deliver.receiver_responses import HEAD_CHARACTERS, ReceiverAnswer, read_answer
 

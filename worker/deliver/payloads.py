@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload
 
 from shared.db.tables import Batch, Event, Job, Result
-from shared.jobs.schemas import batch_event, job_event
+from shared.jobs.batch_schemas import batch_event
+from shared.jobs.schemas import job_event
 from shared.webhooks.schemas import WebhookPayload
 
 JOB_PARTS = (joinedload(Job.study), joinedload(Job.result).joinedload(Result.bundle))

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from math import ceil
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -18,47 +17,14 @@ from numpy.typing import NDArray
 from shared.errors import CorruptImage, TooCostly, UnsupportedEncoding
 from shared.imaging.headers import read_exactly
 from shared.imaging.tiff import tags
+from shared.imaging.tiff.page import Page, Segment, check_padding, segment_count
 
 #: More entries than any program writes; the tables of all directories may lie on top of one another.
 MOST_ENTRIES = 512
 MOST_SAMPLES = 16
 MOST_TABLE_BYTES = 1 << 16
-#: Of pixels that tiles hold beyond the picture's edge: so many times the picture's, and a tile of a common size.
-MOST_PADDING, ROOM_PIXELS = 4, 1 << 22
 # BYTE, SHORT, LONG, UNDEFINED, IFD, LONG8, IFD8
 _FORMATS = {1: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q", 18: "Q"}
-
-
-class Segment(NamedTuple):
-    """A strip or a tile: where its bytes lie, and how many they are."""
-
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Page:
-    """One image file directory: sizes in pixels, `bits` of each sample, the tags' numbers, and its strips or tiles."""
-
-    width: int
-    height: int
-    bits: int
-    samples: int
-    compression: int
-    photometric: int
-    predictor: int
-    orientation: int
-    planar: bool
-    tiled: bool
-    segment_size: tuple[int, int]
-    #: of numbers of 16 bits: "<" or ">"
-    order: str
-    #: bits come the lowest first (FillOrder)
-    reversed_bits: bool
-    # What only decoding needs, and `extents` reads: the tables of tags.JPEG streams, colours (2^bits, 3) and segments.
-    jpeg_tables: bytes = b""
-    palette: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 3), np.uint8), compare=False)
-    segments: tuple[Segment, ...] = ()
 
 
 class Entry(NamedTuple):
@@ -249,7 +215,7 @@ class _Directory:
             raise CorruptImage(f"A TIFF page has Orientation {page.orientation}; it is 1 to 8.")
         if self.one(tags.FILL_ORDER, 1) not in (1, 2):
             raise CorruptImage("A TIFF page has a FillOrder other than 1 and 2.")
-        _check_padding(page)
+        check_padding(page)
 
     def _check_colour(self, page: Page) -> None:
         if page.compression == tags.JPEG and (page.bits != 8 or (page.samples not in (1, 3) and not page.planar)):
@@ -307,19 +273,3 @@ def name_of(compression: int) -> str:
     """The compression's name and number, for an error."""
     name = tags.COMPRESSIONS.get(compression) or tags.REFUSED_COMPRESSIONS.get(compression) or "unknown"
     return f"{compression} ({name})"
-
-
-def segment_count(page: Page) -> int:
-    """How many strips or tiles a page of this geometry has, all planes together."""
-    width, height = page.segment_size
-    return ceil(page.width / width) * ceil(page.height / height) * (page.samples if page.planar else 1)
-
-
-def _check_padding(page: Page) -> None:
-    """Refuse tiles that are many times larger than the picture: they are decoded whole, for a corner of each."""
-    if page.width < 1 or page.height < 1:
-        return  # the caller's limits say so
-    width, height = page.segment_size
-    decoded = ceil(page.width / width) * width * ceil(page.height / height) * height
-    if decoded > MOST_PADDING * page.width * page.height + ROOM_PIXELS:
-        raise TooCostly(f"TIFF tiles of {width} x {height} pixels for a picture of {page.width} x {page.height}.")

@@ -14,9 +14,8 @@ from migrations.upgrade import upgrade
 from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.tables import Batch, Delivery, Job, JobState, WebhookEndpoint
-from shared.errors import CorruptImage
+from shared.errors import CorruptImage, problem_of
 from shared.jobs import states
-from shared.jobs.states import problem_of
 from shared.storage import FolderStorage
 from standalone.services import Postgres
 from tests.support.previous_worker import REVISION, PreviousWorker

@@ -13,7 +13,7 @@ from shared.inference.bundle import Head
 from shared.jobs.claims import Answer, Claim, ImageRef
 from shared.jobs.schemas import Rejection
 from worker.classify.aggregate import answer
-from worker.classify.load import Study
+from worker.classify.loading import Study
 from worker.classify.predictor import Opinion, Prediction, RejectedImage
 
 XRAY, CT = Modality.XRAY, Modality.CT

@@ -16,7 +16,8 @@ from shared.jobs.claims import Claim, ImageRef
 from shared.storage import FolderStorage
 from tests.support.files.damaged_dicom import with_elements
 from tests.support.files.images import make_dicom
-from worker.classify.load import Loader, Study
+from worker.classify.load import Loader
+from worker.classify.loading import Study
 
 SLICE = np.linspace(-1000, 400, 64 * 64).reshape(64, 64).astype(np.int16)
 WITHOUT_UNITS = {"slope": None, "intercept": None}

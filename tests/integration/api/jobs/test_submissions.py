@@ -18,7 +18,7 @@ from shared.db.engine import Database, TenantDatabase
 from shared.db.tables import AuditEntry, Classifier, Job, Modality, Priority, Study
 from shared.errors import IdempotencyKeyReused, Unavailable
 from shared.ids import new_id
-from shared.jobs.states import NewJob
+from shared.jobs.new_jobs import NewJob
 from shared.studies.rows import NewImage, NewStudy
 from standalone.services import free_port
 from tests.support.rows import add_tenant
