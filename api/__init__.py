@@ -115,7 +115,7 @@ def create_app(given: Settings | None = None) -> Flask:
     if config.trusted_proxies:
         trusted = [str(network) for network in config.trusted_proxies]
         app.wsgi_app = wrap_wsgi_with_proxy_headers(app.wsgi_app, trusted)  # type: ignore[method-assign]
-    document = with_examples(complete_document(app.api_doc, app.url_map, config.public_url or "/", ItemProblem))
+    document = with_examples(complete_document(app.api_doc, app, config.public_url or "/", ItemProblem))
     app.get("/openapi.json", doc_ui=False)(lambda: document)
     return app
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from flask import Response, jsonify
+from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel
@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from api.http.audit import record
 from api.http.openapi.document import ERRORS
-from api.http.principal import principal
+from api.http.principal import principal, requires
+from api.http.responses import json_response
 from api.http.services import Services, services
 from shared import bundle_registry
 from shared.db.tables import ModelBundle, Worker
@@ -50,24 +51,25 @@ class ModelList(BaseModel):
 
 
 @blueprint.get("/models", responses={"200": ModelList})
+@requires(Scope.MODELS_READ)
 def list_models() -> Response:
     """Every bundle that is stored or has answered here, with its card: what it is, how well it does, where it stops."""
-    principal(Scope.MODELS_READ)
     service = services()
     with service.database.transaction() as session:
         serving = _serving(session, service)
         bundles = session.scalars(sa.select(ModelBundle).order_by(ModelBundle.first_seen_at.desc())).all()
     data = [_view(bundle, serving) for bundle in bundles]
-    return jsonify(ModelList(data=data).model_dump(mode="json"))
+    return json_response(ModelList(data=data))
 
 
 @blueprint.post("/models/<string:sha256>/activate", responses={"200": ModelView})
+@requires(Scope.MODELS_MANAGE)
 def activate_model(path: ModelPath) -> Response:
     """Have the workers serve a bundle that was pushed: for every tenant, hence `admin` alone does not suffice.
 
     Activating the active one again has workers that refused it try at once.
     """
-    who = principal(Scope.MODELS_MANAGE)
+    who = principal()
     service = services()
     with service.database.transaction() as session:
         _check_stored(session.get(ModelBundle, path.sha256))
@@ -79,7 +81,7 @@ def activate_model(path: ModelPath) -> Response:
         bundle_registry.activate(session, path.sha256)
         record(session, who, "model.activate", path.sha256)
         view = _view(session.get_one(ModelBundle, path.sha256), _serving(session, service))
-    return jsonify(view.model_dump(mode="json"))
+    return json_response(view)
 
 
 def _check_stored(bundle: ModelBundle | None) -> None:

@@ -16,6 +16,7 @@ from prometheus_client.registry import REGISTRY, Collector
 from redis import Redis, RedisError
 from redis.exceptions import OutOfMemoryError
 
+from api.http.responses import json_response
 from api.http.schemas import Readiness
 from api.http.services import Services, services
 from shared.db.checks import check_for_api
@@ -52,9 +53,7 @@ def readyz() -> Response:
     problems = _problems(service) if checks["database"] == "ok" else {}
     checks |= {f"worker:{queue}": "ok" if queue in live else problems.get(queue, NO_WORKER) for queue in QUEUES}
     ready = all(result == "ok" for result in checks.values())
-    response = jsonify(Readiness(status="ready" if ready else "unready", checks=checks).model_dump(mode="json"))
-    response.status_code = 200 if ready else 503
-    return response
+    return json_response(Readiness(status="ready" if ready else "unready", checks=checks), 200 if ready else 503)
 
 
 @blueprint.get("/metrics", responses={"200": {"description": "Prometheus text", "content": {"text/plain": {}}}})

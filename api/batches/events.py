@@ -13,7 +13,7 @@ from api.batches.openapi import EVENT_STREAM
 from api.batches.routes import view_of
 from api.batches.schemas import BatchPath
 from api.http.openapi.document import ERRORS
-from api.http.principal import Principal, principal
+from api.http.principal import Principal, principal, requires
 from api.http.services import Services, services
 from shared.jobs.batch_schemas import BatchEnvelope
 from shared.keys import Scope
@@ -30,13 +30,14 @@ RETRY_MILLISECONDS = 2_000
 
 
 @blueprint.get("/batches/<string:batch_id>/events", responses={"200": EVENT_STREAM})
+@requires(Scope.JOBS_READ)
 def batch_events(path: BatchPath) -> Response:
     """`progress` with the batch when its counts have changed, twice a second at most; `end` as soon as it is complete.
 
     The stream lasts as long as a `Prefer: wait` may, and ends after its first event while too many others wait; then
     connect again.
     """
-    who = principal(Scope.JOBS_READ)
+    who = principal()
     service = services()
     first = view_of(service, who, path.batch_id)
     response = Response(_events(service, who, first), mimetype="text/event-stream")

@@ -19,7 +19,7 @@ from api.batches.openapi import ERROR_LINES, RESULT_LINES
 from api.batches.routes import NDJSON, find_batch
 from api.batches.schemas import BatchPath, ErrorLine, OutputQuery, ResultLine
 from api.http.openapi.document import ERRORS
-from api.http.principal import principal
+from api.http.principal import principal, requires
 from api.http.services import services
 from shared.db.engine import Database
 from shared.db.tables import BatchRejection, Job, JobState, ModelBundle
@@ -45,6 +45,7 @@ Cells = Mapping[str, object]
 
 
 @blueprint.get("/batches/<string:batch_id>/results", responses={"200": RESULT_LINES})
+@requires(Scope.JOBS_READ)
 def batch_results(path: BatchPath, query: OutputQuery) -> Response:
     """Every item that became a job, with the job as it is now, in the order of the items.
 
@@ -60,6 +61,7 @@ def batch_results(path: BatchPath, query: OutputQuery) -> Response:
 
 
 @blueprint.get("/batches/<string:batch_id>/errors", responses={"200": ERROR_LINES})
+@requires(Scope.JOBS_READ)
 def batch_errors(path: BatchPath, query: OutputQuery) -> Response:
     """Every item that ended without an answer, in the order of the items: refused, failed, cancelled, quarantined."""
     database = _database_of(path.batch_id)
@@ -68,7 +70,7 @@ def batch_errors(path: BatchPath, query: OutputQuery) -> Response:
 
 
 def _database_of(batch_id: str) -> Database:
-    who = principal(Scope.JOBS_READ)
+    who = principal()
     database = services().database
     with database.transaction() as session:
         find_batch(session, who, batch_id)

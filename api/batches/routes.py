@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import sqlalchemy as sa
 import structlog
-from flask import Response, jsonify, request
+from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session
@@ -26,17 +26,18 @@ from api.batches.zip_reader import Archive, ZipMember
 from api.http.idempotency import sent_key, with_location
 from api.http.openapi.document import ERRORS
 from api.http.paging import page_of
-from api.http.principal import Principal, principal
+from api.http.principal import Principal, principal, requires
 from api.http.requests import MULTIPART
-from api.http.responses import Answer, answer_of, respond
+from api.http.responses import Answer, answer_of, json_response, respond
 from api.http.services import Services, services
 from api.jobs.lookup import wait_for, wait_seconds
 from api.uploads.prepare import digest_as_stored
 from api.uploads.receive import discard, fingerprint, receive_many, sent_fields, sent_files, single, store_files
 from shared import batches
+from shared.db.lookup import existing
 from shared.db.tables import Batch, Grouping, IdempotencyKey
 from shared.doorbell import DELIVER, ring
-from shared.errors import BadRequest, ImageError, InvalidRequest, NotFound, PayloadTooLarge, UnsupportedMediaType
+from shared.errors import BadRequest, ImageError, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from shared.jobs.batch_schemas import BatchEnvelope, batch_envelope
 from shared.keys import Scope
 
@@ -47,13 +48,14 @@ ZIP, NDJSON = "application/zip", "application/x-ndjson"
 
 
 @blueprint.post("/batches", responses={"202": BatchEnvelope}, openapi_extensions=BATCH_BODY)
+@requires(Scope.JOBS_WRITE)
 def submit_batch() -> Response:
     """Classify many studies. A ZIP or lines are taken in as they come, and what is in runs while the rest arrives.
 
     202 when all of it is in. An item that cannot be accepted is listed among the batch's errors. When the connection
     breaks, send the same again with the same Idempotency-Key, from `next_item` on if you like.
     """
-    who = principal(Scope.JOBS_WRITE)
+    who = principal()
     service = services()
     # A stream is stored piece by piece, and every chunk of it looks for its room.
     service.admission.check_capacity(request.content_length or 0 if request.mimetype == MULTIPART else 0)
@@ -162,9 +164,10 @@ def _digest(service: Services, who: Principal, file: BinaryIO) -> str | None:
 
 
 @blueprint.get("/batches", responses={"200": BatchList})
+@requires(Scope.JOBS_READ)
 def list_batches(query: BatchListQuery) -> Response:
     """The tenant's batches, newest first, a page at a time."""
-    who = principal(Scope.JOBS_READ)
+    who = principal()
     wanted = sa.select(Batch).where(Batch.tenant_id == who.tenant_id)
     if query.external_id is not None:
         wanted = wanted.where(Batch.external_id == query.external_id)
@@ -174,25 +177,27 @@ def list_batches(query: BatchListQuery) -> Response:
     with services().database.transaction() as session:
         rows, cursor = page_of(session, wanted, Batch.id, query.cursor, query.limit)
         data = [batch_envelope(batch) for batch in rows]
-    return jsonify(BatchList(data=data, next_cursor=cursor).model_dump(mode="json"))
+    return json_response(BatchList(data=data, next_cursor=cursor))
 
 
 @blueprint.get("/batches/<string:batch_id>", responses={"200": BatchEnvelope, "304": None})
+@requires(Scope.JOBS_READ)
 def get_batch(path: BatchPath) -> Response:
     """A batch and the counts of its jobs: one row, however large it is.
 
     Polls cost little with `If-None-Match`; `Prefer: wait=N` answers when all of it has ended.
     """
-    who = principal(Scope.JOBS_READ)
+    who = principal()
     service = services()
     look_at = partial(_look, service, who, path.batch_id)
     return respond(wait_for(service, path.batch_id, look_at, wait_seconds(service)))
 
 
 @blueprint.post("/batches/<string:batch_id>/cancel", responses={"200": BatchEnvelope})
+@requires(Scope.JOBS_WRITE)
 def cancel_batch(path: BatchPath) -> Response:
     """Withdraw what has not ended; answers that are there stay. Cancelling it again changes nothing."""
-    who = principal(Scope.JOBS_WRITE)
+    who = principal()
     service = services()
     batches.cancel(service.database, who.tenant_id, path.batch_id, who.key_id)
     ring(service.settings, DELIVER)
@@ -212,7 +217,6 @@ def view_of(service: Services, who: Principal, batch_id: str) -> BatchEnvelope:
 
 def find_batch(session: Session, who: Principal, batch_id: str) -> Batch:
     """The tenant's batch, or NotFound."""
-    batch = session.scalar(sa.select(Batch).where(Batch.id == batch_id, Batch.tenant_id == who.tenant_id))
-    if batch is None:
-        raise NotFound("no such batch")
-    return batch
+    return existing(
+        session.scalar(sa.select(Batch).where(Batch.id == batch_id, Batch.tenant_id == who.tenant_id)), "batch"
+    )

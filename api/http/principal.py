@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from flask import g
 
 from shared.errors import Forbidden, Unauthenticated
 from shared.keys import Scope
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+#: The attribute of a view that holds the scope which it requires.
+SCOPE = "required_scope"
 
 
 @dataclass(frozen=True)
@@ -36,3 +44,24 @@ def principal(scope: Scope | None = None) -> Principal:
     if scope is not None:
         found.require(scope)
     return found
+
+
+def requires(scope: Scope) -> Callable[[Callable[Arguments, Answer]], Callable[Arguments, Answer]]:
+    """Let only keys with this scope call a route, and have /openapi.json say so."""
+
+    def decorate(view: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
+        @wraps(view)
+        def checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+            principal(scope)
+            return view(*args, **kwargs)
+
+        setattr(checked, SCOPE, scope)
+        return checked
+
+    return decorate
+
+
+def scope_of(view: Callable[..., object]) -> Scope | None:
+    """Return the scope that a route requires; None if it requires none."""
+    scope: Scope | None = getattr(view, SCOPE, None)
+    return scope

@@ -1,14 +1,24 @@
-"""A job or a batch as the answer to a request: sent, or not sent again to a client that has it."""
+"""Shapes as answers to requests; a job or a batch is not sent again to a client that has it."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 
-from flask import Response, request
+from flask import Response, jsonify, request
+from pydantic import BaseModel
 
 from shared.jobs.batch_schemas import BatchEnvelope
 from shared.jobs.schemas import JobEnvelope
+
+
+def json_response(shape: BaseModel, status: int = 200, *, secret: bool = False) -> Response:
+    """Return a shape as JSON; a `secret` is kept in no cache."""
+    response = jsonify(shape.model_dump(mode="json", by_alias=True))
+    response.status_code = status
+    if secret:
+        response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,19 @@ import hashlib
 import cv2
 import numpy as np
 import sqlalchemy as sa
-from flask import Response, jsonify, request
+from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from numpy.typing import NDArray
 
 from api.http.openapi.document import ERRORS
-from api.http.principal import principal
+from api.http.principal import principal, requires
+from api.http.responses import json_response
 from api.http.services import services
 from api.jobs.schemas import ArtifactList, ArtifactPath, ArtifactView, JobPath
+from shared.db.lookup import existing
 from shared.db.tables import Artifact, Image, Job
-from shared.errors import NotFound, ObjectCorrupt
+from shared.errors import ObjectCorrupt
 from shared.jobs.schemas import artifact_path
 from shared.keys import Scope
 
@@ -60,12 +62,12 @@ def draw_heatmap(content: bytes) -> bytes:
 
 
 @blueprint.get("/jobs/<string:job_id>/artifacts", responses={"200": ArtifactList})
+@requires(Scope.JOBS_READ)
 def list_artifacts(path: JobPath) -> Response:
     """What belongs to a job's result: a heatmap for each image that was answered. None until it has succeeded."""
-    who = principal(Scope.JOBS_READ)
+    who = principal()
     with services().database.transaction() as session:
-        if session.scalar(sa.select(Job.id).where(Job.id == path.job_id, Job.tenant_id == who.tenant_id)) is None:
-            raise NotFound("no such job")
+        existing(session.scalar(sa.select(Job.id).where(Job.id == path.job_id, Job.tenant_id == who.tenant_id)), "job")
         found = session.execute(
             sa.select(Artifact.id, Artifact.kind, Artifact.image_id, Artifact.class_name, Artifact.created_at)
             .join(Image, Image.id == Artifact.image_id)
@@ -73,7 +75,7 @@ def list_artifacts(path: JobPath) -> Response:
             .order_by(Image.position, Artifact.id)
         ).mappings()
         data = [ArtifactView(**row, url=artifact_path(path.job_id, row["id"])) for row in found]
-    return jsonify(ArtifactList(data=data).model_dump(mode="json", by_alias=True))
+    return json_response(ArtifactList(data=data))
 
 
 @blueprint.get(
@@ -86,17 +88,16 @@ def list_artifacts(path: JobPath) -> Response:
         "304": None,
     },
 )
+@requires(Scope.JOBS_READ)
 def get_artifact(path: ArtifactPath) -> Response:
     """A heatmap: where the network looked for its answer (Grad-CAM), which need not be where a disease is.
 
     448 x 448 pixels with transparency, whatever the picture's shape: stretch it to the picture.
     """
-    who = principal(Scope.JOBS_READ)
+    who = principal()
     mine = sa.and_(Artifact.id == path.artifact_id, Artifact.job_id == path.job_id, Artifact.tenant_id == who.tenant_id)
     with services().database.transaction() as session:
-        content = session.scalar(sa.select(Artifact.content).where(mine))
-    if content is None:
-        raise NotFound("no such artifact")
+        content = existing(session.scalar(sa.select(Artifact.content).where(mine)), "artifact")
     drawn = draw_heatmap(content)
     response = Response(drawn, mimetype="image/png")
     response.set_etag(hashlib.sha256(drawn).hexdigest()[:32])

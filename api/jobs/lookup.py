@@ -16,8 +16,8 @@ from api.http.prefer import wait_of
 from api.http.principal import Principal, principal
 from api.http.responses import Answer, answer_of
 from api.http.services import Services
+from shared.db.lookup import existing
 from shared.db.tables import Job, JobState, Priority
-from shared.errors import NotFound
 from shared.jobs import reads
 from shared.jobs.new_jobs import NewJob
 from shared.jobs.scheduling import InLine, place_in_line
@@ -32,9 +32,7 @@ PLACE_SECONDS = 1.0
 def read_job(service: Services, who: Principal, job_id: str) -> JobEnvelope:
     """The tenant's job as clients see it, with its place in line while it is queued; NotFound otherwise."""
     with service.database.single() as connection:
-        job = reads.read(connection, who.tenant_id, job_id)
-    if job is None:
-        raise NotFound("no such job")
+        job = existing(reads.read(connection, who.tenant_id, job_id), "job")
     envelope = job_envelope(job)
     if job.state is JobState.QUEUED:
         envelope.position, envelope.estimated_wait_seconds = _place(service, job, job.id)

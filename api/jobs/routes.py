@@ -9,7 +9,7 @@ from functools import partial
 
 import sqlalchemy as sa
 import structlog
-from flask import Response, jsonify, request
+from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session, joinedload
@@ -19,9 +19,9 @@ from api.http.audit import record
 from api.http.idempotency import claim_idempotency_key, key_use, with_location
 from api.http.openapi.document import ERRORS, form_body
 from api.http.paging import page_of
-from api.http.principal import Principal, principal
+from api.http.principal import Principal, principal, requires
 from api.http.requests import MULTIPART
-from api.http.responses import answer_of, respond
+from api.http.responses import answer_of, json_response, respond
 from api.http.services import Services, services
 from api.jobs.group_commit import Submission, submissions
 from api.jobs.lookup import find_line, look, place_of_newcomer, wait_for, wait_seconds
@@ -63,12 +63,13 @@ WHOLE = (joinedload(Job.study), joinedload(Job.result).joinedload(Result.bundle)
     responses={"202": JobEnvelope, "200": JobEnvelope},
     openapi_extensions=form_body(JobForm, JobRequest, waits=True),
 )
+@requires(Scope.JOBS_WRITE)
 def submit_job() -> Response:
     """Classify a study: send its files, or name one that is stored, or direct uploads.
 
     202 with the queued job. With `Prefer: wait=N`, 200 with the terminal one if it takes no longer.
     """
-    who = principal(Scope.JOBS_WRITE)
+    who = principal()
     service = services()
     seconds = wait_seconds(service)  # refused before anything is made
     service.admission.check_capacity(request.content_length or 0)
@@ -202,21 +203,23 @@ def _queued(service: Services, job: NewJob, study: NewStudy | Study, queued_at: 
 
 
 @blueprint.get("/jobs/<string:job_id>", responses={"200": JobEnvelope, "304": None})
+@requires(Scope.JOBS_READ)
 def get_job(path: JobPath) -> Response:
     """A job: its status, its place in line while it waits, its result when it succeeded.
 
     Polls cost little with `If-None-Match`; `Prefer: wait=N` answers when the job is terminal.
     """
-    who = principal(Scope.JOBS_READ)
+    who = principal()
     service = services()
     look_at = partial(look, service, who, path.job_id)
     return respond(wait_for(service, path.job_id, look_at, wait_seconds(service)))
 
 
 @blueprint.get("/jobs", responses={"200": JobList})
+@requires(Scope.JOBS_READ)
 def list_jobs(query: JobQuery) -> Response:
     """The tenant's jobs, newest first, a page at a time."""
-    who = principal(Scope.JOBS_READ)
+    who = principal()
     wanted = sa.select(Job).where(Job.tenant_id == who.tenant_id).options(*WHOLE)
     for column, value in (
         (Job.state, query.status),
@@ -230,13 +233,14 @@ def list_jobs(query: JobQuery) -> Response:
     with services().database.transaction() as session:
         rows, cursor = page_of(session, wanted, Job.id, query.cursor, query.limit)
         data = [job_envelope(job) for job in rows]
-    return jsonify(JobList(data=data, next_cursor=cursor).model_dump(mode="json"))
+    return json_response(JobList(data=data, next_cursor=cursor))
 
 
 @blueprint.post("/jobs/<string:job_id>/cancel", responses={"200": JobEnvelope})
+@requires(Scope.JOBS_WRITE)
 def cancel_job(path: JobPath) -> Response:
     """Withdraw a queued or running job. Cancelling it again changes nothing; a finished one is a conflict."""
-    who = principal(Scope.JOBS_WRITE)
+    who = principal()
     service = services()
     with service.database.transaction() as session:
         states.cancel(session, who.tenant_id, path.job_id)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from flask import Response, jsonify
+from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from api.http.openapi.document import ERRORS
 from api.http.paging import page_of
-from api.http.principal import principal
+from api.http.principal import principal, requires
+from api.http.responses import json_response
 from api.http.services import services
 from api.keys.schemas import AuditList, AuditQuery, AuditView
 from shared.db.tables import AuditEntry
@@ -19,9 +20,10 @@ blueprint = APIBlueprint("audit", __name__, url_prefix="/v1", abp_tags=[Tag(name
 
 
 @blueprint.get("/audit", responses={"200": AuditList})
+@requires(Scope.ADMIN)
 def list_audit(query: AuditQuery) -> Response:
     """What was done to the tenant's studies, jobs, batches, keys and endpoints, newest first, a page at a time."""
-    who = principal(Scope.ADMIN)
+    who = principal()
     wanted = sa.select(AuditEntry).where(AuditEntry.tenant_id == who.tenant_id)
     for column, value in (
         (AuditEntry.actor, query.actor),
@@ -33,4 +35,4 @@ def list_audit(query: AuditQuery) -> Response:
     with services().database.transaction() as session:
         rows, cursor = page_of(session, wanted, AuditEntry.id, query.cursor, query.limit)
         data = [AuditView.model_validate(entry, from_attributes=True) for entry in rows]
-    return jsonify(AuditList(data=data, next_cursor=cursor).model_dump(mode="json"))
+    return json_response(AuditList(data=data, next_cursor=cursor))

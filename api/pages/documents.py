@@ -12,8 +12,9 @@ from api.http.principal import principal
 from api.http.problems import problem_types
 from api.http.services import services
 from api.pages.words import SCORES
+from shared.db.lookup import existing
 from shared.db.tables import ModelBundle
-from shared.errors import NotFound, meaning_of
+from shared.errors import meaning_of
 from shared.keys import Scope
 
 SWAGGER = Path(flask_openapi3_swagger.__file__).parent / "templates" / "swagger"
@@ -29,9 +30,7 @@ def show_model(sha256: str) -> str:
     authenticate()
     principal(Scope.MODELS_READ)
     with services().database.transaction() as session:
-        bundle = session.get(ModelBundle, sha256)
-    if bundle is None:
-        raise NotFound("no such model bundle")
+        bundle = existing(session.get(ModelBundle, sha256), "model bundle")
     return render_template("model.html", bundle=bundle, card=bundle.card, score_names=SCORES)
 
 

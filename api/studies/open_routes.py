@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import structlog
-from flask import Response, jsonify, request
+from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session
@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 from api.http import audit
 from api.http.idempotency import claim_idempotency_key, with_location
 from api.http.openapi.document import ERRORS, form_body
-from api.http.principal import Principal, principal
+from api.http.principal import Principal, principal, requires
+from api.http.responses import json_response
 from api.http.services import Services, services
 from api.studies.routes import study_view
 from api.studies.schemas import AddedFile, AddImagesForm, AddImagesRequest, ImagesAdded, StudyPath, StudyView
@@ -42,12 +43,13 @@ log = structlog.get_logger(__name__)
     responses={"200": ImagesAdded},
     openapi_extensions=form_body(AddImagesForm, AddImagesRequest),
 )
+@requires(Scope.JOBS_WRITE)
 def add_images(path: StudyPath) -> Response:
     """Add files or direct uploads to an open study. Bytes that it has already are not added again.
 
     Begins its quiet period anew, and closes it when it has as many images as were expected.
     """
-    who = principal(Scope.JOBS_WRITE)
+    who = principal()
     service = services()
     service.admission.check_capacity(request.content_length or 0)
     with service.database.transaction() as session:
@@ -59,7 +61,7 @@ def add_images(path: StudyPath) -> Response:
         added, replayed = _add_files(service, who, path.study_id)
     view = _shown(service, who, path.study_id)
     files = [AddedFile(file=n, status="added" if new else "already-there") for n, new in enumerate(added)]
-    response = jsonify(ImagesAdded(files=files, study=view).model_dump(mode="json"))
+    response = json_response(ImagesAdded(files=files, study=view))
     return with_location(response, f"/v1/studies/{path.study_id}", replayed=replayed)
 
 
@@ -97,13 +99,14 @@ def _add(session: Session, service: Services, who: Principal, study_id: str, tak
 
 
 @blueprint.post("/studies/<string:study_id>/complete", responses={"200": StudyView})
+@requires(Scope.JOBS_WRITE)
 def complete_study(path: StudyPath) -> Response:
     """Close a study: no more images come. The jobs that were wanted for it are made. Again: nothing changes."""
-    who = principal(Scope.JOBS_WRITE)
+    who = principal()
     service = services()
     with service.database.transaction() as session:
         open_studies.close(session, open_studies.locked(session, who.tenant_id, path.study_id), who.key_id)
-    return jsonify(_shown(service, who, path.study_id).model_dump(mode="json"))
+    return json_response(_shown(service, who, path.study_id))
 
 
 def _shown(service: Services, who: Principal, study_id: str) -> StudyView:

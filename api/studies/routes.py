@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 import structlog
-from flask import Response, jsonify, request
+from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session, selectinload, undefer
@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session, selectinload, undefer
 from api.http import audit
 from api.http.idempotency import claim_idempotency_key, with_location
 from api.http.openapi.document import ERRORS, form_body
-from api.http.principal import Principal, principal
+from api.http.principal import Principal, principal, requires
+from api.http.responses import json_response
 from api.http.services import Services, services
 from api.studies.previews import previews
 from api.studies.schemas import Deidentified, ImagePath, ImageView, StudyForm, StudyPath, StudyRequest, StudyView
@@ -31,6 +32,7 @@ from api.uploads.receive import (
     store_files,
     use_uploads,
 )
+from shared.db.lookup import existing
 from shared.db.tables import Image, Job, JobState, Priority, Study
 from shared.doorbell import CLASSIFY, ring
 from shared.errors import Conflict, InvalidRequest, NotFound, StorageError
@@ -55,10 +57,7 @@ def find_study(session: Session, who: Principal, study_id: str, *, kept: bool = 
     if kept:
         mine = mine.with_for_update(read=True, key_share=True)
     whole = mine.options(selectinload(Study.images), undefer(Study.file_names))
-    study = session.scalar(whole.execution_options(populate_existing=True))
-    if study is None:
-        raise NotFound("no such study")
-    return study
+    return existing(session.scalar(whole.execution_options(populate_existing=True)), "study")
 
 
 def study_view(session: Session, who: Principal, study_id: str) -> StudyView:
@@ -103,9 +102,10 @@ def _image_view(image: Image, name: str | None) -> ImageView:
 
 
 @blueprint.post("/studies", responses={"201": StudyView}, openapi_extensions=form_body(StudyForm, StudyRequest))
+@requires(Scope.JOBS_WRITE)
 def create_study() -> Response:
     """Store a study without classifying it yet: files, or direct uploads; or open one whose images come in pieces."""
-    who = principal(Scope.JOBS_WRITE)
+    who = principal()
     service = services()
     service.admission.check_capacity(request.content_length or 0)
     if request.mimetype == "application/json":
@@ -116,8 +116,7 @@ def create_study() -> Response:
         view = study_view(session, who, study_id)
     if view.jobs:
         ring(service.settings, CLASSIFY)
-    response = jsonify(view.model_dump(mode="json"))
-    response.status_code = 201
+    response = json_response(view, 201)
     return with_location(response, f"/v1/studies/{view.id}", replayed=replayed)
 
 
@@ -192,21 +191,23 @@ def _check_fields(asked: StudyRequest) -> None:
 
 
 @blueprint.get("/studies/<string:study_id>", responses={"200": StudyView})
+@requires(Scope.JOBS_READ)
 def get_study(path: StudyPath) -> Response:
     """A study and its images."""
-    who = principal(Scope.JOBS_READ)
+    who = principal()
     with services().database.transaction() as session:
         view = study_view(session, who, path.study_id)
-    return jsonify(view.model_dump(mode="json"))
+    return json_response(view)
 
 
 @blueprint.delete("/studies/<string:study_id>", responses={"204": None})
+@requires(Scope.JOBS_WRITE)
 def delete_study(path: StudyPath) -> Response:
     """Remove a study: its files, its jobs and their results, and what webhooks would still say of them.
 
     What runs of it ends as if it had never been; what is left is that it was deleted, by whom and when.
     """
-    who = principal(Scope.JOBS_WRITE)
+    who = principal()
     service = services()
     with service.database.transaction() as session:
         known = list(session.scalars(sa.select(Job.id).where(Job.study_id == path.study_id)))
@@ -236,9 +237,10 @@ def _remove_objects(service: Services, study_id: str, keys: Sequence[str]) -> No
     "/studies/<string:study_id>/images/<string:image_id>/preview",
     responses={"200": {"description": "The picture in display grey", "content": {"image/png": {}}}},
 )
+@requires(Scope.JOBS_READ)
 def get_preview(path: ImagePath) -> Response:
     """The picture as the classifiers see its grey values, longest side at most 768 pixels."""
-    who = principal(Scope.JOBS_READ)
+    who = principal()
     service = services()
     with service.database.transaction() as session:
         image = _find_image(session, who, path)
@@ -249,9 +251,7 @@ def get_preview(path: ImagePath) -> Response:
 
 def _find_image(session: Session, who: Principal, path: ImagePath) -> Image:
     mine = sa.and_(Image.id == path.image_id, Image.study_id == path.study_id, Image.tenant_id == who.tenant_id)
-    image = session.scalar(sa.select(Image).where(mine))
-    if image is None:
-        raise NotFound("no such image")
+    image = existing(session.scalar(sa.select(Image).where(mine)), "image")
     # One that a worker could not decode would only be tried once more.
     answered = sa.exists().where(Job.study_id == path.study_id, Job.state == JobState.SUCCEEDED)
     if image.media_type == MediaType.DICOM and not session.scalar(sa.select(answered)):

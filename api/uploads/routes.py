@@ -8,14 +8,15 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 import structlog
-from flask import Response, jsonify
+from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session
 
 from api.http.idempotency import REPLAYED, claim_idempotency_key
 from api.http.openapi.document import ERRORS, IDEMPOTENCY_KEY
-from api.http.principal import Principal, principal
+from api.http.principal import Principal, principal, requires
+from api.http.responses import json_response
 from api.http.services import Services, services
 from api.uploads.content import own_address
 from api.uploads.prepare import deidentify_upload
@@ -47,9 +48,10 @@ HEADER_BYTES = 64 * 1024  # a header is mostly within the first request to the s
 
 
 @blueprint.post("/uploads", responses={"201": UploadAddressList}, openapi_extensions={"parameters": [IDEMPOTENCY_KEY]})
+@requires(Scope.JOBS_WRITE)
 def create_uploads(body: UploadRequest) -> Response:
     """Announce files; for each, an address that takes it. Complete each upload once its bytes are there."""
-    who = principal(Scope.JOBS_WRITE)
+    who = principal()
     service = services()
     service.admission.check_capacity()
     _check_sizes(service, body)
@@ -67,8 +69,7 @@ def create_uploads(body: UploadRequest) -> Response:
             made = direct_uploads.announce(session, who.tenant_id, files, lifetime)
         else:
             made = _made_before(session, who, first.split())
-    response = jsonify(UploadAddressList(data=[_address(service, upload) for upload in made]).model_dump(mode="json"))
-    response.status_code = 201
+    response = json_response(UploadAddressList(data=[_address(service, upload) for upload in made]), 201)
     if first is not None:
         response.headers[REPLAYED] = "true"
     return response
@@ -108,27 +109,29 @@ def _address(service: Services, upload: Upload) -> UploadAddress:
 
 
 @blueprint.get("/uploads/<string:upload_id>", responses={"200": UploadView})
+@requires(Scope.JOBS_READ)
 def get_upload(path: UploadPath) -> Response:
     """An upload and, once it is complete, what its header says."""
-    who = principal(Scope.JOBS_READ)
+    who = principal()
     with services().database.transaction() as session:
         upload = direct_uploads.find(session, who.tenant_id, path.upload_id)
-    return jsonify(_view(upload).model_dump(mode="json"))
+    return json_response(_view(upload))
 
 
 @blueprint.post("/uploads/<string:upload_id>/complete", responses={"200": UploadView})
+@requires(Scope.JOBS_WRITE)
 def complete_upload(path: UploadPath) -> Response:
     """Say that the bytes are there: size, SHA-256 and header are checked. Completing it again changes nothing.
 
     Wrong bytes are removed, and may be sent again for as long as the address is good.
     """
-    who = principal(Scope.JOBS_WRITE)
+    who = principal()
     service = services()
     with service.database.transaction() as session:
         upload = direct_uploads.find(session, who.tenant_id, path.upload_id)
     if upload.state is UploadState.PENDING:
         upload = _complete_upload(service, who, upload)
-    return jsonify(_view(upload).model_dump(mode="json"))
+    return json_response(_view(upload))
 
 
 def _complete_upload(service: Services, who: Principal, upload: Upload) -> Upload:
@@ -189,9 +192,10 @@ def _remove_wrong(service: Services, who: Principal, upload: Upload) -> None:
 
 
 @blueprint.delete("/uploads/<string:upload_id>", responses={"204": None})
+@requires(Scope.JOBS_WRITE)
 def delete_upload(path: UploadPath) -> Response:
     """Forget an upload and remove its bytes. One that a study uses is a conflict."""
-    who = principal(Scope.JOBS_WRITE)
+    who = principal()
     service = services()
     with service.database.transaction() as session:
         key = direct_uploads.withdraw(session, who.tenant_id, path.upload_id)

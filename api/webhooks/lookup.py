@@ -11,8 +11,8 @@ from api.webhooks.schemas import (
     DeliveryView,
     EndpointView,
 )
+from shared.db.lookup import existing
 from shared.db.tables import Delivery, DeliveryAttempt, WebhookEndpoint
-from shared.errors import NotFound
 
 
 def endpoint_view(endpoint: WebhookEndpoint) -> EndpointView:
@@ -54,16 +54,12 @@ def find_endpoint(session: Session, who: Principal, endpoint_id: str, *, keep: b
     )
     if keep:
         mine = mine.with_for_update(read=True, key_share=True)
-    endpoint = session.scalar(mine)
-    if endpoint is None:
-        raise NotFound("no such webhook endpoint")
-    return endpoint
+    return existing(session.scalar(mine), "webhook endpoint")
 
 
 def find_delivery(session: Session, who: Principal, delivery_id: str) -> Delivery:
     """The tenant's delivery with event and attempts, or NotFound."""
     mine = sa.select(Delivery).where(Delivery.id == delivery_id, Delivery.tenant_id == who.tenant_id)
-    delivery = session.scalar(mine.options(joinedload(Delivery.event), selectinload(Delivery.attempts)))
-    if delivery is None:
-        raise NotFound("no such delivery")
-    return delivery
+    return existing(
+        session.scalar(mine.options(joinedload(Delivery.event), selectinload(Delivery.attempts))), "delivery"
+    )

@@ -5,15 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 
 import sqlalchemy as sa
-from flask import Response, jsonify
+from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from sqlalchemy.orm import Session, joinedload, selectinload
 
+from api.http.audit import record
 from api.http.idempotency import claim_idempotency_key, with_location
 from api.http.openapi.document import ERRORS, IDEMPOTENCY_KEY
 from api.http.paging import page_of
-from api.http.principal import Principal, principal
+from api.http.principal import Principal, principal, requires
+from api.http.responses import json_response
 from api.http.schemas import PageQuery
 from api.http.services import Services, services
 from api.uploads.receive import fingerprint
@@ -31,7 +33,7 @@ from api.webhooks.schemas import (
     Replay,
     ReplayRequest,
 )
-from shared.db.tables import AuditEntry, Delivery, DeliveryState, EventType, WebhookEndpoint
+from shared.db.tables import Delivery, DeliveryState, EventType, WebhookEndpoint
 from shared.doorbell import DELIVER, ring
 from shared.errors import Conflict, TooManyEndpoints
 from shared.ids import new_id
@@ -46,10 +48,6 @@ blueprint = APIBlueprint("webhooks", __name__, url_prefix="/v1", abp_tags=[Tag(n
 OLD_SECRET_LIVES = timedelta(hours=24)
 
 
-def _audit(session: Session, who: Principal, action: str, subject: str) -> None:
-    session.add(AuditEntry(tenant_id=who.tenant_id, actor=who.key_id, action=f"webhook.{action}", subject=subject))
-
-
 def _check_url(service: Services, url: str) -> None:
     settings = service.settings
     resolve(url, allow_http=settings.webhook_allow_http, allowed=settings.webhook_allowed_networks)
@@ -57,10 +55,7 @@ def _check_url(service: Services, url: str) -> None:
 
 def _with_secret(endpoint: WebhookEndpoint, secret: str | None, status: int) -> Response:
     view = EndpointSecretView(**endpoint_view(endpoint).model_dump(), secret=secret)
-    response = jsonify(view.model_dump(mode="json"))
-    response.status_code = status
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return json_response(view, status, secret=True)
 
 
 def _add_endpoint(
@@ -80,7 +75,7 @@ def _add_endpoint(
         secret=new_secret(),
     )
     session.add(endpoint)
-    _audit(session, who, "create", endpoint.id)
+    record(session, who, "webhook.create", endpoint.id)
     session.flush()
     session.refresh(endpoint)
     return endpoint
@@ -91,9 +86,10 @@ def _add_endpoint(
     responses={"201": EndpointSecretView},
     openapi_extensions={"parameters": [IDEMPOTENCY_KEY]},
 )
+@requires(Scope.WEBHOOKS_MANAGE)
 def create_endpoint(body: EndpointRequest) -> Response:
     """Subscribe a URL to events. The signing secret is in this answer alone: who misses it rotates it."""
-    who = principal(Scope.WEBHOOKS_MANAGE)
+    who = principal()
     service = services()
     _check_url(service, body.url)
     with service.database.transaction() as session:
@@ -108,29 +104,32 @@ def create_endpoint(body: EndpointRequest) -> Response:
 
 
 @blueprint.get("/webhook-endpoints", responses={"200": EndpointList})
+@requires(Scope.WEBHOOKS_MANAGE)
 def list_endpoints(query: PageQuery) -> Response:
     """The tenant's endpoints, newest first."""
-    who = principal(Scope.WEBHOOKS_MANAGE)
+    who = principal()
     wanted = sa.select(WebhookEndpoint).where(WebhookEndpoint.tenant_id == who.tenant_id)
     with services().database.transaction() as session:
         rows, cursor = page_of(session, wanted, WebhookEndpoint.id, query.cursor, query.limit)
     data = [endpoint_view(endpoint) for endpoint in rows]
-    return jsonify(EndpointList(data=data, next_cursor=cursor).model_dump(mode="json"))
+    return json_response(EndpointList(data=data, next_cursor=cursor))
 
 
 @blueprint.get("/webhook-endpoints/<string:endpoint_id>", responses={"200": EndpointView})
+@requires(Scope.WEBHOOKS_MANAGE)
 def get_endpoint(path: EndpointPath) -> Response:
     """An endpoint."""
-    who = principal(Scope.WEBHOOKS_MANAGE)
+    who = principal()
     with services().database.transaction() as session:
         endpoint = find_endpoint(session, who, path.endpoint_id)
-    return jsonify(endpoint_view(endpoint).model_dump(mode="json"))
+    return json_response(endpoint_view(endpoint))
 
 
 @blueprint.patch("/webhook-endpoints/<string:endpoint_id>", responses={"200": EndpointView})
+@requires(Scope.WEBHOOKS_MANAGE)
 def update_endpoint(path: EndpointPath, body: EndpointUpdate) -> Response:
     """Change an endpoint, or switch it off and on."""
-    who = principal(Scope.WEBHOOKS_MANAGE)
+    who = principal()
     service = services()
     if body.url is not None:
         _check_url(service, body.url)
@@ -146,38 +145,41 @@ def update_endpoint(path: EndpointPath, body: EndpointUpdate) -> Response:
             endpoint.enabled = body.enabled
             endpoint.disabled_reason = None if body.enabled else "disabled by request"
             endpoint.failing_since = None
-        _audit(session, who, "update", endpoint.id)
-    return jsonify(endpoint_view(endpoint).model_dump(mode="json"))
+        record(session, who, "webhook.update", endpoint.id)
+    return json_response(endpoint_view(endpoint))
 
 
 @blueprint.delete("/webhook-endpoints/<string:endpoint_id>", responses={"204": None})
+@requires(Scope.WEBHOOKS_MANAGE)
 def delete_endpoint(path: EndpointPath) -> Response:
     """Remove an endpoint and its deliveries."""
-    who = principal(Scope.WEBHOOKS_MANAGE)
+    who = principal()
     with services().database.transaction() as session:
         endpoint = find_endpoint(session, who, path.endpoint_id)
         session.delete(endpoint)
-        _audit(session, who, "delete", endpoint.id)
+        record(session, who, "webhook.delete", endpoint.id)
     return Response(status=204)
 
 
 @blueprint.post("/webhook-endpoints/<string:endpoint_id>/rotate-secret", responses={"200": EndpointSecretView})
+@requires(Scope.WEBHOOKS_MANAGE)
 def rotate_secret(path: EndpointPath) -> Response:
     """A new secret. For a day both sign every delivery, so receivers can change over without a gap."""
-    who = principal(Scope.WEBHOOKS_MANAGE)
+    who = principal()
     with services().database.transaction() as session:
         endpoint = find_endpoint(session, who, path.endpoint_id)
         endpoint.previous_secret = endpoint.secret
         endpoint.previous_secret_until = sa.func.now() + OLD_SECRET_LIVES
         endpoint.secret = new_secret()
-        _audit(session, who, "rotate-secret", endpoint.id)
+        record(session, who, "webhook.rotate-secret", endpoint.id)
     return _with_secret(endpoint, endpoint.secret, 200)
 
 
 @blueprint.post("/webhook-endpoints/<string:endpoint_id>/test", responses={"202": DeliveryView})
+@requires(Scope.WEBHOOKS_MANAGE)
 def test_endpoint(path: EndpointPath) -> Response:
     """Send a `test` event to this endpoint, whatever it subscribes to."""
-    who = principal(Scope.WEBHOOKS_MANAGE)
+    who = principal()
     service = services()
     with service.database.transaction() as session:
         endpoint = find_endpoint(session, who, path.endpoint_id, keep=True)
@@ -185,48 +187,49 @@ def test_endpoint(path: EndpointPath) -> Response:
             raise Conflict("the endpoint is disabled")
         event = record_event(session, who.tenant_id, EventType.TEST, {"endpoint_id": endpoint.id})
         delivery_id = schedule(session, event, endpoint).id
-        _audit(session, who, "test", endpoint.id)
+        record(session, who, "webhook.test", endpoint.id)
     return _delivery_under_way(service, who, delivery_id)
 
 
 @blueprint.get("/webhook-endpoints/<string:endpoint_id>/deliveries", responses={"200": DeliveryList})
+@requires(Scope.WEBHOOKS_MANAGE)
 def list_deliveries(path: EndpointPath, query: PageQuery) -> Response:
     """What was sent to an endpoint, newest first, with every attempt."""
-    who = principal(Scope.WEBHOOKS_MANAGE)
+    who = principal()
     with services().database.transaction() as session:
         endpoint = find_endpoint(session, who, path.endpoint_id)
         wanted = sa.select(Delivery).where(Delivery.endpoint_id == endpoint.id)
         wanted = wanted.options(joinedload(Delivery.event), selectinload(Delivery.attempts))
         rows, cursor = page_of(session, wanted, Delivery.id, query.cursor, query.limit)
         data = [delivery_view(delivery) for delivery in rows]
-    return jsonify(DeliveryList(data=data, next_cursor=cursor).model_dump(mode="json"))
+    return json_response(DeliveryList(data=data, next_cursor=cursor))
 
 
 @blueprint.post("/webhook-endpoints/<string:endpoint_id>/replay", responses={"202": Replay})
+@requires(Scope.WEBHOOKS_MANAGE)
 def replay_missed(path: EndpointPath, body: ReplayRequest) -> Response:
     """Send what the endpoint missed since a time: what failed, and what happened while it was switched off.
 
     Every event has the id that it had, so a receiver that got it after all knows it again.
     """
-    who = principal(Scope.WEBHOOKS_MANAGE)
+    who = principal()
     service = services()
     with service.database.transaction() as session:
         endpoint = find_endpoint(session, who, path.endpoint_id, keep=True)
         if not endpoint.enabled:
             raise Conflict("the endpoint is disabled")
         scheduled = replay(session, endpoint, body.since, delivered=body.delivered)
-        _audit(session, who, "replay", endpoint.id)
+        record(session, who, "webhook.replay", endpoint.id)
     ring(service.settings, DELIVER)
     view = Replay(endpoint_id=path.endpoint_id, scheduled=scheduled, more=scheduled == MOST)
-    response = jsonify(view.model_dump(mode="json"))
-    response.status_code = 202
-    return response
+    return json_response(view, 202)
 
 
 @blueprint.post("/deliveries/<string:delivery_id>/redeliver", responses={"202": DeliveryView})
+@requires(Scope.WEBHOOKS_MANAGE)
 def redeliver(path: DeliveryPath) -> Response:
     """Send an event again, with the same id, through the whole schedule of retries; a pending one is sent now."""
-    who = principal(Scope.WEBHOOKS_MANAGE)
+    who = principal()
     service = services()
     with service.database.transaction() as session:
         # Locked first and alone: PostgreSQL locks no rows of the outer join that loads the event.
@@ -238,7 +241,7 @@ def redeliver(path: DeliveryPath) -> Response:
         if delivery.lease_token is None:  # else it is being sent at this moment
             delivery.state, delivery.round_start = DeliveryState.PENDING, delivery.attempt_count
             delivery.next_attempt_at, delivery.finished_at = sa.func.now(), None
-        _audit(session, who, "redeliver", delivery.id)
+        record(session, who, "webhook.redeliver", delivery.id)
     return _delivery_under_way(service, who, path.delivery_id)
 
 
@@ -246,6 +249,4 @@ def _delivery_under_way(service: Services, who: Principal, delivery_id: str) -> 
     with service.database.transaction() as session:
         view = delivery_view(find_delivery(session, who, delivery_id))
     ring(service.settings, DELIVER)
-    response = jsonify(view.model_dump(mode="json"))
-    response.status_code = 202
-    return response
+    return json_response(view, 202)

@@ -26,8 +26,9 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from shared.db.bulk_insert import insert_rows
 from shared.db.listen_notify import announce
+from shared.db.lookup import existing
 from shared.db.tables import TERMINAL, Batch, BatchFile, EventType, Job, JobState, Priority
-from shared.errors import Conflict, Expired, NotFound, ThoraqError, WorkerCrashed, problem_of
+from shared.errors import Conflict, Expired, ThoraqError, WorkerCrashed, problem_of
 from shared.jobs import results
 from shared.jobs.claims import Claim, Outcome, RetryPolicy, claims_of
 from shared.jobs.new_jobs import NewJob, job_rows
@@ -137,9 +138,7 @@ def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
     """
     mine = sa.and_(Job.id == job_id, Job.tenant_id == tenant_id)
     _end(session, _lock(session, mine, Job.state.notin_(TERMINAL)), JobState.CANCELLED)
-    job = session.scalar(sa.select(Job).where(mine).execution_options(populate_existing=True))
-    if job is None:
-        raise NotFound("no such job")
+    job = existing(session.scalar(sa.select(Job).where(mine).execution_options(populate_existing=True)), "job")
     if job.state is not JobState.CANCELLED:
         raise Conflict(f"the job has already {job.state.value}", state=job.state.value)
     return job
@@ -152,8 +151,7 @@ def cancel_batch(session: Session, tenant_id: str, batch_id: str) -> None:
     complete one.
     """
     mine = sa.and_(Batch.id == batch_id, Batch.tenant_id == tenant_id)
-    if session.scalar(sa.select(Batch.id).where(mine)) is None:
-        raise NotFound("no such batch")
+    existing(session.scalar(sa.select(Batch.id).where(mine)), "batch")
     live = _lock(session, Job.batch_id == batch_id, Job.state.notin_(TERMINAL))
     cancelled_at = sa.func.coalesce(Batch.cancelled_at, sa.func.now())
     withdrawn = session.execute(

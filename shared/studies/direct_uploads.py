@@ -15,6 +15,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from shared.db.lookup import existing
 from shared.db.tables import Upload, UploadState
 from shared.errors import Conflict, NotFound
 from shared.imaging.info import ImageInfo, MediaType
@@ -55,10 +56,9 @@ def pending(session: Session, tenant_id: str) -> int:
 def find(session: Session, tenant_id: str, upload_id: str, *, lock: bool = False) -> Upload:
     """The tenant's upload, locked for the rest of the transaction when asked; NotFound."""
     mine = sa.select(Upload).where(Upload.id == upload_id, Upload.tenant_id == tenant_id)
-    upload = session.scalar((mine.with_for_update() if lock else mine).execution_options(populate_existing=True))
-    if upload is None:
-        raise NotFound("no such upload")
-    return upload
+    return existing(
+        session.scalar((mine.with_for_update() if lock else mine).execution_options(populate_existing=True)), "upload"
+    )
 
 
 def complete(session: Session, upload: Upload, kept: Stored, info: ImageInfo, lifetime: timedelta) -> None:

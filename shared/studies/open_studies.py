@@ -15,8 +15,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from shared.db.lookup import existing
 from shared.db.tables import AuditEntry, Classifier, Image, Modality, Priority, Study
-from shared.errors import Conflict, InvalidRequest, NotFound, StudyOpen
+from shared.errors import Conflict, InvalidRequest, StudyOpen
 from shared.ids import new_id
 from shared.jobs import states
 from shared.jobs.new_jobs import NewJob
@@ -67,10 +68,7 @@ def _stay_open(study: Study) -> None:
 def locked(session: Session, tenant_id: str, study_id: str) -> Study:
     """The tenant's study, which nobody else closes or adds to until the transaction ends; NotFound."""
     mine = sa.select(Study).where(Study.id == study_id, Study.tenant_id == tenant_id)
-    study = session.scalar(mine.with_for_update().execution_options(populate_existing=True))
-    if study is None:
-        raise NotFound("no such study")
-    return study
+    return existing(session.scalar(mine.with_for_update().execution_options(populate_existing=True)), "study")
 
 
 def add_images(

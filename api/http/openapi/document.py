@@ -6,13 +6,13 @@ import re
 from http import HTTPStatus
 from typing import Any
 
+from flask import Flask
 from flask_openapi3.models import OPENAPI3_REF_TEMPLATE
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode
-from werkzeug.routing import Map
 
+from api.http.principal import scope_of
 from api.http.schemas import Problem
-from shared.keys import Scope
 
 
 def _problem(description: str) -> dict[str, Any]:
@@ -97,17 +97,6 @@ def form_body(
         "requestBody": {"required": True, "content": content},
         "parameters": [IDEMPOTENCY_KEY, PREFER] if waits else [IDEMPOTENCY_KEY],
     }
-
-
-def scope_of(tag: str, method: str) -> Scope:
-    """The scope that a route asks for; tests/integration/api/http/test_api_authorisation.py holds the routes to it."""
-    reads = method == "get"
-    return {
-        "webhooks": Scope.WEBHOOKS_MANAGE,
-        "models": Scope.MODELS_READ if reads else Scope.MODELS_MANAGE,
-        "keys": Scope.ADMIN,
-        "audit": Scope.ADMIN,
-    }.get(tag, Scope.JOBS_READ if reads else Scope.JOBS_WRITE)
 
 
 #: Where the id that an answer holds leads on: route and status of the answer, where the id is, and the routes.
@@ -221,25 +210,27 @@ OPERATIONS = {
 }
 
 
-def _name_operations(document: dict[str, Any], routes: Map) -> None:
-    """An operation is called as its function, and not by its path and method as well."""
-    for rule in routes.iter_rules():
+def _describe_views(document: dict[str, Any], app: Flask) -> None:
+    """Name each operation after its function alone, and say which scope it requires."""
+    for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         name = rule.endpoint.rpartition(".")[2]
         for method in rule.methods or ():
             operation = document["paths"].get(path, {}).get(method.lower())
             if operation is not None:
                 operation["operationId"] = OPERATIONS.get(name, name)
+                scope = scope_of(app.view_functions[rule.endpoint])
+                operation["security"] = [] if scope is None else [{"apiKey": [scope]}]
 
 
-def complete_document(document: dict[str, Any], routes: Map, server: str, *others: type[BaseModel]) -> dict[str, Any]:
+def complete_document(document: dict[str, Any], app: Flask, server: str, *others: type[BaseModel]) -> dict[str, Any]:
     """Complete the document with what the routes' types cannot say: names, problems, who needs a key, a poll's headers.
 
     `server` is the address of the API, `/` where the document comes from; `others` are models that only answers refer
     to that are no JSON documents.
     """
     document["servers"] = [{"url": server}]
-    _name_operations(document, routes)
+    _describe_views(document, app)
     schemas = document["components"]["schemas"]
     schemas |= BODIES
     models: tuple[type[BaseModel], ...] = (Problem, *others)
@@ -249,14 +240,10 @@ def complete_document(document: dict[str, Any], routes: Map, server: str, *other
     # What flask-openapi3 would answer to an invalid request; ours is a problem.
     del schemas["ValidationErrorModel"]
     for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            if path.startswith("/v1/"):
-                operation["security"] = [{"apiKey": [scope_of(operation["tags"][0], method)]}]
-            else:
-                operation["security"] = []
-                if "application/json" in operation["responses"]["422"]["content"]:
-                    # flask-openapi3's own again, where no errors of ours are described.
-                    del operation["responses"]["422"]
+        for operation in operations.values():
+            if not path.startswith("/v1/") and "application/json" in operation["responses"]["422"]["content"]:
+                # flask-openapi3's own again, where no errors of ours are described.
+                del operation["responses"]["422"]
     for path in ("/v1/jobs/{job_id}", "/v1/batches/{batch_id}"):
         document["paths"][path]["get"]["parameters"] += [PREFER, IF_NONE_MATCH]
     document["paths"]["/v1/jobs/{job_id}/artifacts/{artifact_id}"]["get"]["parameters"].append(IF_NONE_MATCH)
