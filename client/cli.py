@@ -181,6 +181,7 @@ def jobs(
             study_id=study,
             batch_id=batch,
             external_id=external_id,
+            include="result" if as_json else None,
             page_size=min(limit, 200),
         )
         outcomes = [Outcome(job=job) for job in itertools.islice(found, limit)]

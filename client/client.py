@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from client.admin_calls import AdminCalls
 from client.batch_calls import BatchCalls
@@ -100,11 +100,20 @@ class Client(BatchCalls, AdminCalls):
         study_id: str | None = None,
         batch_id: str | None = None,
         external_id: str | None = None,
+        include: Literal["result"] | None = None,
         page_size: int = 50,
     ) -> Iterator[Job]:
-        """Jobs, newest first; pages of `page_size` (1 to 200) are fetched as the iteration reaches them."""
+        """Jobs, newest first; pages of `page_size` (1 to 200) are fetched as the iteration reaches them.
+
+        Their results lack the images' own results, unless `include` is `result`.
+        """
         query = given(
-            status=status, classifier=classifier, study_id=study_id, batch_id=batch_id, external_id=external_id
+            status=status,
+            classifier=classifier,
+            study_id=study_id,
+            batch_id=batch_id,
+            external_id=external_id,
+            include=include,
         )
         return map(Job.model_validate, self._pages("/v1/jobs", query | {"limit": page_size}))
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import accumulate
 
 import sqlalchemy as sa
 import structlog
 from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, load_only
 from structlog.contextvars import bind_contextvars
 
 from api.http.audit import record
@@ -40,11 +42,11 @@ from api.uploads.receive import (
     use_uploads,
 )
 from shared import metrics
-from shared.db.tables import Job, JobState, Priority, Result, Study
+from shared.db.tables import Job, JobState, Priority, Study
 from shared.doorbell import CLASSIFY, DELIVER, ring
 from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.ids import new_id
-from shared.jobs import states
+from shared.jobs import reads, states
 from shared.jobs.new_jobs import NewJob
 from shared.jobs.schemas import JobEnvelope, job_envelope
 from shared.keys import Scope
@@ -54,8 +56,6 @@ from shared.webhooks.outbox import deliveries_scheduled
 
 blueprint = APIBlueprint("jobs", __name__, url_prefix="/v1", abp_tags=[Tag(name="jobs")], abp_responses=ERRORS)
 log = structlog.get_logger(__name__)
-
-WHOLE = (joinedload(Job.study), joinedload(Job.result).joinedload(Result.bundle))
 
 
 @blueprint.post(
@@ -218,9 +218,10 @@ def get_job(path: JobPath) -> Response:
 @blueprint.get("/jobs", responses={"200": JobList})
 @requires(Scope.JOBS_READ)
 def list_jobs(query: JobQuery) -> Response:
-    """The tenant's jobs, newest first, a page at a time."""
+    """The tenant's jobs, newest first, a page at a time; results without their images unless `include` says so."""
     who = principal()
-    wanted = sa.select(Job).where(Job.tenant_id == who.tenant_id).options(*WHOLE)
+    service = services()
+    wanted = sa.select(Job).where(Job.tenant_id == who.tenant_id).options(load_only(Job.study_id))
     for column, value in (
         (Job.state, query.status),
         (Job.classifier, query.classifier),
@@ -230,10 +231,23 @@ def list_jobs(query: JobQuery) -> Response:
     ):
         if value is not None:
             wanted = wanted.where(column == value)
-    with services().database.transaction() as session:
+    with service.database.transaction() as session:
         rows, cursor = page_of(session, wanted, Job.id, query.cursor, query.limit)
-        data = [job_envelope(job) for job in rows]
-    return json_response(JobList(data=data, next_cursor=cursor))
+        ids = [job.id for job in rows]
+        if query.include is not None and (fitting := _fitting(session, rows)) < len(ids):
+            ids, cursor = ids[:fitting], ids[fitting - 1]
+    read = reads.summaries if query.include is None else reads.of_ids
+    with service.database.single() as connection:
+        jobs = read(connection, who.tenant_id, ids)
+    return json_response(JobList(data=[job_envelope(job) for job in jobs], next_cursor=cursor))
+
+
+def _fitting(session: Session, rows: Sequence[Job]) -> int:
+    """How many of these jobs a page has room for, by their images; one at least."""
+    counts = sa.select(Study.id, Study.image_count).where(Study.id.in_({job.study_id for job in rows}))
+    images: dict[str, int] = {row.id: row.image_count for row in session.execute(counts)}
+    totals = accumulate(images.get(job.study_id, 0) for job in rows)
+    return max(1, sum(total <= reads.MOST_IMAGES for total in totals))
 
 
 @blueprint.post("/jobs/<string:job_id>/cancel", responses={"200": JobEnvelope})

@@ -46,6 +46,10 @@ class JobQuery(Strict):
     study_id: Id | None = None
     batch_id: Id | None = None
     external_id: ExternalId | None = None
+    include: Literal["result"] | None = Field(
+        None,
+        description="`result`: with each image's own result; a page ends early where its jobs have very many images",
+    )
     limit: int = Field(50, ge=1, le=200)
     cursor: Id | None = Field(None, description="`next_cursor` of the page before")
 

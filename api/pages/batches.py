@@ -86,7 +86,7 @@ def _after(given: str | None) -> int:
 
 def _items(session: Session, batch_id: str, after: int) -> list[Item]:
     """One more than are shown, if there are as many."""
-    jobs = reads.of_batch(session.connection(), batch_id, after, ITEMS + 1)
+    jobs = reads.summaries_of_batch(session.connection(), batch_id, after, ITEMS + 1)
     files = files_of(session, {job.study_id for job in jobs})
     return [
         Item(job.item or 0, job.custom_id or job.member, job_envelope(job), files.get(job.study_id)) for job in jobs

@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session
 
 from api.http.principal import Principal, principal
 from api.http.services import services
-from api.jobs.routes import WHOLE
 from api.pages.files import StudyFiles, files_of
 from api.pages.responses import conditional, tenant_name
 from shared.db.tables import Batch, Job
 from shared.errors import InvalidRequest
+from shared.jobs import reads
 from shared.jobs.batch_schemas import BatchEnvelope, batch_envelope
 from shared.jobs.schemas import JobEnvelope, job_envelope
 from shared.keys import Scope
@@ -73,11 +73,12 @@ def _moment(cursor: str | None) -> str | None:
 
 def _rows(session: Session, who: Principal, before: str | None) -> list[Row]:
     """One more than are shown, if there are as many: newest first."""
-    jobs = sa.select(Job).where(Job.tenant_id == who.tenant_id, Job.batch_id.is_(None)).options(*WHOLE)
+    jobs = sa.select(Job.id).where(Job.tenant_id == who.tenant_id, Job.batch_id.is_(None))
     batches = sa.select(Batch).where(Batch.tenant_id == who.tenant_id)
     if before is not None:
         jobs, batches = jobs.where(Job.id < f"job_{before}"), batches.where(Batch.id < f"bat_{before}")
-    single = session.scalars(jobs.order_by(Job.id.desc()).limit(RECENT + 1)).all()
+    ids = session.scalars(jobs.order_by(Job.id.desc()).limit(RECENT + 1)).all()
+    single = reads.summaries(session.connection(), who.tenant_id, ids)
     files = files_of(session, {job.study_id for job in single})
     rows = [Row(job=job_envelope(job), files=files.get(job.study_id)) for job in single]
     newest = session.scalars(batches.order_by(Batch.id.desc()).limit(RECENT + 1))

@@ -474,6 +474,8 @@ class Result(Base):
     timings: Mapped[Json]
     created_at: Mapped[datetime] = _created()
     bundle: Mapped[ModelBundle] = relationship(viewonly=True)
+    #: where it was read without its images: how many of them were answered
+    answered: ClassVar[int | None] = None
     __table_args__ = (
         # A deletion: answers that were taken from a job.
         sa.Index("ix_results_reused_from", "reused_from", postgresql_where=sa.text("reused_from IS NOT NULL")),

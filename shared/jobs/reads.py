@@ -5,15 +5,19 @@ The ORM needs several times the processor time for the same row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, cast
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 
 from shared.db.tables import Base, Job, JobState, ModelBundle, Result, Study
+
+#: Most images whose results are read at once, beside those of one more job: a few megabytes.
+MOST_IMAGES = 4_000
 
 
 def _columns(entity: type[Base], *keys: str) -> list[sa.Label[Any]]:
@@ -33,7 +37,8 @@ _SEEN = (
     "started_at", "finished_at",
 )  # fmt: skip
 _JOB = [*_columns(Job, *_SEEN), *_columns(Study, "modality", "image_count", "burned_in")]
-_ANSWER = [*_columns(Result), *_columns(ModelBundle, "sha256", "name", "version")]
+_BUNDLE = _columns(ModelBundle, "sha256", "name", "version")
+_ANSWER = [*_columns(Result), sa.null().label("results.answered"), *_BUNDLE]
 _OF_RESULT = Result.__table__.join(ModelBundle.__table__)
 _ONE = (
     sa.select(*_JOB)
@@ -42,23 +47,53 @@ _ONE = (
 )
 # Of a job that has one: most polls are of jobs that do not, and its columns cost as much as all others.
 _ITS_ANSWER = sa.select(*_ANSWER).select_from(_OF_RESULT).where(Result.job_id == sa.bindparam("job_id"))
+# Without the images' own results, which are as long as a study is large. How many were answered says how their answers
+# were combined.
+_ANSWERED = sa.case(
+    (Result.prediction.is_(None), 0),
+    (Study.image_count == 1, 1),
+    else_=sa.func.jsonb_array_length(
+        sa.func.jsonb_path_query_array(Result.images, sa.cast("$[*] ? (@.prediction != null)", JSONPATH))
+    ),
+)
+_SUMMARY = [
+    *_columns(Result, *(column.key for column in sa.inspect(Result).column_attrs if column.key != "images")),
+    sa.cast(sa.literal("[]"), JSONB).label("results.images"),
+    _ANSWERED.label("results.answered"),
+    *_BUNDLE,
+]
 # The page first, and only then what belongs to it: of a batch that is younger than the planner's statistics, the rest
 # would be joined to its last item for each page.
 _PAGE = (
-    sa.select(Job.id)
+    sa.select(Job.id, Job.item, Job.study_id)
     .where(Job.batch_id == sa.bindparam("batch_id"), Job.item > sa.bindparam("after"))
     .order_by(Job.item)
     .limit(sa.bindparam("limit"))
     .subquery()
 )
-_OF_BATCH = (
-    sa.select(*_JOB, *_ANSWER)
-    .select_from(
-        _PAGE.join(Job.__table__, Job.id == _PAGE.c.id)
-        .join(Study.__table__, Study.id == Job.study_id)
-        .outerjoin(_OF_RESULT, Result.job_id == Job.id)
+_SIZED = (
+    sa.select(
+        _PAGE.c.id, (sa.func.sum(Study.image_count).over(order_by=_PAGE.c.item) - Study.image_count).label("before")
     )
-    .order_by(Job.item)
+    .join(Study, Study.id == _PAGE.c.study_id)
+    .subquery()
+)
+
+
+def _of_page(page: sa.FromClause, answer: Sequence[sa.ColumnElement[Any]]) -> sa.Select[Any]:
+    """Return the jobs of a page of ids, with their studies and results."""
+    jobs = page.join(Job.__table__, Job.id == page.c.id).join(Study.__table__, Study.id == Job.study_id)
+    return sa.select(*_JOB, *answer).select_from(jobs.outerjoin(_OF_RESULT, Result.job_id == Job.id))
+
+
+_OF_BATCH = _of_page(_SIZED, _ANSWER).where(_SIZED.c.before < MOST_IMAGES).order_by(Job.item)
+_OF_BATCH_SUMMARY = _of_page(_PAGE, _SUMMARY).order_by(Job.item)
+_LISTED = (
+    sa.func.unnest(sa.bindparam("ids", type_=sa.ARRAY(sa.Text))).table_valued(sa.column("id", sa.Text)).render_derived()
+)
+_OF_LIST, _OF_LIST_SUMMARY = (
+    _of_page(_LISTED, answer).where(Job.tenant_id == sa.bindparam("tenant_id")).order_by(Job.id.desc())
+    for answer in (_ANSWER, _SUMMARY)
 )
 
 
@@ -76,9 +111,35 @@ def read(connection: sa.Connection, tenant_id: str, job_id: str) -> Job | None:
 
 
 def of_batch(connection: sa.Connection, batch_id: str, after: int, limit: int) -> list[Job]:
-    """A batch's jobs in the order of their items, as `read` gives them: at most so many after item `after`."""
+    """A batch's jobs in the order of their items, as `read` gives them: at most so many after item `after`.
+
+    Fewer, but one at least, where they have very many images.
+    """
     rows = connection.execute(_OF_BATCH, {"batch_id": batch_id, "after": after, "limit": limit})
     return [_whole(*_split(row, [*_JOB_PARTS, *_ANSWER_PARTS])) for row in rows]
+
+
+def summaries_of_batch(connection: sa.Connection, batch_id: str, after: int, limit: int) -> list[Job]:
+    """The same, all of them, with results that lack their images."""
+    rows = connection.execute(_OF_BATCH_SUMMARY, {"batch_id": batch_id, "after": after, "limit": limit})
+    return [_whole(*_split(row, [*_JOB_PARTS, *_SUMMARY_PARTS])) for row in rows]
+
+
+def of_ids(connection: sa.Connection, tenant_id: str, ids: Sequence[str]) -> list[Job]:
+    """The tenant's jobs of these ids, newest first, as `read` gives them."""
+    rows = connection.execute(_OF_LIST, {"tenant_id": tenant_id, "ids": list(ids)})
+    return _present(_whole(*_split(row, [*_JOB_PARTS, *_ANSWER_PARTS])) for row in rows)
+
+
+def summaries(connection: sa.Connection, tenant_id: str, ids: Sequence[str]) -> list[Job]:
+    """The same with results that lack their images."""
+    rows = connection.execute(_OF_LIST_SUMMARY, {"tenant_id": tenant_id, "ids": list(ids)})
+    return _present(_whole(*_split(row, [*_JOB_PARTS, *_SUMMARY_PARTS])) for row in rows)
+
+
+def _present(jobs: Iterable[Job]) -> list[Job]:
+    """Leave out those whose study was deleted meanwhile: a job that succeeded has a result."""
+    return [job for job in jobs if job.result is not None or job.state is not JobState.SUCCEEDED]
 
 
 def _names(columns: Sequence[sa.Label[Any]]) -> list[list[str]]:
@@ -87,7 +148,7 @@ def _names(columns: Sequence[sa.Label[Any]]) -> list[list[str]]:
     return [[name for _, name in group] for _, group in groupby(pairs, key=itemgetter(0))]
 
 
-_JOB_PARTS, _ANSWER_PARTS = _names(_JOB), _names(_ANSWER)
+_JOB_PARTS, _ANSWER_PARTS, _SUMMARY_PARTS = _names(_JOB), _names(_ANSWER), _names(_SUMMARY)
 
 
 def _split(row: sa.Row[Any], parts: Sequence[list[str]]) -> list[SimpleNamespace]:

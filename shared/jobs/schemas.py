@@ -100,7 +100,7 @@ class JobResult(BaseModel):
     review_reasons: list[ReviewReason]
     second_opinion: SecondOpinion | None
     aggregate: str = Field(description="How images were combined: `single`, `mean`, or `none` of a rejected input")
-    images: list[ImagePrediction]
+    images: list[ImagePrediction] = Field(description="Empty in lists of jobs, unless asked for with `include=result`")
     model: BundleRef
     reused_from: str | None = Field(description="The job whose answer this is, to the same bytes; null: its own")
     timings: dict[str, float] = Field(description="Seconds: queued, load, infer, total")
@@ -153,7 +153,9 @@ class JobEnvelope(BaseModel):
 
 def result_of(result: Result, sent_as: Modality) -> JobResult:
     """The result row as clients see it."""
-    answered = sum(1 for image in result.images if image.get("prediction") is not None)
+    answered = result.answered
+    if answered is None:
+        answered = sum(1 for image in result.images if image.get("prediction") is not None)
     return JobResult(
         outcome=result.outcome,
         reason=None if result.reason is None else Rejection(result.reason),

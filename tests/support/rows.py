@@ -140,6 +140,16 @@ def answer(claim: Claim, **changes: Any) -> Outcome:
     return Outcome(claim, answer=Answer(BUNDLE, images, {"total": 0.1}, **(said | changes)))
 
 
+def enlarge(database: Database, images: int) -> None:
+    """Give every answered study so many images, all answered but the first."""
+    said = """jsonb_build_object('image_id', 'img_' || n, 'file', n, 'frame', 0,
+        'prediction', CASE WHEN n > 0 THEN 'covid19' END)"""
+    with database.transaction() as session:
+        session.execute(sa.text(f"UPDATE studies SET image_count = {images}"))  # noqa: S608 - a number of ours
+        made = f"SELECT jsonb_agg({said}) FROM generate_series(0, {images - 1}) n"  # noqa: S608 - the same
+        session.execute(sa.text(f"UPDATE results SET images = ({made})"))  # noqa: S608 - the same
+
+
 def refusal(claim: Claim) -> Outcome:
     """The claim as one whose images are no chest images."""
     reason = Rejection.NOT_A_CHEST_IMAGE.value

@@ -213,7 +213,9 @@ def test_lists(server: Server) -> None:
     server.on("GET /v1/jobs", Reply(200, {"data": [job(job_id="j1"), job(job_id="j2")], "next_cursor": "more"}))
     done = thoraq(server, "jobs", "--status", "queued", "--limit", "2", "--json")
     assert [line["id"] for line in lines(done)] == ["j1", "j2"]
-    assert [request.path for request in server.requests["GET /v1/jobs"]] == ["/v1/jobs?status=queued&limit=2"]
+    assert [request.path for request in server.requests["GET /v1/jobs"]] == [
+        "/v1/jobs?status=queued&include=result&limit=2"
+    ]
     model = {"name": "thoraq", "version": "1", "sha256": "f" * 64, "card": {"heads": {"binary": {}}}, "serving": True}
     server.on("GET /v1/models", Reply(200, {"data": [model]}))
     table = thoraq(server, "models").stdout

@@ -18,11 +18,11 @@ from shared.db.engine import Database
 from shared.db.listen_notify import Listener
 from shared.db.tables import Batch, Job
 from shared.errors import CorruptImage
-from shared.jobs import states
+from shared.jobs import reads, states
 from shared.jobs.claims import Outcome
 from tests.support.api import PNG, TEXT, Caller, MakeApp, claim_all, finish, json_of, new_key, problem_of, work
 from tests.support.batches import counts, errors, output, packed, post_held, post_zip
-from tests.support.rows import answer, refusal
+from tests.support.rows import answer, enlarge, refusal
 from tests.support.waiting import EVENT_SECONDS
 
 
@@ -63,6 +63,25 @@ def test_a_complete_batch_is_not_cancelled(north: Caller, clean_database: Databa
     batch_id = begin(north, "a.png")
     work(clean_database)
     problem_of(north.post(f"/v1/batches/{batch_id}/cancel"), 409, "conflict")
+
+
+def test_results_of_many_images_are_read_a_few_jobs_at_once(
+    north: Caller, clean_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch_id = begin(north, *(f"{n}.png" for n in range(5)))
+    work(clean_database)
+    enlarge(clean_database, 3_000)
+    read, pages = reads.of_batch, list[int]()
+
+    def noted(*asked: Any) -> list[Job]:
+        found = read(*asked)
+        pages.append(len(found))
+        return found
+
+    monkeypatch.setattr(reads, "of_batch", noted)
+    lines = output(north, batch_id, "results")
+    assert [len(line["job"]["result"]["images"]) for line in lines] == [3_000] * 5
+    assert pages == [2, 2, 1, 0]
 
 
 def test_outputs_of_many_pages_are_in_order(

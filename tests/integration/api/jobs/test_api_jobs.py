@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ from shared.db.engine import Database
 from shared.db.tables import AuditEntry, Result
 from shared.errors import CorruptImage
 from tests.support.api import PNG, Caller, MakeApp, claim_all, finish, json_of, new_key, problem_of, work
-from tests.support.rows import BUNDLE, answer
+from tests.support.rows import BUNDLE, answer, enlarge
 
 
 @contextmanager
@@ -118,6 +119,35 @@ def test_lists_are_newest_first_and_walk_by_cursor(north: Caller, south: Caller)
         seen += [job["id"] for job in page["data"]]
         query = page["next_cursor"] and f"limit=2&cursor={page['next_cursor']}"
     assert seen == made[::-1]
+
+
+def test_lists_leave_out_the_results_of_images_and_bring_them_in_short_pages(
+    north: Caller, clean_database: Database
+) -> None:
+    made = [north.submit()["id"] for _ in range(5)]
+    work(clean_database)
+    enlarge(clean_database, 1_500)
+    single = json_of(north.get(f"/v1/jobs/{made[0]}"))
+    *_, listed = json_of(north.get("/v1/jobs"))["data"]
+    assert len(single["result"]["images"]) == 1_500
+    assert listed == single | {"result": single["result"] | {"images": []}}
+    seen: list[list[str]] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = json_of(north.get("/v1/jobs?include=result" + (f"&cursor={cursor}" if cursor else "")))
+        assert all(len(job["result"]["images"]) == 1_500 for job in page["data"])
+        seen.append([job["id"] for job in page["data"]])
+        cursor = page["next_cursor"]
+    assert [len(ids) for ids in seen] == [2, 2, 1]
+    assert list(chain(*seen)) == made[::-1]
+
+
+def test_a_job_of_more_images_than_a_page_has_room_for_is_a_page(north: Caller, clean_database: Database) -> None:
+    made = [north.submit()["id"] for _ in range(2)]
+    work(clean_database)
+    enlarge(clean_database, 5_000)
+    page = json_of(north.get("/v1/jobs?include=result"))
+    assert [job["id"] for job in page["data"]] == [page["next_cursor"]] == made[1:]
 
 
 def test_lists_take_filters(north: Caller, clean_database: Database) -> None:
