@@ -22,6 +22,7 @@ from api.batches import routes as batch_routes
 from api.batches.schemas import ItemProblem
 from api.http import problems
 from api.http.auth import SAFE_METHODS, authenticate
+from api.http.handover import raise_refusal
 from api.http.limits import rate_limits
 from api.http.limits.backpressure import Admission
 from api.http.limits.rate_limits import Limits
@@ -102,6 +103,7 @@ def create_app(given: Settings | None = None) -> Flask:
         Limits(config),
         Admission(config, database),
         WaitSlots(config.max_waits, config.max_waits_per_tenant),
+        WaitSlots(config.max_event_streams, config.max_event_streams_per_tenant),
     )
     app.extensions[EXTENSION] = service
     app.extensions[group_commit.EXTENSION] = group_commit.Submissions(database)
@@ -185,6 +187,7 @@ def _around_requests(app: Flask, service: Services) -> None:
         g.started, g.request_id = time.perf_counter(), new_id("req")
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=g.request_id)
+        raise_refusal()
         if "\0" in request.path:
             raise NotFound("there is nothing at this path")  # PostgreSQL's text cannot hold it, so no id has it
         if request.path.startswith("/v1/"):

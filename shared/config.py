@@ -96,9 +96,23 @@ class Settings(BaseModel):
     max_file_pixels: int = Field(2_000_000_000, gt=0, description="Most pixels in all frames of one file together")
     max_wait_seconds: float = Field(60, ge=0, description="Upper bound of `Prefer: wait=N`")
     max_waits: int = Field(
-        48, ge=0, description="Requests that may wait in one API process at once; fewer than its threads (64)"
+        10_000,
+        ge=0,
+        description="Requests that may wait (`Prefer: wait`) in one API process at once; they hold no thread",
     )
-    max_waits_per_tenant: int = Field(32, ge=0, description="The same of one tenant; more are answered at once")
+    max_waits_per_tenant: int = Field(5_000, ge=0, description="The same of one tenant; more are answered at once")
+    max_event_streams: int = Field(
+        24, ge=0, description="Event streams in one API process at once; each holds a thread"
+    )
+    max_event_streams_per_tenant: int = Field(
+        8, ge=0, description="The same of one tenant; more end after their first event"
+    )
+    api_threads: int = Field(
+        16, ge=2, description="Requests that one API process works on at once; half of them of one tenant"
+    )
+    body_seconds: float = Field(
+        30, gt=0, description="A body of which nothing comes for so long is refused, and an answer not taken given up"
+    )
     upload_url_seconds: float = Field(
         3600, ge=1, le=604_800, description="How long the address of a direct upload takes the file"
     )

@@ -60,6 +60,13 @@ class BadRequest(ThoraqError):
     remedy = "Send well-formed JSON or multipart, with the Content-Type that says so."
 
 
+class SlowBody(ThoraqError):
+    """The body did not come in time, or nothing of it came for too long."""
+
+    type, title, status = "slow-body", "The body came too slowly", 408
+    remedy = "Send it again, over a better line or in smaller pieces."
+
+
 class Unauthenticated(ThoraqError):
     """No API key, or one that is unknown, expired or revoked."""
 
@@ -239,6 +246,12 @@ class Overloaded(Unavailable):
     """More jobs wait, of all tenants together, than the operator allows."""
 
     type, title, retry_after = "overloaded", "Too many jobs wait", 15
+
+
+class Busy(Unavailable):
+    """More requests of the same tenant, or address, wait than are kept waiting."""
+
+    type, title, retry_after = "busy", "Too many requests at once", 1
 
 
 class QueueFull(ThoraqError):

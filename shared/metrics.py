@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -20,4 +20,5 @@ INFER_SECONDS = Histogram("thoraq_batch_infer_seconds", "Running a batch through
 DELIVERIES = Counter("thoraq_webhook_attempts_total", "Webhook attempts, by what came of them", ("outcome",))
 DELIVERY_SECONDS = Histogram("thoraq_webhook_attempt_seconds", "Webhook requests", buckets=SECONDS)
 LOG_LINES_LOST = Counter("thoraq_log_lines_lost_total", "Log lines that could not be written: a full disk")
+WAITS = Gauge("thoraq_waits", "Requests that wait, and event streams", multiprocess_mode="livesum")
 WAITS_DECLINED = Counter("thoraq_waits_declined_total", "Waits answered at once, since too many others waited")

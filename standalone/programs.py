@@ -16,6 +16,11 @@ from standalone.services import HOST
 CELERY = ["celery", "-A", "worker.app"]
 WORKER = [*CELERY, "worker", "--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
 
+#: Each connection costs little, so there may be many. One that says nothing, between two requests too, is closed after
+#: ten seconds.
+EDGE = ["--interface", "asginl", "--http", "1", "--no-ws", "--http1-header-read-timeout", "10000", "--backlog", "4096"]
+EDGE += ["--backpressure", "8192"]
+
 
 class Program(Service):
     """Python runs one of our modules, or a server with our code in it, with the stack's environment."""
@@ -82,14 +87,14 @@ def programs(environment: Mapping[str, str], *, port: int, data: Path, logs: Pat
     classify = ["--queues", "classify", "--pool", "solo", "--concurrency", "1", "--hostname", "classify@%h"]
     deliver = ["--queues", "deliver,sweep", "--pool", "threads", "--concurrency", "4", "--hostname", "deliver@%h"]
     beat = ["beat", "--schedule", str(data / "beat-schedule"), "--loglevel", "WARNING"]
-    serve = ["granian", "--interface", "wsgi", "--host", HOST, "--port", str(port)]
+    serve = ["granian", *EDGE, "--host", HOST, "--port", str(port)]
     # A process that dies takes its own requests with it; the other one answers while it is started again.
     serve.append("--respawn-failed-workers")
-    # Requests that wait (`Prefer: wait`) hold a thread each, and would hold the end of the server up to a minute.
-    size = ["--workers", "2", "--blocking-threads", "64", "--workers-kill-timeout", "2"]
+    # Requests that wait (`Prefer: wait`) would hold the end of the server up to a minute.
+    size = ["--workers", "2", "--workers-kill-timeout", "2"]
     return [
         Program("classify", [*WORKER, *classify], environment, log("classify")),
-        Api("api", [*serve, *size, "--factory", "api:create_app"], environment, log("api"), metrics_folder(data)),
+        Api("api", [*serve, *size, "--factory", "api.edge:create_edge"], environment, log("api"), metrics_folder(data)),
         Program("deliver", [*WORKER, *deliver], environment, log("deliver")),
         Program("beat", [*CELERY, *beat], environment, log("beat")),
     ]

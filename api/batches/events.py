@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
@@ -12,6 +12,7 @@ from flask_openapi3.models.tag import Tag
 from api.batches.openapi import EVENT_STREAM
 from api.batches.routes import view_of
 from api.batches.schemas import BatchPath
+from api.http.handover import client_gone
 from api.http.openapi.document import ERRORS
 from api.http.principal import Principal, principal, requires
 from api.http.services import Services, services
@@ -40,18 +41,18 @@ def batch_events(path: BatchPath) -> Response:
     who = principal()
     service = services()
     first = view_of(service, who, path.batch_id)
-    response = Response(_events(service, who, first), mimetype="text/event-stream")
+    response = Response(_events(service, who, first, client_gone()), mimetype="text/event-stream")
     # A proxy that collects the answer before it passes it on would hold every event back.
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     return response
 
 
-def _events(service: Services, who: Principal, view: BatchEnvelope) -> Iterator[str]:
+def _events(service: Services, who: Principal, view: BatchEnvelope, gone: Callable[[], bool]) -> Iterator[str]:
     if not view.ended:
-        with service.waits.slot(who.tenant_id) as granted:
+        with service.streams.slot(who.tenant_id) as granted:
             if granted:
-                view = yield from _progress(service, who, view)
+                view = yield from _progress(service, who, view, gone)
             else:
                 yield f"retry: {RETRY_MILLISECONDS}\n\n"
                 yield _event("progress", view)
@@ -59,13 +60,15 @@ def _events(service: Services, who: Principal, view: BatchEnvelope) -> Iterator[
         yield _event("end", view)
 
 
-def _progress(service: Services, who: Principal, view: BatchEnvelope) -> Generator[str, None, BatchEnvelope]:
-    """Until the batch is complete, or the time is over; the batch as it is then."""
+def _progress(
+    service: Services, who: Principal, view: BatchEnvelope, gone: Callable[[], bool]
+) -> Generator[str, None, BatchEnvelope]:
+    """Until the batch is complete, the time is over, or the client gone; the batch as it is then."""
     over = time.monotonic() + service.settings.max_wait_seconds
     yield _event("progress", view)
     spoken = time.monotonic()
     with service.listener.expecting(view.id) as ended:
-        while not view.ended and time.monotonic() < over:
+        while not view.ended and time.monotonic() < over and not gone():
             ended.wait(EVERY_SECONDS)
             told, view = view, view_of(service, who, view.id)
             if not view.ended and view != told:

@@ -34,7 +34,10 @@ class Services:
     listener: Listener
     limits: Limits
     admission: Admission
+    #: requests that wait without a thread
     waits: WaitSlots
+    #: and those that hold one
+    streams: WaitSlots
     #: by the key's digest, or by its id for a session: keys in force; refusals are not remembered
     principals: TTLCache[Principal] = field(default_factory=lambda: TTLCache(10_000))
     #: by tenant: how it has it with its patients' identities

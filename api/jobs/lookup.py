@@ -12,6 +12,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from flask import request
 
+from api.http.handover import hand_over_wait
 from api.http.prefer import wait_of
 from api.http.principal import Principal, principal
 from api.http.responses import Answer, answer_of
@@ -84,11 +85,16 @@ def wait_seconds(service: Services) -> float:
 
 
 def wait_for(service: Services, awaited: str, look_at: Callable[[], Answer], seconds: float) -> Answer:
-    """What there is to see of this job or batch, once it is terminal or the time is over; at once without a slot."""
+    """What there is to see of this job or batch, once it is terminal or the time is over; at once without a slot.
+
+    Where the server's edge waits, it has what there is now, and looks again by itself.
+    """
     found = look_at()
     if found.terminal or not seconds:
         return found
-    with service.waits.slot(principal().tenant_id) as granted:
+    if hand_over_wait(awaited, look_at, seconds):
+        return found
+    with service.streams.slot(principal().tenant_id) as granted:
         return _when_terminal(service, awaited, look_at, seconds) if granted else found
 
 

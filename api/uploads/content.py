@@ -11,7 +11,7 @@ import io
 import time
 from datetime import timedelta
 from typing import BinaryIO, cast
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
@@ -28,6 +28,8 @@ from shared.studies import direct_uploads
 
 blueprint = APIBlueprint("contents", __name__, abp_tags=[Tag(name="uploads")], abp_responses=ERRORS)
 
+#: Of these addresses' paths.
+PREFIX = "/uploads/"
 CONTENT = {
     "requestBody": {
         "required": True,
@@ -76,6 +78,18 @@ def _signer(service: Services) -> Signer:
 
 def _signed(upload_id: str, tenant_id: str, expires: int) -> str:
     return f"{upload_id} {tenant_id} {expires}"
+
+
+def tenant_of_address(service: Services, path: str, query: str) -> str | None:
+    """The tenant for which an address was given out; None for one that was not."""
+    upload_id = path.removeprefix(PREFIX).removesuffix("/content")
+    asked = dict(parse_qsl(query))
+    try:
+        signed = _signed(upload_id, asked["tenant"], int(asked["expires"]))
+        genuine = _signer(service).verify_signature(signed, asked["signature"])
+    except (KeyError, ValueError):
+        return None
+    return asked["tenant"] if genuine else None
 
 
 @blueprint.put(

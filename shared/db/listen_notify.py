@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import psycopg
@@ -40,25 +40,49 @@ class Listener:
     def __init__(self, settings: Settings) -> None:
         self._url = sa.make_url(settings.database_url.get_secret_value()).set(drivername="postgresql")
         self._lock = threading.Lock()
-        self._waiting: dict[str, list[threading.Event]] = {}
+        self._waiting: dict[str, list[Callable[[], object]]] = {}
+        #: of those who are called: whoever began to wait, or lost a notification, before it was listened
+        self._again: list[Callable[[], object]] = []
         self._thread: threading.Thread | None = None
         self._listens = threading.Event()
+
+    @property
+    def hears(self) -> bool:
+        """Whether notifications come."""
+        return self._listens.is_set()
 
     @contextmanager
     def expecting(self, awaited: str) -> Iterator[threading.Event]:
         """An event that is set when this job or batch ends from now on. Look at it after entering, not before."""
         ended = threading.Event()
+        with self._registered(awaited, ended.set):
+            self._listens.wait(RETRY_SECONDS)
+            yield ended
+
+    @contextmanager
+    def calling(self, awaited: str, wake: Callable[[], object]) -> Iterator[None]:
+        """Call `wake` when it ends, in a thread of the listener; and whenever it may have ended unheard."""
+        with self._registered(awaited, wake):
+            with self._lock:
+                self._again.append(wake)
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._again.remove(wake)
+
+    @contextmanager
+    def _registered(self, awaited: str, wake: Callable[[], object]) -> Iterator[None]:
         with self._lock:
-            self._waiting.setdefault(awaited, []).append(ended)
+            self._waiting.setdefault(awaited, []).append(wake)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="finished", daemon=True)
                 self._thread.start()
-        self._listens.wait(RETRY_SECONDS)
         try:
-            yield ended
+            yield
         finally:
             with self._lock:
-                self._waiting[awaited].remove(ended)
+                self._waiting[awaited].remove(wake)
                 if not self._waiting[awaited]:
                     del self._waiting[awaited]
 
@@ -86,6 +110,9 @@ class Listener:
         with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
             connection.execute(f"LISTEN {CHANNEL}")
             self._listens.set()
+            with self._lock:
+                for wake in self._again:
+                    wake()
             idle_since = time.monotonic()
             while time.monotonic() - idle_since < IDLE_SECONDS:
                 for notification in connection.notifies(timeout=1):
@@ -96,5 +123,5 @@ class Listener:
     def _wake(self, ids: Sequence[str]) -> None:
         with self._lock:
             for one in ids:
-                for ended in self._waiting.get(one, ()):
-                    ended.set()
+                for wake in self._waiting.get(one, ()):
+                    wake()

@@ -1,4 +1,4 @@
-"""How many requests of a process may wait at once: each holds one of its threads, and others need some to be served.
+"""How many requests of a process may wait at once.
 
 Who finds no slot is answered at once, as without `Prefer: wait` (RFC 7240, section 2: a server may ignore it).
 """
@@ -36,11 +36,13 @@ class WaitSlots:
             free = self._taken.total() < self._total and self._taken[tenant_id] < self._per_tenant
             if free:
                 self._taken[tenant_id] += 1
+                metrics.WAITS.inc()
             else:
                 metrics.WAITS_DECLINED.inc()
             return free
 
     def _give_back(self, tenant_id: str) -> None:
+        metrics.WAITS.dec()
         with self._lock:
             self._taken[tenant_id] -= 1
             if not self._taken[tenant_id]:

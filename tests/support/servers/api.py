@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from standalone.programs import Program
+from standalone.programs import EDGE, Program
 from standalone.services import HOST, free_port
 
 
@@ -20,9 +20,9 @@ class Server(Program):
     def __init__(self, environment: dict[str, str], log: Path) -> None:
         self.url = f"http://{HOST}:{free_port()}"
         bind = ["--host", HOST, "--port", self.url.rpartition(":")[2]]
-        size = ["--workers", "1", "--blocking-threads", "4"]
+        arguments = ["granian", *EDGE, *bind, "--workers", "1", "--factory", "api.edge:create_edge"]
         super().__init__(
-            "api", ["granian", "--interface", "wsgi", *bind, *size, "--factory", "api:create_app"], environment, log
+            "api", arguments, {"THORAQ_API_THREADS": "4", "THORAQ_MAX_WAIT_SECONDS": "3600", **environment}, log
         )
 
     def ready(self) -> bool:

@@ -255,7 +255,7 @@ def test_events_end_after_a_while(make_app: MakeApp, clean_database: Database) -
 
 
 def test_events_end_at_once_while_too_many_wait(make_app: MakeApp, clean_database: Database) -> None:
-    caller = Caller(make_app(max_waits_per_tenant=0).test_client(), new_key(clean_database))
+    caller = Caller(make_app(max_event_streams_per_tenant=0).test_client(), new_key(clean_database))
     text = caller.get(f"/v1/batches/{begin(caller, 'a.png')}/events").text
     assert text.startswith("retry: 2000\n\n")
     assert [name for name, _ in events(text)] == ["progress"]

@@ -178,7 +178,7 @@ def test_one_who_waits_looks_by_himself(
 
 
 def test_one_who_finds_no_slot_to_wait_in_is_answered_at_once(make_app: MakeApp, clean_database: Database) -> None:
-    caller = Caller(make_app(max_waits=0).test_client(), new_key(clean_database))
+    caller = Caller(make_app(max_event_streams=0).test_client(), new_key(clean_database))
     sent = caller.send(PNG, modality="xray", headers={"Prefer": "wait=60"})
     path = f"/v1/jobs/{json_of(sent, 202)['id']}"
     polled = caller.get(path, headers={"Prefer": "wait=60"})

@@ -1,0 +1,16 @@
+"""The server's side of the API: an ASGI application around `api:create_app`. A slow client holds no thread of it.
+
+`granian --interface asginl --factory api.edge:create_edge`.
+"""
+
+from __future__ import annotations
+
+from api import create_app
+from api.edge.server import Edge
+from shared.config import settings
+
+
+def create_edge() -> Edge:
+    """The ASGI application; settings come from the environment."""
+    app = create_app()
+    return Edge(app, settings())
