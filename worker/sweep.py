@@ -9,7 +9,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 import structlog
 
-from shared import metrics
+from shared import metrics, page_sessions
 from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.tables import Delivery, DeliveryState, IdempotencyKey, Worker
@@ -135,6 +135,7 @@ class Sweep:
         remembered = timedelta(hours=self._settings.idempotency_hours)
         with self._database.transaction() as session:
             session.execute(sa.delete(IdempotencyKey).where(IdempotencyKey.created_at < sa.func.now() - remembered))
+            page_sessions.forget_expired(session)
             session.execute(sa.delete(Worker).where(Worker.seen_at < sa.func.now() - timedelta(hours=1)))
 
     def _remove_orphans(self, stopping: threading.Event) -> None:

@@ -17,11 +17,12 @@ from sqlalchemy.orm import Session
 from api.http import csrf
 from api.http.principal import Principal
 from api.http.services import EXTENSION, Services
-from shared import keys
+from shared import keys, page_sessions
 from shared.errors import Unauthenticated
 from shared.keys import KeyInForce
 
-SESSION_KEY = "key_id"
+#: In the cookie: the key that opened the session, and which session it is.
+SESSION_KEY, SESSION_ID = "key_id", "session_id"
 Find = Callable[[Session], KeyInForce | None]
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -49,17 +50,24 @@ def _remembered(service: Services) -> Principal:
         # A browser adds the cookie to whatever page asks; nobody else's page knows the token.
         if request.method not in SAFE_METHODS:
             csrf.check(request.headers.get(csrf.HEADER))
-        return service.principals.get(key_id) or _look_up(service, key_id, partial(keys.find_by_id, key_id=key_id))
+        session_id = str(session.get(SESSION_ID, ""))
+        find = partial(keys.find_by_id, key_id=key_id)
+        return service.principals.get(session_id) or _look_up(service, session_id, find, session_id)
     raise Unauthenticated("this needs an API key: Authorization: Bearer tq_...")
 
 
-def _look_up(service: Services, remembered_as: str, find: Find) -> Principal:
-    """The principal of a key in force, remembered; Unauthenticated, which is not, as a new key works at once."""
+def _look_up(service: Services, remembered_as: str, find: Find, session_id: str | None = None) -> Principal:
+    """The principal of a key in force, and of a session that is open, remembered.
+
+    Unauthenticated, which is not remembered, as a new key works at once.
+    """
     with service.database.transaction() as database_session:
         key = find(database_session)
     if key is None:
         raise Unauthenticated("the API key is unknown, expired or revoked")
     with service.database.of(key.tenant_id).transaction() as database_session:
+        if session_id is not None and not page_sessions.is_open(database_session, key, session_id):
+            raise Unauthenticated("the session has ended")
         keys.note_use(database_session, key.id)
     seconds = service.settings.key_seconds
     if key.expires_at is not None:

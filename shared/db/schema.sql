@@ -369,6 +369,13 @@ CREATE TABLE public.model_bundles (
     activated_at timestamp with time zone
 );
 
+CREATE TABLE public.page_sessions (
+    id text NOT NULL,
+    tenant_id text NOT NULL,
+    key_id text NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+
 CREATE VIEW public.pending_deliveries AS
  SELECT next_attempt_at
    FROM public.deliveries
@@ -534,6 +541,9 @@ ALTER TABLE ONLY public.jobs
 ALTER TABLE ONLY public.model_bundles
     ADD CONSTRAINT pk_model_bundles PRIMARY KEY (sha256);
 
+ALTER TABLE ONLY public.page_sessions
+    ADD CONSTRAINT pk_page_sessions PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.results
     ADD CONSTRAINT pk_results PRIMARY KEY (job_id);
 
@@ -611,6 +621,8 @@ CREATE INDEX ix_jobs_running ON public.jobs USING btree (lease_until) WHERE ((st
 CREATE INDEX ix_jobs_study_id ON public.jobs USING btree (study_id);
 
 CREATE INDEX ix_jobs_tenant_id_id ON public.jobs USING btree (tenant_id, id);
+
+CREATE INDEX ix_page_sessions_expires_at ON public.page_sessions USING btree (expires_at);
 
 CREATE INDEX ix_results_reused_from ON public.results USING btree (reused_from) WHERE (reused_from IS NOT NULL);
 
@@ -721,6 +733,12 @@ ALTER TABLE ONLY public.jobs
 ALTER TABLE ONLY public.jobs
     ADD CONSTRAINT fk_jobs_tenant_id FOREIGN KEY (tenant_id) REFERENCES public.tenants(id);
 
+ALTER TABLE ONLY public.page_sessions
+    ADD CONSTRAINT fk_page_sessions_key_id FOREIGN KEY (key_id) REFERENCES public.api_keys(id);
+
+ALTER TABLE ONLY public.page_sessions
+    ADD CONSTRAINT fk_page_sessions_tenant_id FOREIGN KEY (tenant_id) REFERENCES public.tenants(id);
+
 ALTER TABLE ONLY public.results
     ADD CONSTRAINT fk_results_bundle_sha256 FOREIGN KEY (bundle_sha256) REFERENCES public.model_bundles(sha256);
 
@@ -766,6 +784,8 @@ ALTER TABLE public.images ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.jobs ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.page_sessions ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.results ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.studies ENABLE ROW LEVEL SECURITY;
@@ -793,6 +813,8 @@ CREATE POLICY tenant ON public.idempotency_keys TO thoraq_api USING ((tenant_id 
 CREATE POLICY tenant ON public.images TO thoraq_api USING ((tenant_id = current_setting('thoraq.tenant'::text, true))) WITH CHECK ((tenant_id = current_setting('thoraq.tenant'::text, true)));
 
 CREATE POLICY tenant ON public.jobs TO thoraq_api USING ((tenant_id = current_setting('thoraq.tenant'::text, true))) WITH CHECK ((tenant_id = current_setting('thoraq.tenant'::text, true)));
+
+CREATE POLICY tenant ON public.page_sessions TO thoraq_api USING ((tenant_id = current_setting('thoraq.tenant'::text, true))) WITH CHECK ((tenant_id = current_setting('thoraq.tenant'::text, true)));
 
 CREATE POLICY tenant ON public.results TO thoraq_api USING ((tenant_id = current_setting('thoraq.tenant'::text, true))) WITH CHECK ((tenant_id = current_setting('thoraq.tenant'::text, true)));
 
@@ -847,6 +869,8 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.images TO thoraq_api;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO thoraq_api;
 
 GRANT SELECT,UPDATE ON TABLE public.model_bundles TO thoraq_api;
+
+GRANT SELECT,INSERT,DELETE ON TABLE public.page_sessions TO thoraq_api;
 
 GRANT SELECT ON TABLE public.pending_deliveries TO thoraq_api;
 

@@ -192,6 +192,17 @@ class ApiKey(Base):
     last_used_at: Mapped[datetime | None]
 
 
+class PageSession(Base):
+    """A session of the page that is open; its cookie names it."""
+
+    __tablename__ = "page_sessions"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = _tenant()
+    key_id: Mapped[str] = mapped_column(sa.ForeignKey("api_keys.id"))
+    expires_at: Mapped[datetime]
+    __table_args__ = (sa.Index("ix_page_sessions_expires_at", "expires_at"),)
+
+
 class Study(Base):
     """What was sent: one or more images of one modality."""
 

@@ -54,6 +54,8 @@ def fill_the_rest(session: sa.orm.Session, caller: Caller) -> None:
         """INSERT INTO delivery_attempts (delivery_id, number, duration_ms)
         SELECT id, 1, 1 FROM deliveries WHERE tenant_id = :tenant""",
         "INSERT INTO idempotency_keys (tenant_id, key, fingerprint, resource_id) VALUES (:tenant, 'k', '', '')",
+        """INSERT INTO page_sessions (id, tenant_id, key_id, expires_at)
+        SELECT 'ses_' || id, tenant_id, id, now() FROM api_keys WHERE tenant_id = :tenant""",
     ):
         session.execute(sa.text(statement), row)
 

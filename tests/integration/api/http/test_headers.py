@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from shared.db.engine import Database
@@ -35,7 +36,10 @@ def test_pages_are_in_no_frame_and_tell_nobody_where_they_were(path: str, north:
 
 
 def sign_in(make_app: MakeApp, database: Database, *, secure: bool) -> TestResponse:
-    client = make_app(session_secure=secure).test_client()
+    return sign_in_at(make_app(session_secure=secure).test_client(), database, secure=secure)
+
+
+def sign_in_at(client: FlaskClient, database: Database, *, secure: bool = False) -> TestResponse:
     url = f"{'https' if secure else 'http'}://localhost"
     token = re.search(r'name="csrf_token" value="([^"]+)"', client.get("/", base_url=url).text)
     assert token is not None
@@ -47,6 +51,23 @@ def test_a_session_is_for_this_server_alone_and_no_script(make_app: MakeApp, cle
     assert response.status_code == 303
     assert {"Secure", "HttpOnly", "SameSite=Lax"} <= set(response.headers["Set-Cookie"].split("; "))
     assert response.headers["Strict-Transport-Security"] == "max-age=31536000"
+
+
+def test_a_cookie_that_was_copied_ends_with_its_session(make_app: MakeApp, clean_database: Database) -> None:
+    app = make_app(session_secure=False, key_seconds=0)
+    client, thief, another = (app.test_client() for _ in range(3))
+    for browser in (client, another):
+        assert sign_in_at(browser, clean_database).status_code == 303
+    cookie = client.get_cookie("thoraq")
+    assert cookie is not None
+    thief.set_cookie("thoraq", cookie.value)
+    assert (thief.get("/v1/jobs").status_code, client.get("/v1/jobs").status_code) == (200, 200)
+    token = re.search(r'name="csrf_token" value="([^"]+)"', client.get("/").text)
+    assert token is not None
+    assert client.post("/sign-out", data={"csrf_token": token[1]}).status_code == 303
+    thief.set_cookie("thoraq", cookie.value)
+    assert (thief.get("/v1/jobs").status_code, client.get("/v1/jobs").status_code) == (401, 401)
+    assert another.get("/v1/jobs").status_code == 200
 
 
 def test_without_tls_nobody_is_told_to_expect_it(make_app: MakeApp, clean_database: Database) -> None:
