@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.compose import images as made
-from tests.compose.deployment import PRIVATE, Deployment
+from tests.compose.deployment import PRIVATE, START_SECONDS, Deployment
 from tests.compose.engine import Engine, NoEngine, running_engine
 from tests.compose.receiver import Receiver
 
@@ -48,8 +48,8 @@ def deployment(
     # What every hospital sets whose receivers are in its own network.
     deployment.settings(THORAQ_WEBHOOK_ALLOW_HTTP="true", THORAQ_WEBHOOK_ALLOWED_NETWORKS=PRIVATE)
     try:
-        deployment.shell(up, timeout=900)
-        deployment.wait_healthy(180)
+        deployment.shell(up)
+        deployment.wait_healthy(START_SECONDS)
         deployment.key = deployment.shell(key).strip()
         yield deployment
     finally:

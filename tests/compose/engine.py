@@ -104,7 +104,7 @@ class Engine:
         subprocess.run(["umount", self._run / "exec" / "netns" / "default"], capture_output=True, check=False)
         shutil.rmtree(self._run, ignore_errors=True)
 
-    def docker(self, *arguments: str | Path, check: bool = True, timeout: float = 120) -> str:
+    def docker(self, *arguments: str | Path, check: bool = True, timeout: float = 300) -> str:
         """What `docker ARGUMENTS` prints; CalledProcessError, with its standard error as a note, when it fails."""
         return run([DOCKER, *arguments], self.environment, check=check, timeout=timeout)
 
@@ -115,7 +115,7 @@ def run(
     *,
     cwd: Path | None = None,
     check: bool = True,
-    timeout: float = 120,
+    timeout: float = 300,
 ) -> str:
     """The standard output of a command; CalledProcessError, with its standard error as a note, when it fails."""
     done = subprocess.run(

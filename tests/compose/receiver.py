@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.compose.deployment import Deployment
+from tests.support.waiting import EVENT_SECONDS
 
 NAME = "hospital"
 EVENTS = ["job.succeeded", "job.failed", "batch.completed"]
@@ -81,19 +82,19 @@ class Receiver:
         lines = self._deployment.engine.docker("logs", self._name).splitlines()
         return [json.loads(line) for line in lines]
 
-    def wait_for(self, wanted: Callable[[list[dict[str, Any]]], bool], seconds: float = 90) -> list[dict[str, Any]]:
+    def wait_for(self, wanted: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
         """What came, once it is what is wanted."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + EVENT_SECONDS
         while not wanted(found := self.received()):
             came = Counter(str(event.get("type")) for event in found)
             assert time.monotonic() < deadline, f"{len(found)} deliveries came: {came}"
             time.sleep(0.5)
         return found
 
-    def wait_for_batch(self, batch_id: str, jobs: set[str], seconds: float = 90) -> None:
+    def wait_for_batch(self, batch_id: str, jobs: set[str]) -> None:
         """Until every job's webhook and the batch's came, each under one webhook-id, and none was refused."""
         wanted = jobs | {batch_id}
-        found = self.wait_for(lambda events: wanted <= {event.get("of") for event in events}, seconds)
+        found = self.wait_for(lambda events: wanted <= {event.get("of") for event in events})
         assert not [event for event in found if "refused" in event]
         ids = {(event["of"], event["type"]): {e["id"] for e in found if e["of"] == event["of"]} for event in found}
         assert {key: len(names) for key, names in ids.items() if len(names) != 1} == {}

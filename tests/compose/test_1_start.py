@@ -12,7 +12,7 @@ import pytest
 from standalone.samples import classify, read_samples
 from standalone.services import free_port
 from standalone.stack import Stack
-from tests.compose.deployment import Deployment
+from tests.compose.deployment import BATCH_SECONDS, START_SECONDS, Deployment, on_this_machine
 from tests.compose.images import ROOT
 from tests.compose.receiver import Receiver
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.compose
 
 
 def test_all_is_ready(deployment: Deployment) -> None:
-    deployment.wait_ready(120)
+    deployment.wait_ready(START_SECONDS)
     assert deployment.key.startswith("tq_")
     assert deployment.inspect(deployment.container("migrate"))["State"]["ExitCode"] == 0
 
@@ -35,9 +35,9 @@ def test_a_batch_of_x_rays_and_a_ct_study_are_answered_and_told(
     with deployment.client() as client:
         batch = client.submit_batch(xrays, classifier="binary", modality="xray")
         study = client.submit([ROOT / "samples" / "ct-slice.dcm"], classifier="binary")
-        done = client.wait_batch(batch, 280)
+        done = client.wait_batch(batch, on_this_machine(BATCH_SECONDS))
         assert (done.status, done.counts.succeeded) == ("completed", len(xrays))
-        assert client.wait(study, 60).status == "succeeded"
+        assert client.wait(study, on_this_machine(BATCH_SECONDS)).status == "succeeded"
         jobs = {result.job.id for result in client.batch_results(batch)}
     assert len(jobs) == len(xrays)
     receiver.wait_for_batch(batch.id, jobs | {study.id})

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.compose.deployment import OURS, SERVICES, Deployment
+from tests.compose.deployment import BATCH_SECONDS, OURS, SERVICES, Deployment, on_this_machine
 from tests.compose.receiver import Receiver
 
 pytestmark = pytest.mark.compose
@@ -32,7 +32,7 @@ def running_batch(deployment: Deployment, receiver: Receiver, new_xrays: list[Pa
             time.sleep(0.2)
         assert counts.done < counts.total, "the batch was over before anything was broken"
         yield
-        done = client.wait_batch(batch, 280)
+        done = client.wait_batch(batch, on_this_machine(BATCH_SECONDS))
         assert (done.status, done.counts.succeeded) == ("completed", len(new_xrays))
         jobs = [result.job for result in client.batch_results(batch)]
     assert len({job.id for job in jobs}) == len(jobs) == len(new_xrays)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compose.deployment import Deployment
+from tests.compose.deployment import BATCH_SECONDS, START_SECONDS, Deployment, on_this_machine
 from tests.compose.images import ROOT
 from tests.compose.receiver import Receiver
 
@@ -22,7 +22,8 @@ def test_what_is_saved_while_a_batch_runs_is_whole_in_fresh_volumes(
     deployment.wait_healthy()
     with deployment.client() as client:
         picture = ROOT / "samples" / "xray-pneumonia.jpg"
-        before = client.wait(client.submit([picture], classifier="binary", modality="xray"), 60)
+        sent = client.submit([picture], classifier="binary", modality="xray")
+        before = client.wait(sent, on_this_machine(BATCH_SECONDS))
         (artifact, *_) = client.artifacts(before.id)
         heatmap = client.heatmap(before.id, artifact.id)
         receiver.wait_for_batch(before.id, set())
@@ -34,12 +35,12 @@ def test_what_is_saved_while_a_batch_runs_is_whole_in_fresh_volumes(
     deployment.compose("down", "--volumes")
     deployment.shell(RESTORE, BACKUP=str(tmp_path / "backup"), COMPOSE_PROFILES="cpu")
     receiver.join()
-    deployment.wait_healthy(120)
+    deployment.wait_healthy(START_SECONDS)
     with deployment.client() as client:
         assert client.job(before.id).result == before.result
         assert client.heatmap(before.id, artifact.id) == heatmap
         client.redeliver(told.id)
         receiver.wait_for(lambda events: sum(event.get("id") == event_id for event in events) == 2)
         (batch, *_) = client.batches()
-        assert client.wait_batch(batch, 200).status == "completed"
+        assert client.wait_batch(batch, on_this_machine(BATCH_SECONDS)).status == "completed"
     deployment.doctor()

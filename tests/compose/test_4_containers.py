@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.compose.deployment import OURS, SERVICES, Deployment
+from tests.compose.deployment import BATCH_SECONDS, OURS, SERVICES, START_SECONDS, Deployment, on_this_machine
 from tests.support.waiting import EVENT_SECONDS
 
 pytestmark = pytest.mark.compose
@@ -100,11 +100,11 @@ def test_a_worker_with_too_little_memory_says_so_in_a_line(deployment: Deploymen
         assert "it needs 0.50 GB" in deployment.admin("queue", "--json")
         start_with_memory(deployment, container, "700m", "700m")
         wait_logged(deployment, [container], "engine.smaller_batch")
-        deployment.wait_healthy(120, ["worker-cpu"])
+        deployment.wait_healthy(START_SECONDS, ["worker-cpu"])
         assert not deployment.inspect(container)["State"]["OOMKilled"]
     finally:
         start_with_memory(deployment, container, str(host["Memory"]), str(host["MemoryReservation"]))
-    deployment.wait_healthy(120)
+    deployment.wait_healthy(START_SECONDS)
 
 
 def start_with_memory(deployment: Deployment, container: str, limit: str, reservation: str) -> None:
@@ -132,10 +132,10 @@ def test_two_workers_share_a_batch_and_a_stop_drains(deployment: Deployment, new
             assert counts.running == 0, counts
             assert counts.queued, "the batch was over before it was stopped"
             deployment.compose("up", "-d", "--scale", "worker-cpu=1")
-            assert client.wait_batch(batch, 280).status == "completed"
+            assert client.wait_batch(batch, on_this_machine(BATCH_SECONDS)).status == "completed"
     finally:
         deployment.compose("up", "-d", "--scale", "worker-cpu=1")
-    deployment.wait_healthy(120)
+    deployment.wait_healthy(START_SECONDS)
 
 
 def wait_logged(deployment: Deployment, containers: list[str], event: str, *options: str) -> None:
@@ -158,4 +158,4 @@ def test_a_stop_ends_in_order(deployment: Deployment) -> None:
     assert deployment.state("worker-cpu")["ExitCode"] == 0
     assert " ready." not in deployment.log(worker, "--since", began)
     deployment.compose("start", "worker-cpu")
-    deployment.wait_healthy(120)
+    deployment.wait_healthy(START_SECONDS)

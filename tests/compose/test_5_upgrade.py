@@ -10,9 +10,8 @@ import pytest
 
 from tests import documented
 from tests.compose import images as made
-from tests.compose.deployment import Deployment
+from tests.compose.deployment import BATCH_SECONDS, START_SECONDS, Deployment, on_this_machine
 from tests.compose.engine import Engine
-from tests.support.waiting import EVENT_SECONDS
 
 pytestmark = pytest.mark.compose
 #: The last commit whose compose file no engine had run.
@@ -40,8 +39,8 @@ def old(engine: Engine, old_checkout: Path, tmp_path_factory: pytest.TempPathFac
     deployment.shell("make secrets")
     deployment.settings(THORAQ_ENGINE="stand-in", THORAQ_STAND_IN_RATE=RATE)
     try:
-        deployment.compose("up", "-d", timeout=300)
-        deployment.wait_ready(180)
+        deployment.compose("up", "-d")
+        deployment.wait_ready(START_SECONDS)
         create = ("keys", "create", "--tenant", "General Hospital", "--name", "first")
         deployment.key = deployment.admin(*create).strip()
         yield deployment
@@ -72,7 +71,7 @@ def test_an_upgrade_loses_nothing_and_old_workers_go_on_with_the_new_schema(
         old.wait_healthy(services=["api"])
         # Sent to the new API, answered by the old worker.
         beside = client.submit(xrays[:1], classifier="ensemble", modality="xray", priority="stat")
-        assert client.wait(beside, EVENT_SECONDS).status == "succeeded"
+        assert client.wait(beside, on_this_machine(BATCH_SECONDS)).status == "succeeded"
         counts = client.batch(before.id).counts
         assert counts.queued, "the batch was to outlast the upgrade of the API"
         assert counts.failed == 0
@@ -81,7 +80,7 @@ def test_an_upgrade_loses_nothing_and_old_workers_go_on_with_the_new_schema(
         for line in rest:
             old.shell(line, COMPOSE_PROFILES="cpu")
         old.wait_healthy()
-        done = client.wait_batch(before, EVENT_SECONDS)
+        done = client.wait_batch(before, on_this_machine(BATCH_SECONDS))
         assert (done.status, done.counts.unanswered) == ("completed", 0)
         jobs = [result.job.id for result in client.batch_results(before)]
         assert len(jobs) == len(set(jobs)) == done.counts.total

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.compose.deployment import Deployment
+from tests.compose.deployment import START_SECONDS, Deployment
 from tests.compose.engine import Engine
 
 pytestmark = pytest.mark.compose
@@ -36,7 +36,7 @@ def small(
             volume = engine.docker("volume", "inspect", "--format", "{{.Mountpoint}}", f"{deployment.project}_{name}")
             disks[name] = stack.enter_context(disk(Path(volume.strip()), deployment.folder / f"{name}.img", size))
         deployment.compose("up", "-d")
-        deployment.wait_ready(180)
+        deployment.wait_ready(START_SECONDS)
         create = ("keys", "create", "--tenant", "General Hospital", "--name", "first")
         deployment.key = deployment.admin(*create).strip()
         yield deployment, disks
