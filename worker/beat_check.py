@@ -1,7 +1,7 @@
 """Beat's health check: `python -m worker.beat_check` beside it, with its environment.
 
 Exit code 0 when its loop went round a moment ago, else 1 and why. The process that hangs answers nothing; the loop that
-hangs lets its last round grow old. Of the standard library alone: it is started four times a minute, and on a machine
+hangs lets its last round grow old. Of the standard library alone: it is started six times a minute, and on a machine
 with more to do than it can, what takes a second to import is not done in time.
 """
 

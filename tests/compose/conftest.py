@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests import documented
 from tests.compose import images as made
 from tests.compose.deployment import PRIVATE, START_SECONDS, Deployment
+from tests.compose.drill import Drill, running_drill
 from tests.compose.engine import Engine, NoEngine, running_engine
 from tests.compose.receiver import Receiver
 
 MAY_BE_MISSING = "ALLOW_NO_ENGINE"
+#: What every hospital sets whose receivers are in its own network.
+RECEIVERS = {"THORAQ_WEBHOOK_ALLOW_HTTP": "true", "THORAQ_WEBHOOK_ALLOWED_NETWORKS": PRIVATE}
 
 
 @pytest.fixture(scope="session")
@@ -43,10 +48,10 @@ def deployment(
 ) -> Iterator[Deployment]:
     """The system as the documented lines start it, with a key as they make one."""
     deployment = Deployment(engine, images, tmp_path_factory.mktemp("thoraq"))
-    secrets, up, key = documented_lines()
+    secrets, profile, up, key = documented_lines()
     deployment.shell(secrets)
-    # What every hospital sets whose receivers are in its own network.
-    deployment.settings(THORAQ_WEBHOOK_ALLOW_HTTP="true", THORAQ_WEBHOOK_ALLOWED_NETWORKS=PRIVATE)
+    deployment.shell(profile)
+    deployment.settings(**RECEIVERS)
     try:
         deployment.shell(up)
         deployment.wait_healthy(START_SECONDS)
@@ -56,13 +61,19 @@ def deployment(
         deployment.remove()
 
 
-def documented_lines() -> tuple[str, str, str]:
-    """docs/operate/deploy.md's lines for a start with compose, without a GPU."""
-    text = (made.ROOT / "docs" / "operate" / "deploy.md").read_text(encoding="utf-8")
-    block = text.split("```console\n")[1].split("```")[0]
-    secrets, up, key = (line.removeprefix("$ ").partition("  #")[0].strip() for line in block.strip().splitlines())
+def documented_lines() -> list[str]:
+    """docs/operate/deploy.md's lines for a start with compose, without a GPU: secrets, profile, start, key."""
+    block, *_ = documented.blocks(made.ROOT / "docs" / "operate" / "deploy.md", "console")
+    lines = re.findall(r"^\$ (.*)$", block.replace("\\\n", ""), re.MULTILINE)
     # The images are built already, from the same Dockerfile and files; --build would only say so, for each service.
-    return secrets, up.replace(" up -d --build", " --profile cpu up -d"), key
+    return [line.partition("  #")[0].removesuffix(" --build") for line in lines]
+
+
+@pytest.fixture(scope="session")
+def drill(engine: Engine, images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drill]:
+    """Another deployment, for what is broken."""
+    with running_drill(engine, images, tmp_path_factory.mktemp("drill"), RECEIVERS) as drill:
+        yield drill
 
 
 @pytest.fixture(scope="session")

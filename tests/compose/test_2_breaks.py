@@ -15,11 +15,22 @@ import psutil
 import pytest
 
 from tests.compose.deployment import BATCH_SECONDS, OURS, SERVICES, Deployment, on_this_machine
+from tests.compose.drill import Drill
 from tests.compose.receiver import Receiver
 
 pytestmark = pytest.mark.compose
 #: The network that every service is in.
 INSIDE = "inside"
+
+
+@pytest.fixture(scope="module")
+def deployment(drill: Drill) -> Deployment:
+    return drill.deployment
+
+
+@pytest.fixture(scope="module")
+def receiver(drill: Drill) -> Receiver:
+    return drill.receiver
 
 
 @pytest.fixture

@@ -30,10 +30,10 @@ def test_what_is_saved_while_a_batch_runs_is_whole_in_fresh_volumes(
         (event_id,) = {event["id"] for event in receiver.received() if event["of"] == before.id}
         told = next(sent for sent in client.deliveries(receiver.endpoint) if sent.event_id == event_id)
         client.submit_batch(new_xrays, classifier="binary", modality="xray")
-        deployment.shell(BACKUP, BACKUP=str(tmp_path / "backup"), COMPOSE_PROFILES="cpu")
+        deployment.shell(BACKUP, BACKUP=str(tmp_path / "backup"))
     receiver.leave()
     deployment.compose("down", "--volumes")
-    deployment.shell(RESTORE, BACKUP=str(tmp_path / "backup"), COMPOSE_PROFILES="cpu")
+    deployment.shell(RESTORE, BACKUP=str(tmp_path / "backup"))
     receiver.join()
     deployment.wait_healthy(START_SECONDS)
     with deployment.client() as client:

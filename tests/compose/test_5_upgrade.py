@@ -37,7 +37,7 @@ def old(engine: Engine, old_checkout: Path, tmp_path_factory: pytest.TempPathFac
     images["thoraq-worker-cpu"] = images["thoraq-api"]
     deployment = Deployment(engine, images, tmp_path_factory.mktemp("upgraded"), old_checkout)
     deployment.shell("make secrets")
-    deployment.settings(THORAQ_ENGINE="stand-in", THORAQ_STAND_IN_RATE=RATE)
+    deployment.settings(COMPOSE_PROFILES="cpu", THORAQ_ENGINE="stand-in", THORAQ_STAND_IN_RATE=RATE)
     try:
         deployment.compose("up", "-d")
         deployment.wait_ready(START_SECONDS)
@@ -78,7 +78,7 @@ def test_an_upgrade_loses_nothing_and_old_workers_go_on_with_the_new_schema(
         # The new worker takes no time.
         old.settings(THORAQ_STAND_IN_RATE="0")
         for line in rest:
-            old.shell(line, COMPOSE_PROFILES="cpu")
+            old.shell(line)
         old.wait_healthy()
         done = client.wait_batch(before, on_this_machine(BATCH_SECONDS))
         assert (done.status, done.counts.unanswered) == ("completed", 0)
