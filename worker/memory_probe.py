@@ -32,7 +32,7 @@ def main(directory: str, engine: str, images: str) -> int:
     requests = [ImageRequest(row, classifier, Modality.XRAY) for row in range(count) for classifier in Classifier]
     with ThreadPoolExecutor(model.lanes) as lanes:
         for _ in range(ROUNDS):
-            for outputs in lanes.map(lambda _: model.infer(pixels, requests), range(model.lanes)):
+            for outputs in lanes.map(lambda _: model.infer(pixels, requests, beside=True), range(model.lanes)):
                 outputs.predictions(heatmaps=True)
     return peak()
 

@@ -38,9 +38,12 @@ class Engine(Protocol):
     def max_batch(self) -> int:
         """How many images there is memory for at once, in all lanes together."""
 
-    def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:
+    def feature_maps(
+        self, images: Pixels, backbones: Collection[str], *, beside: bool = False
+    ) -> dict[str, FeatureMaps]:
         """Feature maps (N, h, w, channels) of each asked backbone for prepared images (N, size, size).
 
+        `beside`: another call is under way or comes at once, so that this one is to take a lane's share of the cores.
         Raises ModelError for a backbone that the bundle lacks, ValueError for images of another shape,
         EngineOutOfMemory when fewer images may go through, EngineError when the device fails.
         """

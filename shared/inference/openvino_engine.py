@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import openvino as ov
 from shared.cpu import Cpu, this_cpu
 from shared.errors import EngineError, EngineOutOfMemory, ModelError
 from shared.inference.bundle import Bundle
-from shared.inference.engine import BackboneRunner, EngineName, FeatureMaps, Pixels, check_request, run_in_buckets
+from shared.inference.engine import EngineName, FeatureMaps, Pixels, check_request, run_in_buckets
 from shared.inference.openvino_graph import build_backbone
 
 INT8: EngineName = "openvino-int8"
@@ -59,10 +60,13 @@ class OpenVinoEngine:
         """One for each part of a full batch."""
         return self._parts.streams
 
-    def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:
+    def feature_maps(
+        self, images: Pixels, backbones: Collection[str], *, beside: bool = False
+    ) -> dict[str, FeatureMaps]:
         check_request(self._bundle, images, backbones)
+        runners = {name: partial(self._backbones[name], beside=beside) for name in backbones}
         try:
-            return run_in_buckets(images, {name: self._backbones[name] for name in backbones}, self._batches)
+            return run_in_buckets(images, runners, self._batches)
         except MemoryError as error:
             raise EngineOutOfMemory from error
         except RuntimeError as error:  # the only other kind that OpenVINO raises, with whatever text its plugin has
@@ -76,7 +80,7 @@ class OpenVinoEngine:
         for count in (1, self._batches[-1]):
             self.feature_maps(np.zeros((count, size, size), np.uint8), self._backbones.keys())
 
-    def _backbone(self, name: str) -> BackboneRunner:
+    def _backbone(self, name: str) -> Compiled:
         try:
             return Compiled(self._core, self._graph(name), self._options, self._parts)
         except RuntimeError as error:
@@ -134,15 +138,17 @@ class Compiled:
                 self._requests.put(compiled.create_infer_request())
             self._threads = ThreadPoolExecutor(parts.streams, "part")
 
-    def __call__(self, images: Pixels) -> FeatureMaps:
-        """Feature maps (N, h, w, channels) of images (N, size, size); RuntimeError."""
+    def __call__(self, images: Pixels, *, beside: bool) -> FeatureMaps:
+        """Feature maps (N, h, w, channels) of images (N, size, size); RuntimeError.
+
+        `beside`: others go through it at the same time, and these take one part's cores.
+        """
         streams, size = self._parts
+        if streams > 1 and beside:
+            return self._side_by_side(images)
         if streams > 1 and len(images) == streams * size:
             parts = (images[start : start + size] for start in range(0, len(images), size))
             return np.concatenate(list(self._threads.map(self._side_by_side, parts)))
-        # A part has others beside it, and what comes while all cores are taken does not wait for them.
-        if streams > 1 and (len(images) == size or self._all_cores.locked()):
-            return self._side_by_side(images)
         with self._all_cores:
             return np.array(self._together(images)[0])
 

@@ -39,7 +39,13 @@ class TensorFlowEngine:
         self._policy = "mixed_float16" if half else "float32"
         self._backbones = {name: self._backbone(name) for name in bundle.card.backbones}
 
-    def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:
+    def feature_maps(
+        self,
+        images: Pixels,
+        backbones: Collection[str],
+        *,
+        beside: bool = False,  # noqa: ARG002 - Engine's; there is one lane
+    ) -> dict[str, FeatureMaps]:
         check_request(self._bundle, images, backbones)
         try:
             return run_in_buckets(images, {name: self._backbones[name] for name in backbones}, self._buckets)

@@ -41,6 +41,8 @@ class InferenceBatch:
     keys: list[Key]
     requests: list[ImageRequest]
     images: Pixels
+    #: it is one of several that come one after the other
+    of_several: bool = False
 
     def halves(self) -> tuple[InferenceBatch, InferenceBatch]:
         """The same in two; there must be two images or more."""
@@ -52,7 +54,7 @@ class InferenceBatch:
             (key, request) for key, request in zip(self.keys, self.requests, strict=True) if start <= request.row < end
         ]
         requests = [replace(request, row=request.row - start) for _, request in pairs]
-        return InferenceBatch([key for key, _ in pairs], requests, self.images[start:end])
+        return InferenceBatch([key for key, _ in pairs], requests, self.images[start:end], self.of_several)
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,16 @@ class InferenceResult:
 def split(studies: Sequence[Study], batch_size: int, predictor: Predictor) -> Iterator[InferenceBatch]:
     """All images of the studies, a lane's part of a batch at once (a study alone may have thousands of them).
 
+    What does not fill a batch is shared among the lanes alike: one lane with all of it would leave the others' cores
+    idle, and small parts are as fast, image by image.
+
     Those for the first batch are made here, and not when a lane is free: it would wait for the copy, and for the other
     threads' turns.
     """
     together = min(batch_size, predictor.max_batch or batch_size)
-    batches = _batches(studies, max(together // predictor.lanes, 1))
+    images = len({name for study in studies for name in study.pixels})
+    share = -(-images // predictor.lanes)
+    batches = _batches(studies, max(min(together // predictor.lanes, share), 1))
     return chain(list(islice(batches, predictor.lanes)), batches)
 
 
@@ -91,7 +98,8 @@ def _batches(studies: Sequence[Study], size: int) -> Iterator[InferenceBatch]:
         requests = {
             key: ImageRequest(rows[key[0]], key[1], sent_as) for key, sent_as in wanted.items() if key[0] in rows
         }
-        yield InferenceBatch(list(requests), list(requests.values()), np.stack([pixels[name] for name in rows]))
+        images = np.stack([pixels[name] for name in rows])
+        yield InferenceBatch(list(requests), list(requests.values()), images, of_several=len(names) > size)
 
 
 @dataclass(frozen=True)
@@ -104,9 +112,13 @@ class BatchPredictions:
 
 @dataclass(eq=False)
 class Lane:
-    """A lane that is taken; `since`: seconds of time.monotonic() at which its present inference began."""
+    """A lane that is taken; `since`: seconds of time.monotonic() at which its present inference began.
+
+    `beside`: when it was taken, others were, or were about to be.
+    """
 
     since: float
+    beside: bool
 
 
 class InferenceDispatcher:
@@ -172,7 +184,7 @@ class InferenceDispatcher:
         """Take a lane, once there is one."""
         with self._change:
             self.wait_free(predictor.lanes)
-            lane = Lane(time.monotonic())
+            lane = Lane(time.monotonic(), batch.of_several or bool(self._taken))
             self._taken.add(lane)
         return self._threads.submit(self._occupy, lane, predictor, batch)
 
@@ -202,7 +214,7 @@ class InferenceDispatcher:
         outputs: RawOutputs | ThoraqError
         try:
             with metrics.INFER_SECONDS.time():
-                outputs = predictor.infer(batch.images, batch.requests)
+                outputs = predictor.infer(batch.images, batch.requests, beside=lane.beside)
         except ThoraqError as error:
             log.warning("engine.failed", error=error.type, detail=error.detail, images=len(batch.images))
             outputs = error

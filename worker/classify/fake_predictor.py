@@ -51,7 +51,13 @@ class StandIn:
         self.bundle, self.needs_pixels = bundle, needs_pixels
         self._rate = rate
 
-    def infer(self, images: Pixels, requests: Sequence[ImageRequest]) -> RawOutputs:
+    def infer(
+        self,
+        images: Pixels,
+        requests: Sequence[ImageRequest],
+        *,
+        beside: bool = False,  # noqa: ARG002 - Predictor's; it needs no cores
+    ) -> RawOutputs:
         until = time.perf_counter() + (len(images) / self._rate if self._rate else 0)
         levels = images.mean(axis=(1, 2)) / 255 if self.needs_pixels else np.full(len(images), 0.5)
         answers = Answers([_predict(request, float(levels[request.row])) for request in requests])

@@ -111,9 +111,10 @@ class Predictor(Protocol):
     def max_batch(self) -> int | None:
         """How many images there is memory for at once, in all lanes together; None: as many as are wanted."""
 
-    def infer(self, images: Pixels, requests: Sequence[ImageRequest]) -> RawOutputs:
+    def infer(self, images: Pixels, requests: Sequence[ImageRequest], *, beside: bool = False) -> RawOutputs:
         """Run prepared images (N, size, size) of uint8 through the engine.
 
+        `beside`: another inference is under way or comes at once.
         Raises EngineError when the device fails, ValueError for images of another shape.
         """
 
@@ -145,9 +146,9 @@ class Model:
         """As many as the engine has memory for."""
         return self.engine.max_batch
 
-    def infer(self, images: Pixels, requests: Sequence[ImageRequest]) -> RawOutputs:
+    def infer(self, images: Pixels, requests: Sequence[ImageRequest], *, beside: bool = False) -> RawOutputs:
         """As `Predictor` says. Without a gate in the bundle every image is what it was sent as."""
-        maps = _BackboneOutputs(self.engine, images)
+        maps = _BackboneOutputs(self.engine, images, beside=beside)
         verdicts = self._judge(maps, len(images))
         plans = [self._plan(request, verdicts[request.row]) for request in requests]
         maps.run(self._wanted(_heard(plans)))
@@ -218,8 +219,8 @@ class _FeatureMapOutputs:
 class _BackboneOutputs:
     """The maps of one inference: no backbone sees an image twice."""
 
-    def __init__(self, engine: Engine, images: Pixels) -> None:
-        self._engine, self._images = engine, images
+    def __init__(self, engine: Engine, images: Pixels, *, beside: bool) -> None:
+        self._engine, self._images, self._beside = engine, images, beside
         self._found: dict[str, FeatureMaps] = {}
         self._places: dict[str, dict[int, int]] = {}
 
@@ -231,7 +232,8 @@ class _BackboneOutputs:
                 together[tuple(sorted(rows))].append(backbone)
         for order, backbones in together.items():
             whole = len(order) == len(self._images)
-            self._found |= self._engine.feature_maps(self._images if whole else self._images[list(order)], backbones)
+            images = self._images if whole else self._images[list(order)]
+            self._found |= self._engine.feature_maps(images, backbones, beside=self._beside)
             self._places |= {backbone: {row: place for place, row in enumerate(order)} for backbone in backbones}
 
     def of(self, backbone: str, rows: Sequence[int]) -> FeatureMaps:

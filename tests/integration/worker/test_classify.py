@@ -36,7 +36,7 @@ class Faulty:
     def __init__(self, fault: Exception) -> None:
         self.fault = fault
 
-    def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:  # noqa: ARG002 - Engine's
+    def feature_maps(self, *_: object, **__: object) -> dict[str, FeatureMaps]:
         raise self.fault
 
     def warm_up(self) -> None:
@@ -53,11 +53,13 @@ class Narrow:
         self._engine, self._most = engine, most
         self.looks: list[int] = []
 
-    def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:
+    def feature_maps(
+        self, images: Pixels, backbones: Collection[str], *, beside: bool = False
+    ) -> dict[str, FeatureMaps]:
         self.looks.append(len(images))
         if len(images) > self._most:
             raise EngineOutOfMemory
-        return self._engine.feature_maps(images, backbones)
+        return self._engine.feature_maps(images, backbones, beside=beside)
 
     def warm_up(self) -> None:
         """Nothing to do."""
@@ -260,9 +262,11 @@ def test_a_batch_that_was_claimed_before_a_swap_is_answered_by_the_model_it_was_
     handler = Classify("worker", settings.model_copy(update={"batch_size": 1}), clean_database, storage, model)
 
     class Swapping(Watched):
-        def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:
+        def feature_maps(
+            self, images: Pixels, backbones: Collection[str], *, beside: bool = False
+        ) -> dict[str, FeatureMaps]:
             handler.swap(other)
-            return super().feature_maps(images, backbones)
+            return super().feature_maps(images, backbones, beside=beside)
 
     handler.swap(Model(model.bundle, Swapping(model.engine)))
     handler.drain(threading.Event())
@@ -346,10 +350,12 @@ def test_a_job_cancelled_during_inference_keeps_neither_result_nor_heatmap(
     (job_id,) = queue(clean_database, storage, count=1)
 
     class Cancelling(Watched):
-        def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:
+        def feature_maps(
+            self, images: Pixels, backbones: Collection[str], *, beside: bool = False
+        ) -> dict[str, FeatureMaps]:
             with clean_database.transaction() as session:
                 states.cancel(session, session.get_one(Job, job_id).tenant_id, job_id)
-            return super().feature_maps(images, backbones)
+            return super().feature_maps(images, backbones, beside=beside)
 
     engine = Cancelling(model.engine)
     drain(settings, clean_database, storage, Model(model.bundle, engine))

@@ -35,13 +35,15 @@ class Watched(StandIn):
     def __init__(self, act: Callable[[int], None] = lambda _: None, lanes: int = 1) -> None:
         super().__init__(stand_in(0).bundle, needs_pixels=True, rate=0)
         self.sizes: list[int] = []
+        self.beside: list[bool] = []
         self.lanes = lanes
         self._act, self._numbers = act, count(1)
 
-    def infer(self, images: Pixels, requests: Sequence[ImageRequest]) -> RawOutputs:
+    def infer(self, images: Pixels, requests: Sequence[ImageRequest], *, beside: bool = False) -> RawOutputs:
         self.sizes.append(len(images))
+        self.beside.append(beside)
         self._act(next(self._numbers))
-        return super().infer(images, requests)
+        return super().infer(images, requests, beside=beside)
 
 
 @pytest.fixture
@@ -172,8 +174,8 @@ def test_a_write_that_fails_ends_the_drain_and_lets_its_leases_run_out(
     queue(clean_database, storage, count=4 * SIZE)
 
     class Broken(Watched):
-        def infer(self, images: Pixels, requests: Sequence[ImageRequest]) -> RawOutputs:
-            seen = super().infer(images, requests)
+        def infer(self, images: Pixels, requests: Sequence[ImageRequest], *, beside: bool = False) -> RawOutputs:
+            seen = super().infer(images, requests, beside=beside)
             return seen if len(self.sizes) > 1 else Unspeakable()
 
     class Unspeakable:
@@ -334,6 +336,18 @@ def test_a_lane_that_is_free_takes_from_the_next_batch_while_the_other_is_at_wor
     drain(small, clean_database, storage, predictor)
     assert predictor.sizes == [SIZE // 2] * 6
     assert count_states(clean_database) == {JobState.SUCCEEDED: len(ids)}
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (2, [1, 1]), (5, [3, 2]), (SIZE, [SIZE // 2] * 2)])
+def test_what_does_not_fill_a_batch_is_shared_among_the_lanes(
+    small: Settings, clean_database: Database, storage: Counting, count: int, sizes: list[int]
+) -> None:
+    """Each lane has its own cores: one with all of it would leave the others' idle. One image alone has all cores."""
+    queue(clean_database, storage, count=count)
+    predictor = Watched(lanes=2)
+    drain(small, clean_database, storage, predictor)
+    assert sorted(predictor.sizes, reverse=True) == sizes
+    assert predictor.beside == [count > 1] * len(sizes)
 
 
 def test_a_look_that_hangs_is_not_hidden_by_the_other_lane(

@@ -50,9 +50,11 @@ class Watched:
     def max_batch(self) -> int:
         return self.engine.max_batch
 
-    def feature_maps(self, images: Pixels, backbones: Collection[str]) -> dict[str, FeatureMaps]:
+    def feature_maps(
+        self, images: Pixels, backbones: Collection[str], *, beside: bool = False
+    ) -> dict[str, FeatureMaps]:
         self.shown += [(backbone, len(images)) for backbone in sorted(backbones)]
-        return self.engine.feature_maps(images, backbones)
+        return self.engine.feature_maps(images, backbones, beside=beside)
 
     def warm_up(self) -> None:
         self.engine.warm_up()

@@ -207,7 +207,7 @@ def test_lanes_side_by_side_give_the_same_maps_as_one_call_after_the_other(whole
     asked = [pictures(count) for count in (8, 3, 8, 1, 8, 5) * 4]
     alone = [engine.feature_maps(images, ["vgg16"])["vgg16"] for images in asked]
     with ThreadPoolExecutor(engine.lanes) as lanes:
-        beside = list(lanes.map(lambda images: engine.feature_maps(images, ["vgg16"])["vgg16"], asked))
+        beside = list(lanes.map(lambda images: engine.feature_maps(images, ["vgg16"], beside=True)["vgg16"], asked))
     for one, other in zip(alone, beside, strict=True):
         np.testing.assert_allclose(one, other, atol=0.02 * one.std())
 
