@@ -87,7 +87,7 @@ def test_one_tenants_stat_does_not_keep_anothers_routine_study_waiting(
     with clean_database.transaction() as session:
         north, south = (add_tenant(session, name) for name in ("north", "south"))
         session.execute(sa.update(Tenant).values(stat_share=1_000))
-        for _ in range(60):
+        for _ in range(STAT_CLAIMS * MOST_BATCHES + 4):
             add_job(session, north, images=SIZE, priority=Priority.STAT)
         routine = add_job(session, south).id
     put(clean_database, storage, (40, 200))
