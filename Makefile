@@ -1,7 +1,7 @@
 # Thoraq's commands. Python 3.11, 3.12 or 3.13 and make are all they need; everything else comes from locks/all.lock.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo docs test test-unit test-big test-compose lint lint-types bench chaos fuzz train evaluate lock tools secrets certificate compose-check data-given
+.PHONY: help setup run demo docs test test-unit test-big test-compose lint lint-types bench chaos siege fuzz train evaluate lock tools secrets certificate compose-check data-given
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -98,6 +98,9 @@ $(BENCH_READY): locks/bench.lock $(READY)
 chaos: TOOLS := $(if $(ENGINE),$(ENGINE_TOOLS))
 chaos: $(READY) tools ## break parts at random, then check that nothing was lost [SEED=] [JOBS=] [MINUTES=] [ENGINE=compose, as root] [ARGS=--quick|--real]
 	$(BIN)/python -m tests.chaos $(call option,seed,$(SEED)) $(call option,jobs,$(JOBS)) $(call option,minutes,$(MINUTES)) $(call option,engine,$(ENGINE)) $(ARGS)
+
+siege: $(READY) ## one hospital and strangers attack, another is timed; the dearest files [SEED=] [SECONDS=20] [COSTS=120]
+	$(BIN)/python -m tests.siege $(call option,seed,$(SEED)) $(call option,seconds,$(SECONDS)) $(call option,costs,$(COSTS))
 
 fuzz: $(READY) ## damaged files through the decoders, in a process that is watched [SECONDS=600] [SEED=1]
 	$(BIN)/python -m tests.fuzz $(call option,seconds,$(SECONDS)) $(call option,seed,$(SEED))

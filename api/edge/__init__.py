@@ -5,12 +5,18 @@
 
 from __future__ import annotations
 
+import sys
+
 from api import create_app
 from api.edge.server import Edge
 from shared.config import settings
 
+SWITCH_SECONDS = 0.001
+
 
 def create_edge() -> Edge:
     """The ASGI application; settings come from the environment."""
+    # The event loop waits for the interpreter's lock behind the threads, each of which keeps it for so long.
+    sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app()
     return Edge(app, settings())
