@@ -61,10 +61,10 @@ docs: $(READY) ## build the documentation and serve it on this machine [PORT=800
 # Each worker has a PostgreSQL, a Redis and a running system of its own: 3 GB of memory, and a file's tests stay together.
 WORKERS := 2
 test: $(READY) tools ## every test, in two processes; ARGS='tests/unit -k name' narrows them [WORKERS=0: in one]
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-unit: $(READY) ## the tests that need no services
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile tests/unit $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder tests/unit $(ARGS)
 
 test-big: $(READY) tools ## five thousand real images through `thoraq batch`, with a stand-in engine; takes ten minutes
 	$(BIN)/python -m pytest -m big tests/acceptance/batches/test_big.py $(ARGS)

@@ -19,6 +19,14 @@ from shared.db.tables import Base
 from standalone.services import Postgres, Redis
 from tests.support.servers.s3 import MotoS3, SeaweedFs
 
+#: Where files take longest. With two processes, the last of them would keep one waiting for the other.
+LONGEST = ("tests/acceptance/", "tests/unit/training/", "tests/integration/shared/inference/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest; otherwise in the order of their names."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
 
 @dataclass(frozen=True)
 class S3:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -11,6 +11,7 @@ import pytest
 
 from shared.config import parse
 from shared.db.engine import Database
+from shared.inference.engine_comparison import FOLDER
 from shared.keys import Scope
 from shared.storage import open_storage
 from standalone.services import free_port
@@ -29,9 +30,28 @@ def plain_environ() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, plain_environ: dict[str, str]) -> Iterator[Stack]:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Makes data folders in which systems find how fast this machine's engines are: the first of them measures it."""
+    base = tmp_path_factory.getbasetemp()
+    # Every process of pytest-xdist has a folder in that of the session.
+    together = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / FOLDER
+    together.mkdir(exist_ok=True)
+
+    def make(data: Path) -> Path:
+        data.mkdir(mode=0o700, exist_ok=True)  # one that others can enter is refused unless it is empty
+        (data / "models").mkdir()
+        (data / "models" / FOLDER).symlink_to(together)
+        return data
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, plain_environ: dict[str, str], compared: Callable[[Path], Path]
+) -> Iterator[Stack]:
     """Every process, once a session. Nothing starts by itself what a test has killed; see `whole_stack`."""
-    data = tmp_path_factory.mktemp("standalone")
+    data = compared(tmp_path_factory.mktemp("standalone"))
     with Stack(data, port=free_port(), environ=plain_environ | QUICK) as stack:
         yield stack
 

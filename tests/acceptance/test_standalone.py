@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -177,9 +177,9 @@ def test_the_api_serves_on_while_a_process_of_it_is_started_again(serving: Stand
 
 @pytest.mark.parametrize(("number", "when"), [(signal.SIGTERM, SERVING), (signal.SIGINT, STARTING)])
 def test_a_signal_stops_every_process(
-    data: Path, plain_environ: dict[str, str], number: signal.Signals, when: str
+    data: Path, compared: Callable[[Path], Path], plain_environ: dict[str, str], number: signal.Signals, when: str
 ) -> None:
-    standalone = Standalone(data, plain_environ, "--port", str(free_port()))
+    standalone = Standalone(compared(data), plain_environ, "--port", str(free_port()))
     standalone.line(when)
     family = standalone.family()
     assert {"postgres", redis_program().name} <= {process.name() for process in family}
