@@ -41,7 +41,7 @@ def open_database() -> Iterator[Database]:
 
 
 def field(name: str, heading: str | None = None, **how: Any) -> Column[dict[str, object]]:
-    """A column with a field of each row; `how` is as Column takes it."""
+    """Return a column with a field of each row; `how` is as Column takes it."""
     return Column(heading or name.replace("_", " ").capitalize(), lambda row: _cell(row[name]), **how)
 
 

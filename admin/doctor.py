@@ -66,7 +66,10 @@ class Doctor:
             session.add(AuditEntry(actor=ACTOR, action="doctor.repair", subject=says))
 
     def _lost_objects(self) -> tuple[str, ...]:
-        """What is lost of jobs that still live when it has been looked for. Their workers fail them, and say why."""
+        """Return what is lost of jobs that still live when it has been looked for.
+
+        Their workers fail them, and say why.
+        """
         lost = [row for row in self._live_objects() if not is_whole(self._storage, *row)]
         still = set(self._live_objects()) if lost else set()
         return tuple(key for key, sha256 in lost if (key, sha256) in still)
@@ -76,7 +79,7 @@ class Doctor:
             return [(row.object_key, row.sha256) for row in session.execute(LIVE)]
 
     def _damaged_bundles(self) -> tuple[str, ...]:
-        """What `thoraq-admin models push` mends."""
+        """Return what `thoraq-admin models push` mends."""
         with self._database.transaction() as session:
             bundles = session.scalars(sa.select(ModelBundle.sha256).where(ModelBundle.stored)).all()
         return tuple(sha256 for sha256 in bundles if not self._is_bundle_whole(sha256))

@@ -53,7 +53,7 @@ class Invariant:
 
 
 def broken(session: Session, invariant: Invariant, settings: Settings) -> tuple[str, ...]:
-    """The ids that break it now."""
+    """Return the ids that break it now."""
     return tuple(session.scalars(sa.text(COMMON + invariant.broken), _given(settings)))
 
 

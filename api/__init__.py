@@ -75,7 +75,7 @@ SECURITY: dict[str, SecurityScheme | dict[str, Any]] = {
 
 
 def create_app(given: Settings | None = None) -> Flask:
-    """The WSGI application; settings come from the environment unless given."""
+    """Make the WSGI application; settings come from the environment unless given."""
     try:
         config = given or settings()
     except ConfigError as error:

@@ -92,7 +92,7 @@ def _check_stored(bundle: ModelBundle | None) -> None:
 
 
 def _serving(session: Session, service: Services) -> set[str | None]:
-    """The bundles that live workers answer with."""
+    """Return the bundles that live workers answer with."""
     fresh = Worker.seen_at > sa.func.now() - timedelta(seconds=service.settings.lease_seconds)
     return set(session.scalars(sa.select(Worker.bundle_sha256).where(fresh)))
 

@@ -56,7 +56,7 @@ def main(
 
 
 def chosen(names: Sequence[str]) -> list[Row]:
-    """The rows of these names, in the bench's order; all of them without names."""
+    """Return the rows of these names, in the bench's order; all of them without names."""
     if unknown := set(names) - ROWS.keys():
         raise typer.BadParameter(f"no such row: {', '.join(sorted(unknown))}")
     return [row for name, row in ROWS.items() if not names or name in names]

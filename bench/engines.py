@@ -65,7 +65,7 @@ def measure(bundle: Bundle, rounds: int) -> dict[str, Any]:
 
 
 def engine_cases(bundle: Bundle, images: Pixels) -> dict[str, tuple[Act, int]]:
-    """The binary classifier for X-rays on every engine, alone and in batches; name to act, and its images."""
+    """Return the binary classifier for X-rays on every engine, alone and in batches; name to act, and its images."""
     head = bundle.head_for("binary", "xray")
     network = HeadNetwork.load(bundle, head)
     cases: dict[str, tuple[Act, int]] = {PREDICT: (_predict_one_by_one(bundle, images[:2]), 2)}
@@ -79,7 +79,7 @@ def engine_cases(bundle: Bundle, images: Pixels) -> dict[str, tuple[Act, int]]:
 
 
 def answer_cases(bundle: Bundle, engine: Engine, images: Pixels) -> dict[str, tuple[Act, int]]:
-    """What the default engine's user asks for: one classifier, the other, both, and the heatmaps of both."""
+    """Return what the default engine's user asks for: one classifier, the other, both, and the heatmaps of both."""
     heads = {name: bundle.head_for(name, "xray") for name in ("binary", "ensemble")}
     networks = {name: HeadNetwork.load(bundle, head) for name, head in heads.items()}
     maps = engine.feature_maps(images, bundle.card.backbones.keys())
@@ -120,7 +120,7 @@ def run_rounds(cases: Mapping[str, Act], rounds: int) -> dict[str, list[float]]:
 def conclusions(
     default: str, seconds: Mapping[str, Sequence[float]], rates: Mapping[str, Sequence[float]]
 ) -> dict[str, Spread]:
-    """The figures that docs/explain/how-fast.md quotes, compared within each round."""
+    """Return the figures that docs/explain/how-fast.md quotes, compared within each round."""
     ours = rates[f"{default}, batch {BATCH}"]
     return {
         "default engine to TensorFlow float32": ratio(ours, rates[f"{REFERENCE}, batch {BATCH}"]),
@@ -153,7 +153,7 @@ def _answer(engine: Engine, network: HeadNetwork, images: Pixels, times: int) ->
 
 
 def _predict_one_by_one(bundle: Bundle, images: Pixels) -> Act:
-    """What a first version of a service does: Keras' `predict`, image by image."""
+    """Return what a first version of a service does: Keras' `predict`, image by image."""
     network = keras_network(bundle, bundle.head_for("binary", "xray"))
     tensors = np.repeat(images[..., np.newaxis], bundle.input.channels, axis=-1).astype(np.float32)
 

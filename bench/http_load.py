@@ -82,7 +82,7 @@ def post(url: str, body: Body, lab: Lab, key: str = "") -> Load:
 
 
 def read(output: str) -> Load:
-    """What wrk printed; LoadFailed when requests failed."""
+    """Return what wrk printed; LoadFailed when requests failed."""
     failed = re.search(r"Non-2xx or 3xx responses: .*|Socket errors: .*", output)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
     count = re.search(r"(\d+) requests in", output)

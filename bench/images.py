@@ -42,7 +42,7 @@ def make_small(folder: Path, count: int, name: str = "small") -> list[Path]:
 
 
 def small_jpegs(count: int, name: str) -> Iterator[bytes]:
-    """The bytes of `make_small`."""
+    """Yield the bytes of `make_small`."""
     pictures = [_encoded(".jpg", _resized(grey, SMALL_SIDE)) for grey in _samples()]
     for index, jpeg in enumerate(islice(cycle(pictures), count)):
         yield stamped_jpeg(jpeg, f"{name}-{index}")

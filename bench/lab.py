@@ -37,7 +37,7 @@ class Lab:
     bundle: Path
 
     def rounds(self) -> Iterator[int]:
-        """The rounds, told as they begin."""
+        """Yield the rounds, told as they begin."""
         for number in range(1, self.sizes.rounds + 1):
             say(f"  round {number} of {self.sizes.rounds}")
             yield number

@@ -48,7 +48,7 @@ def versions() -> dict[str, str]:
 
 
 def revision() -> dict[str, Any]:
-    """The commit, and whether files differ from it; `unknown` outside a git checkout."""
+    """Return the commit, and whether files differ from it; `unknown` outside a git checkout."""
     commit = _git("rev-parse", "HEAD")
     return {"commit": commit or "unknown", "modified": bool(_git("status", "--porcelain"))}
 

@@ -59,14 +59,14 @@ class Found:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """The spread of one figure per round; ValueError without rounds."""
+    """Return the spread of one figure per round; ValueError without rounds."""
     if not values:
         raise ValueError("no round was measured")
     return Spread(statistics.median(values), min(values), max(values))
 
 
 def ratio(these: Sequence[float], those: Sequence[float]) -> Spread:
-    """The spread of one figure over another, round by round; ValueError when the rounds do not pair.
+    """Return the spread of one figure over another, round by round; ValueError when the rounds do not pair.
 
     Compared within each round, whose parts ran minutes apart at most, and summarised after that: a neighbour who
     takes the machine for a while then spoils a round, not the comparison.
@@ -75,7 +75,7 @@ def ratio(these: Sequence[float], those: Sequence[float]) -> Spread:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that at least `percent` % of the values do not exceed (nearest rank)."""
+    """Return the smallest value that at least `percent` % of the values do not exceed (nearest rank)."""
     if not values or not 0 < percent <= 100:
         raise ValueError("a percentile needs values, and a percent above 0 and up to 100")
     rank = -(-len(values) * percent // 100)  # rounded up
@@ -83,7 +83,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def as_json(found: Found, context: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as it is kept: `context`, its claims with their verdict, its figures."""
+    """Return a row as it is kept: `context`, its claims with their verdict, its figures."""
     claims = [
         {
             "what": claim.what,
@@ -126,7 +126,7 @@ def table(claims: Iterable[Claim]) -> Table:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What was written before; nothing when nothing was."""
+    """Return what was written before; nothing when nothing was."""
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return kept
 

@@ -58,7 +58,7 @@ class Thoraq:
         return probabilities(job if job.done else self.client.wait(job, TIMEOUT_SECONDS))
 
     def tenant(self, name: str) -> Tenant:
-        """A hospital of this name, made if it is new, with a new key."""
+        """Return a hospital of this name, made if it is new, with a new key."""
         command = [sys.executable, "-m", "admin", "keys", "create", "--tenant", name, "--name", "bench", "--json"]
         done = subprocess.run(command, cwd=ROOT, env=self.stack.environ, capture_output=True, text=True, check=True)
         made = json.loads(done.stdout)
@@ -88,7 +88,7 @@ class Thoraq:
                 self.stack.children[program.name] = program
 
     def engine_seconds(self) -> EngineTime:
-        """What the worker's engine has done since its start."""
+        """Return what the worker's engine has done since its start."""
         text = httpx.get(f"http://{HOST}:{self._metrics_port}/metrics", timeout=5).raise_for_status().text
         samples = {s.name: s.value for family in text_string_to_metric_families(text) for s in family.samples}
         busy, images = samples["thoraq_batch_infer_seconds_sum"], int(samples["thoraq_batch_images_sum"])
@@ -141,13 +141,13 @@ def wait_for_none(connection: psycopg.Connection) -> float:
 
 
 def one(connection: psycopg.Connection, statement: LiteralString, values: Mapping[str, Any] | None = None) -> Any:
-    """The first value of a query's first row; None without one."""
+    """Return the first value of a query's first row; None without one."""
     row = connection.execute(statement, values).fetchone()
     return None if row is None else row[0]
 
 
 def probabilities(job: Job) -> Mapping[str, float]:
-    """A job's answer; ClientError when it has none, or when the image was rejected."""
+    """Return a job's answer; ClientError when it has none, or when the image was rejected."""
     found = job.answer().probabilities
     if found is None:
         raise ClientError("the image was rejected")

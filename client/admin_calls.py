@@ -25,7 +25,7 @@ class AdminCalls(Calls):
         return ApiKey.model_validate(self._post("/v1/keys", idempotency_key, json=body).json())
 
     def keys(self) -> Iterator[ApiKey]:
-        """The tenant's keys, newest first, those that have ended too."""
+        """Return the tenant's keys, newest first, those that have ended too."""
         return map(ApiKey.model_validate, self._pages("/v1/keys", {}))
 
     def revoke_key(self, key_id: str) -> ApiKey:
@@ -35,7 +35,7 @@ class AdminCalls(Calls):
     def audit(
         self, *, actor: str | None = None, action: str | None = None, subject: str | None = None
     ) -> Iterator[AuditEntry]:
-        """What was done to the tenant's things, newest first."""
+        """Return what was done to the tenant's things, newest first."""
         query = given(actor=actor, action=action, subject=subject)
         return map(AuditEntry.model_validate, self._pages("/v1/audit", query))
 

@@ -60,11 +60,14 @@ class Archive(Protocol):
         """Bytes of the items before this one, about as they are sent."""
 
     def pieces(self, first: int) -> Iterator[Piece]:
-        """A ZIP of the items from `first` on; beyond the last, an empty one. OSError if a file cannot be read."""
+        """Return a ZIP of the items from `first` on; beyond the last, an empty one.
+
+        OSError if a file cannot be read.
+        """
 
 
 def archive_of(paths: Sequence[Path]) -> tuple[Archive, int]:
-    """What to send of these paths, and how many other files lie beside it.
+    """Return what to send of these paths, and how many other files lie beside it.
 
     One ZIP is sent as it is; files and directories are packed. ValueError when there is nothing to send, or a ZIP
     among others, or one that is none. OSError for what cannot be read.

@@ -116,13 +116,13 @@ class BatchCalls(Calls):
             attempt += 1
 
     def find_batch(self, idempotency_key: str) -> Batch | None:
-        """The batch that was begun with this key, if there is one."""
+        """Find the batch that was begun with this key, if there is one."""
         query = {"idempotency_key": idempotency_key, "limit": 1}
         page = self._transport.send("GET", "/v1/batches", params=query).json()
         return next(map(Batch.model_validate, page["data"]), None)
 
     def batch(self, batch_id: str) -> Batch:
-        """A batch as it is now."""
+        """Return a batch as it is now."""
         return Batch.model_validate(self._transport.send("GET", route("batches", batch_id)).json())
 
     def batches(self, *, page_size: int = 50) -> Iterator[Batch]:

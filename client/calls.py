@@ -76,7 +76,7 @@ class Calls:
 
 
 def route(*names: str) -> str:
-    """The route's path; an id that was mistyped must not become another route."""
+    """Return the route's path; an id that was mistyped must not become another route."""
     return "/".join(("/v1", *(quote(name, safe="") for name in names)))
 
 
@@ -86,5 +86,5 @@ def given(**values: Any) -> dict[str, Any]:
 
 
 def id_of(thing: str | Job | Batch) -> str:
-    """An id, of whatever a caller holds."""
+    """Return an id, of whatever a caller holds."""
     return thing if isinstance(thing, str) else thing.id

@@ -244,7 +244,7 @@ def _fetch(thoraq: Client, ids: list[str]) -> list[Outcome]:
 
 
 def _save_heatmaps(thoraq: Client, job_id: str, folder: Path) -> Job:
-    """The job, with its heatmaps saved and their paths printed. OSError when they cannot be written."""
+    """Return the job, with its heatmaps saved and their paths printed. OSError when they cannot be written."""
     job = thoraq.job(job_id)
     images = {image.image_id: image for image in job.result.images} if job.result else {}
     found = [one for one in thoraq.artifacts(job_id) if one.kind == "heatmap" and one.image_id in images]

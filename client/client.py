@@ -68,7 +68,7 @@ class Client(BatchCalls, AdminCalls):
         return Study.model_validate(self._upload("/v1/studies", files, fields, idempotency_key))
 
     def study(self, study_id: str) -> Study:
-        """A study and its images."""
+        """Return a study and its images."""
         return Study.model_validate(self._transport.send("GET", route("studies", study_id)).json())
 
     def run(
@@ -89,7 +89,7 @@ class Client(BatchCalls, AdminCalls):
         return Job.model_validate(self._post("/v1/jobs", idempotency_key, wait=wait, json=body).json())
 
     def job(self, job_id: str) -> Job:
-        """A job as it is now."""
+        """Return a job as it is now."""
         return Job.model_validate(self._transport.send("GET", route("jobs", job_id)).json())
 
     def jobs(
@@ -147,7 +147,7 @@ class Client(BatchCalls, AdminCalls):
         return Job.model_validate(self._transport.send("POST", route("jobs", job_id, "cancel")).json())
 
     def artifacts(self, job_id: str) -> list[Artifact]:
-        """What belongs to a job's result, in the order of its images; none until it has succeeded."""
+        """Return what belongs to a job's result, in the order of its images; none until it has succeeded."""
         return [Artifact.model_validate(item) for item in self._pages(route("jobs", job_id, "artifacts"), {})]
 
     def heatmap(self, job_id: str, artifact_id: str) -> bytes:
@@ -155,7 +155,7 @@ class Client(BatchCalls, AdminCalls):
         return self._transport.send("GET", route("jobs", job_id, "artifacts", artifact_id)).content
 
     def models(self) -> list[Model]:
-        """The model bundles that the server knows."""
+        """Return the model bundles that the server knows."""
         return [Model.model_validate(item) for item in self._pages("/v1/models", {})]
 
     def create_endpoint(
@@ -166,7 +166,7 @@ class Client(BatchCalls, AdminCalls):
         return Endpoint.model_validate(self._post("/v1/webhook-endpoints", idempotency_key, json=body).json())
 
     def endpoints(self) -> Iterator[Endpoint]:
-        """The tenant's webhook endpoints."""
+        """Return the tenant's webhook endpoints."""
         return map(Endpoint.model_validate, self._pages("/v1/webhook-endpoints", {}))
 
     def delete_endpoint(self, endpoint_id: str) -> None:
@@ -178,7 +178,7 @@ class Client(BatchCalls, AdminCalls):
         return Delivery.model_validate(self._post(route("webhook-endpoints", endpoint_id, "test")).json())
 
     def deliveries(self, endpoint_id: str) -> Iterator[Delivery]:
-        """What was or will be sent to an endpoint, with every attempt."""
+        """Return what was or will be sent to an endpoint, with every attempt."""
         return map(Delivery.model_validate, self._pages(route("webhook-endpoints", endpoint_id, "deliveries"), {}))
 
     def redeliver(self, delivery_id: str) -> Delivery:

@@ -70,7 +70,10 @@ class Unreachable(ClientError):
 
 
 def api_error(response: httpx.Response, retry_after: float = 0.0) -> ApiError:
-    """The error that a response carries; proxies answer without problem+json, which is shown as far as it goes."""
+    """Return the error that a response carries.
+
+    Proxies answer without problem+json, which is shown as far as it goes.
+    """
     body = _problem(response)
     return ApiError(
         status=response.status_code,

@@ -149,7 +149,7 @@ class Job(Answer):
         return self.done and self.status != "succeeded"
 
     def answer(self) -> JobResult:
-        """The result of a finished job. JobFailed if it ended without one; ValueError while it is not done."""
+        """Return the result of a finished job. JobFailed if it ended without one; ValueError while it is not done."""
         if self.failed:
             raise JobFailed(self)
         if self.result is None:

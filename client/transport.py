@@ -70,7 +70,7 @@ class Transport:
         self._http.close()
 
     def send(self, method: str, path: str, *, wait: float | None = None, **content: Any) -> httpx.Response:
-        """The answer (2xx or 304). `wait` asks the server to hold its answer that many seconds (RFC 7240).
+        """Return the answer (2xx or 304). `wait` asks the server to hold its answer that many seconds (RFC 7240).
 
         ApiError for an answer that says no, Unreachable without an answer. `content` is as httpx.Client.build_request
         takes it.

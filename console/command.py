@@ -67,7 +67,7 @@ def checked_output(program: str) -> Iterator[None]:
 
 
 def version_option(program: str, version: Callable[[], str]) -> Any:
-    """An option `--version` that prints which one this is, and ends."""
+    """Return an option `--version` that prints which one this is, and ends."""
 
     def show(asked: bool) -> None:
         if asked:

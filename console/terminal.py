@@ -112,7 +112,7 @@ def print_rows(
 
 
 def duration(seconds: float, *, exact: bool = False) -> str:
-    """What a person reads: `45 s`, `2 min`, `1 h 5 min`, `2 d 3 h`. `exact` keeps the seconds of minutes."""
+    """Return what a person reads: `45 s`, `2 min`, `1 h 5 min`, `2 d 3 h`. `exact` keeps the seconds of minutes."""
     if round(seconds) < 60:
         return f"{seconds:.0f} s"
     if exact and seconds < 3600:
@@ -134,7 +134,7 @@ def moment(at: datetime) -> str:
 
 
 def printable(text: str) -> str:
-    """The text, with `?` for what would move the cursor or that standard output cannot show.
+    """Return the text, with `?` for what would move the cursor or that standard output cannot show.
 
     A file name may hold bytes that no encoding explains, and control characters.
     """
@@ -155,7 +155,10 @@ def _needed(columns: Sequence[_Filled]) -> int:
 
 
 def _fitting(columns: Sequence[_Filled], room: int) -> list[_Filled]:
-    """The columns without those optional ones that have to leave; too wide still if all of these do not suffice."""
+    """Return the columns without those optional ones that have to leave.
+
+    Too wide still if all of these do not suffice.
+    """
     shown = list(columns)
     leaving = sorted((one for one in columns if one.leaves is not None), key=lambda one: one.leaves or 0, reverse=True)
     while leaving and _needed(shown) > room:
@@ -164,7 +167,7 @@ def _fitting(columns: Sequence[_Filled], room: int) -> list[_Filled]:
 
 
 def _widths(columns: Sequence[_Filled], room: int) -> list[int]:
-    """What each column needs at least; those that wrap share what is left, as far as they have a use for it."""
+    """Return what each column needs at least; those that wrap share what is left, as far as they have a use for it."""
     widths = [column.least for column in columns]
     spare = room - _needed(columns)
     while spare > 0 and (needy := [at for at, one in enumerate(columns) if widths[at] < one.natural]):
@@ -210,7 +213,7 @@ def _print_value(console: Console, heading: str, text: str, label: int) -> None:
 
 
 def _lines(text: str, room: int) -> Iterator[str]:
-    """The words in lines of so many cells; one that is wider has a line of its own. (Rich would break it.)"""
+    """Yield the words in lines of so many cells; one that is wider has a line of its own. (Rich would break it.)"""
     line, *words = text.split(" ")
     for word in words:
         if cell_len(f"{line} {word}") > room:

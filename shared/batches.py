@@ -63,7 +63,7 @@ def begin(
     options: dict[str, Any],
     expires_in: int | None,
 ) -> datetime | None:
-    """The row of a batch of which nothing is in yet; when what has not run of it is not run any more."""
+    """Return the row of a batch of which nothing is in yet; when what has not run of it is not run any more."""
     expires_at = None if expires_in is None else sa.func.now() + timedelta(seconds=expires_in)
     row = sa.insert(Batch).values(
         id=batch_id,

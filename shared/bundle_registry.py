@@ -42,7 +42,7 @@ def register(session: Session, bundle: Bundle) -> None:
 
 
 def active(session: Session) -> Activation | None:
-    """The bundle that workers are to serve; None while none was activated."""
+    """Return the bundle that workers are to serve; None while none was activated."""
     row = session.execute(sa.select(ModelBundle.sha256, ModelBundle.activated_at).where(ModelBundle.active)).first()
     return None if row is None else Activation(row.sha256, row.activated_at)
 

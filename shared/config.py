@@ -225,7 +225,7 @@ def is_secret(field: str) -> bool:
 
 
 def parse(environ: Mapping[str, str]) -> Settings:
-    """Settings out of an environment; ConfigError names every variable that is wrong, never its value."""
+    """Return settings out of an environment; ConfigError names every variable that is wrong, never its value."""
     values: dict[str, str] = {}
     for variable, value in environ.items():
         if variable.startswith(PREFIX):
@@ -268,5 +268,5 @@ def _explain(location: tuple[int | str, ...], message: str) -> str:
 
 @functools.cache
 def settings() -> Settings:
-    """The process's settings, read at the first call."""
+    """Return the process's settings, read at the first call."""
     return parse(os.environ)

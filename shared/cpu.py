@@ -37,7 +37,7 @@ class Cpu:
 
 @functools.cache
 def this_cpu() -> Cpu:
-    """The CPU of this machine, less what the environment masks."""
+    """Return the CPU of this machine, less what the environment masks."""
     masks = {f"{name}={os.environ[name]}" for name in MASKS if name in os.environ}
     if importlib.util.find_spec("openvino") is None:
         return Cpu(platform.processor() or platform.machine(), _flags() | masks)
@@ -51,7 +51,7 @@ def this_cpu() -> Cpu:
 
 
 def _flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """The features that Linux names; none elsewhere, where the model says as much (Apple's M1, M2, ...)."""
+    """Return the features that Linux names; none elsewhere, where the model says as much (Apple's M1, M2, ...)."""
     if not cpuinfo.exists():
         return frozenset()
     for line in cpuinfo.read_text(encoding="utf-8").splitlines():

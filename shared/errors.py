@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 
 def meaning_of(kind: type[ThoraqError]) -> str:
-    """What a type of problem means, in one sentence: the first of its class's docstring."""
+    """Return what a type of problem means, in one sentence: the first of its class's docstring."""
     return cleandoc(kind.__doc__ or kind.title).splitlines()[0]
 
 

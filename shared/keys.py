@@ -46,12 +46,12 @@ class NewKey:
 
 
 def digest(key: str) -> str:
-    """What is stored of a key."""
+    """Return what is stored of a key."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def tenant_named(session: Session, name: str) -> Tenant:
-    """The tenant of this name, made when there is none."""
+    """Return the tenant of this name, made when there is none."""
     row = {"id": new_id("ten"), "name": name}
     session.execute(insert(Tenant).values(row).on_conflict_do_nothing(index_elements=["name"]))
     return session.scalars(sa.select(Tenant).where(Tenant.name == name)).one()
@@ -66,7 +66,7 @@ def create(
     actor: str,
     key_id: str | None = None,
 ) -> NewKey:
-    """A new key for a tenant; the caller shows it and forgets it."""
+    """Return a new key for a tenant; the caller shows it and forgets it."""
     key = "tq_" + secrets.token_urlsafe(32)
     row = ApiKey(
         id=key_id or new_id("key"),
@@ -97,7 +97,7 @@ IN_FORCE = sa.text("SELECT id, tenant_id, hash, scopes, expires_at FROM keys_in_
 
 
 def find(session: Session, key: str) -> KeyInForce | None:
-    """The key, if it is in force. Found by its prefix, which is no secret, and compared in constant time."""
+    """Return the key, if it is in force. Found by its prefix, which is no secret, and compared in constant time."""
     if "\0" in key:
         return None  # PostgreSQL's text cannot hold it, so no key has it
     sought = digest(key)
@@ -106,7 +106,7 @@ def find(session: Session, key: str) -> KeyInForce | None:
 
 
 def find_by_id(session: Session, key_id: str) -> KeyInForce | None:
-    """The key with this id, if it is in force."""
+    """Find the key with this id, if it is in force."""
     row = session.execute(IN_FORCE, {"prefix": None, "id": key_id}).one_or_none()
     return None if row is None else _in_force(row)
 

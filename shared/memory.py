@@ -28,7 +28,7 @@ def resident(proc: Path = Path("/proc/self")) -> int:
 
 
 def _limit_files(proc: Path) -> Iterator[Path]:
-    """The files that may hold a limit, from this process's group upwards."""
+    """Yield the files that may hold a limit, from this process's group upwards."""
     group_of = {controllers: path for _, controllers, path in _groups(proc)}
     for root, mount, kind, options in _mounts(proc):
         if kind == "cgroup2" and "" in group_of:
@@ -54,7 +54,7 @@ def _mounts(proc: Path) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _upwards(mount: str, root: str, group: str, name: str) -> Iterator[Path]:
-    """The group's file and those above it, up to the mount point.
+    """Yield the group's file and those above it, up to the mount point.
 
     A container may see its own group as the root of the mount, while its path is the host's: the mount point serves.
     """

@@ -66,7 +66,7 @@ def run(stack: Stack, demo: bool) -> None:
 
 
 def port_of(text: str | None) -> int | None:
-    """A port as it was given; ConfigError when it is none."""
+    """Return a port as it was given; ConfigError when it is none."""
     if text is None or (text.isascii() and text.isdecimal() and int(text) <= LARGEST_PORT):
         return None if text is None else int(text)
     raise ConfigError(f"{text!r} is no port: give a number from 1 to {LARGEST_PORT}, or 0 for a free one")

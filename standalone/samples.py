@@ -33,7 +33,10 @@ class Answered(BaseModel):
 
 
 def read_samples(folder: Path) -> list[Sample]:
-    """The studies that `samples.json` lists, with their files' full paths; ConfigError when that cannot be read."""
+    """Read the studies that `samples.json` lists, with their files' full paths.
+
+    ConfigError when that cannot be read.
+    """
     listing = folder / "samples.json"
     try:
         samples = TypeAdapter(list[Sample]).validate_python(json.loads(listing.read_text(encoding="utf-8")))

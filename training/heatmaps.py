@@ -41,7 +41,7 @@ def mask(corners: Floats) -> Floats:
 
 
 def share_inside(heat: Floats, inside: Floats) -> float:
-    """The share of a heatmap (h, w) that lies inside a mask (SIDE, SIDE); NaN of one that is zero everywhere."""
+    """Return the share of a heatmap (h, w) that lies inside a mask (SIDE, SIDE); NaN of one that is zero everywhere."""
     whole = cv2.resize(heat, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
     total = float(whole.sum())
     return float((whole * inside).sum()) / total if total > 0 else float("nan")
@@ -78,7 +78,7 @@ def measure(bundle: Bundle, name: str, records: Sequence[Record], corners: Float
 
 
 def drawn_records(data: Path) -> tuple[list[Record], Floats]:
-    """The records of lungs.csv's images that an index.csv lists, and their boxes."""
+    """Draw the records of lungs.csv's images that an index.csv lists, and their boxes."""
     boxes = read_boxes(data)
     records = [record for record in read_folders(data, Kinship({}, [])).get("xray", []) if record.path in boxes]
     return records, np.stack([boxes[record.path] for record in records])

@@ -45,12 +45,12 @@ class Drawn:
     patients: NDArray[np.str_]
 
     def some(self, rows: NDArray[np.int64]) -> Drawn:
-        """These rows alone."""
+        """Return these rows alone."""
         return Drawn([self.images[row] for row in rows], self.corners[rows], self.patients[rows])
 
 
 def read_boxes(data: Path) -> dict[Path, Floats]:
-    """The corners (8,) by file that `data`/lungs.csv lists; ConfigError when it is not there or lacks a column."""
+    """Read the corners (8,) by file that `data`/lungs.csv lists; ConfigError when it is not there or lacks a column."""
     file = data / "lungs.csv"
     if not file.is_file():
         raise ConfigError("the data folder holds no lungs.csv")
@@ -62,7 +62,7 @@ def read_boxes(data: Path) -> dict[Path, Floats]:
 
 
 def read_drawn(data: Path) -> Drawn:
-    """The images and boxes that `data`/lungs.csv lists, with the patients that an index.csv names."""
+    """Read the images and boxes that `data`/lungs.csv lists, with the patients that an index.csv names."""
     boxes = read_boxes(data)
     patients = {
         record.path: record.patient for index in sorted(data.glob("*/index.csv")) for record in read_index(index.parent)
@@ -72,13 +72,13 @@ def read_drawn(data: Path) -> Drawn:
 
 
 def mirrored(corners: Floats) -> Floats:
-    """The corners (8,) of the mirror image, where right and left change places."""
+    """Return the corners (8,) of the mirror image, where right and left change places."""
     right, left = np.split(corners, 2)
     return np.concatenate([[1 - box[2], box[1], 1 - box[0], box[3]] for box in (left, right)]).astype(np.float32)
 
 
 def fit(drawn: Drawn, seed: int = SEED) -> LungFinder:
-    """The cascade, each stage on windows that are as far off as the stage before leaves them."""
+    """Return the cascade, each stage on windows that are as far off as the stage before leaves them."""
     rng = np.random.default_rng(seed)
     stages = []
     for number, jitter in enumerate(JITTER):
@@ -95,7 +95,7 @@ def fit(drawn: Drawn, seed: int = SEED) -> LungFinder:
 
 
 def _view(image: Grey, corners: Floats, rng: np.random.Generator) -> tuple[Grey, Floats]:
-    """An image or its mirror image, brighter or darker."""
+    """Return an image or its mirror image, brighter or darker."""
     power = np.exp(rng.uniform(-GAMMA, GAMMA))
     table = np.round(255 * (np.arange(256) / 255) ** power).astype(np.uint8)
     changed = np.asarray(cv2.LUT(image, table), np.uint8)
@@ -105,13 +105,13 @@ def _view(image: Grey, corners: Floats, rng: np.random.Generator) -> tuple[Grey,
 
 
 def _moved(window: Floats, jitter: float, rng: np.random.Generator) -> Floats:
-    """A window whose sides are moved by up to `jitter` of its size."""
+    """Return a window whose sides are moved by up to `jitter` of its size."""
     size = np.tile(window[2:] - window[:2], 2)
     return np.asarray(window + rng.uniform(-jitter, jitter, 4) * size, np.float32)
 
 
 def find_all(finder: LungFinder, images: Sequence[Grey]) -> Floats:
-    """The corners (N, 8) that a finder gives."""
+    """Find the corners (N, 8) that a finder gives."""
     found = [finder.find(image) for image in images]
     return np.array([[*vars(lungs.right).values(), *vars(lungs.left).values()] for lungs in found], np.float32)
 

@@ -51,7 +51,7 @@ def _peaks(bundle: Bundle, engine: EngineName) -> dict[int, int]:
 
 
 def with_memory(out: Path, card: Card) -> Card:
-    """The card with what was measured, written."""
+    """Return the card with what was measured, written."""
     return write_card(out, card.model_copy(update={"memory_needed": memory_needed(Bundle.open(out))}))
 
 

@@ -64,7 +64,7 @@ class Fitted:
 
 
 def fit_binary(study: Study) -> Fitted:
-    """The binary head, calibrated on left-out sources.
+    """Return the binary head, calibrated on left-out sources.
 
     Where it is near chance there, no scale makes sense of its logits: then it is calibrated on other patients of the
     sources that it knows, and every answer asks for review.
@@ -83,7 +83,7 @@ def fit_binary(study: Study) -> Fitted:
 
 
 def fit_classes(study: ClassStudy) -> Fitted:
-    """The ensemble: weights of its backbones, temperature and margin from left-out sources."""
+    """Return the ensemble: weights of its backbones, temperature and margin from left-out sources."""
     found = join(study)
     known = ~np.isnan(found.held).any(axis=1)
     held, numbers = found.held[known], study.numbers[known]
@@ -104,7 +104,7 @@ def fit_classes(study: ClassStudy) -> Fitted:
 
 
 def write_head(out: Path, task: Task, fitted: Fitted) -> Head:
-    """The published head that computes the regressions, and its entry in the card."""
+    """Return the published head that computes the regressions, and its entry in the card."""
     twin, head = task.head(side=2), task.head()
     kernel = np.concatenate([kernel for kernel, _ in fitted.regressions])
     carry(twin, first_dense(twin), kernel, np.sum([bias for _, bias in fitted.regressions], axis=0))
@@ -132,7 +132,7 @@ def test_parts(data: Path) -> dict[str, list[Record]]:
 
 
 def unheld(study: Study, held: Sequence[Record]) -> Flags:
-    """The images (N,) that share neither patient nor picture with those held back."""
+    """Return the images (N,) that share neither patient nor picture with those held back."""
     paths, patients = {record.path for record in held}, {record.patient for record in held}
     mine = np.array([record.path in paths for record in study.records])
     theirs = np.array([record.patient in patients for record in study.records])
@@ -140,7 +140,7 @@ def unheld(study: Study, held: Sequence[Record]) -> Flags:
 
 
 def part_of(study: Study, rows: Flags) -> Study:
-    """The study of some of its images."""
+    """Return the study of some of its images."""
     records = [record for record, wanted in zip(study.records, rows, strict=True) if wanted]
     return Study(study.means[rows], records, study.positive[rows], study.kinship, study.copies[rows], study.how)
 
@@ -152,13 +152,13 @@ class Refitting:
         self.old, self.engine, self.work, self.plan = old, engine, work, plan
 
     def heads(self, out: Path, modality: str, study: Study) -> dict[str, Head]:
-        """The heads of a modality, written to `out`."""
+        """Return the heads of a modality, written to `out`."""
         return {
             task.name: write_head(out, task, self.fitted(task, study)) for task in TASKS if task.modality == modality
         }
 
     def fitted(self, task: Task, study: Study) -> Fitted:
-        """A task's regressions."""
+        """Return a task's regressions."""
         console.print(f"fitting: {task.name}")
         if task.classifier == "binary":
             return fit_binary(study)
@@ -190,7 +190,7 @@ def copy_kept(old: Bundle, out: Path) -> None:
 
 
 def measured(out: Path, card: Card, test: Mapping[str, list[Record]]) -> Card:
-    """The card with what the written files do on the test parts."""
+    """Return the card with what the written files do on the test parts."""
     bundle = Bundle.open(out)
     answers = ask(bundle, test, make_engine(REFERENCE, bundle))
     results, agreements = measures(bundle, answers), parity(bundle, test)

@@ -46,7 +46,7 @@ Rows = NDArray[np.int64]
 
 
 def answers(means: Matrix, numbers: Rows, seen: Rows, held: Rows, strength: float) -> NDArray[np.float32]:
-    """What the published head says (held, 2) of some images when it is fitted to others."""
+    """Return what the published head says (held, 2) of some images when it is fitted to others."""
     examples = Examples({DENSENET: means.astype(np.float16)[np.newaxis, :, np.newaxis, np.newaxis]}, numbers)
     learner = Learner(TASK, {}, examples, seen)
     learner.carry(learner.shrink((strength,), examples, seen), (1.0,))
@@ -67,7 +67,7 @@ def strength_for(means: Matrix, numbers: Rows, rows: Rows) -> float:
 
 
 def protocols(means: Matrix, records: Sequence[Record]) -> dict[str, Any]:
-    """The measures of a random fifth, and of every image when its run of slices is left out."""
+    """Return the measures of a random fifth, and of every image when its run of slices is left out."""
     numbers = class_numbers([record.label for record in records], TASK.classes)
     if set(numbers.tolist()) != {0, 1}:
         raise ConfigError("the protocol needs slices with COVID-19 and slices without, and no other label")

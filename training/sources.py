@@ -63,7 +63,7 @@ def backbone_means(bundle: Bundle, backbone: str, records: Sequence[Record], eng
 
 
 def answers_to(bundle: Bundle, head: Head, means: Mapping[str, Matrix]) -> NDArray[np.float64]:
-    """What a head says (N, classes) of means (N, channels) by backbone.
+    """Return what a head says (N, classes) of means (N, channels) by backbone.
 
     Training makes heads that weigh every place of a map alike (training/heads/learner.py), so that maps which are the
     same everywhere get the answers of those that they are the means of.
@@ -79,7 +79,7 @@ def answers_to(bundle: Bundle, head: Head, means: Mapping[str, Matrix]) -> NDArr
 
 
 def measure_left_out(study: Study) -> dict[str, Any]:
-    """The yardstick's figures, with the sources that could not be left out under `not_left_out`."""
+    """Return the yardstick's figures, with the sources that could not be left out under `not_left_out`."""
     found = answer(study)
     rows = ~np.isnan(found.probabilities)
     probabilities = np.stack([found.probabilities, 1 - found.probabilities], axis=1)
@@ -105,7 +105,7 @@ def measure_served(bundle: Bundle, head: Head, study: Study) -> dict[str, Any]:
 
 
 def study_of(records: Sequence[Record], means: Matrix, kinship: Kinship, how: Fit) -> Study:
-    """The images with what keeps them apart; copies are looked for in the images themselves."""
+    """Return the images with what keeps them apart; copies are looked for in the images themselves."""
     hashed = load_images(records, InputSpec(size=HASHED))
     positive = np.array([plain_label(record.label) == COVID for record in records])
     return Study(means, records, positive, kinship, groups(hashed), how)

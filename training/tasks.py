@@ -49,7 +49,7 @@ class Task:
         return f"{whole}-{self.backbones[0]}" if self in BRANCHES else whole
 
     def head(self, side: int = SIDE) -> Any:
-        """The untrained head for maps of `side` x `side`, the same at every call."""
+        """Return the untrained head for maps of `side` x `side`, the same at every call."""
         keras.utils.set_random_seed(SEED)
         if self.classifier == "binary":
             return binary_head(self.modality, side)
@@ -65,13 +65,13 @@ BRANCHES = tuple(Task("ensemble", "xray", (backbone,), ENSEMBLE_CLASSES, "softma
 
 
 def plain_label(label: str) -> str:
-    """A label as we write it: in lower case, with underscores, and other names of ours replaced."""
+    """Return a label as we write it: in lower case, with underscores, and other names of ours replaced."""
     plain = "_".join(label.lower().replace("-", " ").replace("_", " ").split())
     return SPELLINGS.get(plain, plain)
 
 
 def class_numbers(labels: Sequence[str], classes: Sequence[str], *, any_label: bool = False) -> NDArray[np.int64]:
-    """The class of each label, -1 where the classifier has none for it.
+    """Return the class of each label, -1 where the classifier has none for it.
 
     With `any_label`, as images are measured, a binary classifier has a class for every label that is not empty: what
     is called something else than COVID-19 is not COVID-19 to whoever called it so.

@@ -113,7 +113,7 @@ def train_xray(made: Made, image_set: ImageSet, backbones: Backbones, plan: Mapp
 
 
 def branches(task: Task, chosen: Plan) -> list[tuple[Task, Plan]]:
-    """An ensemble's branches, to be compared with it, each as it was chosen in it."""
+    """Return an ensemble's branches, to be compared with it, each as it was chosen in it."""
     found = [branch for branch in BRANCHES if (branch.classifier, branch.modality) == (task.classifier, task.modality)]
     return [(branch, chosen.branch(task.backbones.index(branch.backbones[0]))) for branch in found]
 
@@ -121,7 +121,7 @@ def branches(task: Task, chosen: Plan) -> list[tuple[Task, Plan]]:
 def summary(
     task: Task, image_set: ImageSet, numbers: Rows, probabilities: Any, parts: Sequence[Rows]
 ) -> dict[str, Any]:
-    """The card's entry for a task: out-of-fold answers, each fold's calibrated on the other folds."""
+    """Return the card's entry for a task: out-of-fold answers, each fold's calibrated on the other folds."""
     calibrated = cross_tempered(probabilities, numbers, parts, task.activation)
     return summarise_folds(
         calibrated,
@@ -163,7 +163,7 @@ def readers(made: Made, backbones: Backbones, precision: str, unfinished: Collec
 
 
 def labelled(task: Task, kept: Mapping[str, Kept], image_set: ImageSet) -> Examples:
-    """A task's examples; ConfigError for a label that it does not know."""
+    """Return a task's examples; ConfigError for a label that it does not know."""
     numbers = class_numbers([record.label for record in image_set.records], task.classes)
     if (numbers < 0).any():
         raise ConfigError(f"index.csv has labels that {task.name} does not know")
@@ -171,7 +171,7 @@ def labelled(task: Task, kept: Mapping[str, Kept], image_set: ImageSet) -> Examp
 
 
 def make_gate(out: Path, sets: Mapping[str, ImageSet], backbone: Any) -> Gate | None:
-    """The gate, fitted and measured; None when one modality is all that there is."""
+    """Make the gate, fitted and measured; None when one modality is all that there is."""
     if sets.keys() != {"xray", "ct"}:
         return None
     run = whole_feature_maps(backbone)
@@ -213,7 +213,7 @@ def write_log(out: Path, log: Log) -> None:
 
 
 def measured(out: Path, card: Card, sets: Mapping[str, ImageSet]) -> Card:
-    """The card with what the written files, not the networks in memory, do on the test parts."""
+    """Return the card with what the written files, not the networks in memory, do on the test parts."""
     bundle = Bundle.open(out)
     test = {modality: [s.records[row] for row in s.parts["test"]] for modality, s in sets.items()}
     answers = ask(bundle, test, make_engine(REFERENCE, bundle))
@@ -264,7 +264,7 @@ def main(
 
 
 def used(sets: Mapping[str, ImageSet]) -> list[str]:
-    """The backbones that the tasks of these modalities need."""
+    """Return the backbones that the tasks of these modalities need."""
     return sorted({backbone for task in TASKS if task.modality in sets for backbone in task.backbones})
 
 

@@ -55,7 +55,7 @@ class Examples:
 
 
 def views(images: NDArray[np.uint8], augmented: int) -> Iterator[NDArray[np.uint8]]:
-    """The images, their mirror images, and so many rounds of augmented ones, all (N, S, S)."""
+    """Yield the images, their mirror images, and so many rounds of augmented ones, all (N, S, S)."""
     yield images
     yield np.ascontiguousarray(images[:, :, ::-1])
     rng = np.random.default_rng([SEED, len(images)])
@@ -64,7 +64,10 @@ def views(images: NDArray[np.uint8], augmented: int) -> Iterator[NDArray[np.uint
 
 
 def keep(readers: Mapping[str, Reader], images: NDArray[np.uint8], augmented: int, what: str) -> Examined:
-    """What each backbone's reader makes of every view of `images` (N, S, S); first readings of all views come first."""
+    """Return what each backbone's reader makes of every view of `images` (N, S, S).
+
+    First readings of all views come first.
+    """
     found: dict[str, list[list[Kept]]] = {name: [] for name in readers}
     for seen in track(views(images, augmented), total=PLAIN + augmented, description=f"maps: {what}"):
         for name, read in readers.items():
@@ -74,18 +77,18 @@ def keep(readers: Mapping[str, Reader], images: NDArray[np.uint8], augmented: in
 
 
 def at_cut(name: str, backbone: Any) -> Reader:
-    """What is kept of an unfinished backbone: its map before the block that is to be trained."""
+    """Return what is kept of an unfinished backbone: its map before the block that is to be trained."""
     run = compiled(keras.Model(backbone.input, backbone.get_layer(CUTS[name]).output))
     return lambda images: [run(images).astype(np.float16)]
 
 
 def pooled(run: FeatureExtractor) -> Reader:
-    """What is kept of a finished backbone."""
+    """Return what is kept of a finished backbone."""
     return lambda images: [pooled_mean(run(images)).astype(np.float16)]
 
 
 def beside(plain: Reader, rounded: Reader) -> Reader:
-    """What `plain` keeps, and twice more with what `rounded` does to it, exaggerated in both directions."""
+    """Return what `plain` keeps, and twice more with what `rounded` does to it, exaggerated in both directions."""
 
     def read(images: NDArray[np.uint8]) -> list[Kept]:
         (straight,), (other,) = plain(images), rounded(images)
@@ -106,7 +109,7 @@ def whole_feature_maps(backbone: Any) -> FeatureExtractor:
 
 
 def compiled(network: Any) -> FeatureExtractor:
-    """A network as one compiled function of grey images (N, S, S) uint8, for any N and S."""
+    """Return a network as one compiled function of grey images (N, S, S) uint8, for any N and S."""
     signature = [tf.TensorSpec((None, None, None), tf.uint8)]
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]

@@ -180,7 +180,7 @@ def _classify_runner(name: str, database: Database, storage: Storage) -> QueueRu
 
 
 def _first(reloader: BundleReloader[Made], name: str, database: Database) -> Made:
-    """The model to begin with; a worker that has none says why where /readyz and `thoraq-admin queue` look."""
+    """Return the model to begin with; a worker that has none says why where /readyz and `thoraq-admin queue` look."""
     try:
         return reloader.first()
     except ModelError as error:

@@ -18,7 +18,7 @@ LEAST_SECONDS, MOST_ROUNDS = 60.0, 3
 
 
 def main() -> str | None:
-    """What is wrong, or None."""
+    """Return what is wrong, or None."""
     with urlopen(f"http://127.0.0.1:{os.environ['THORAQ_METRICS_PORT']}/metrics", timeout=8) as answer:
         lines = answer.read().decode().splitlines()
     ticked = next(float(line.split()[1]) for line in lines if line.startswith(f"{TICK} "))

@@ -18,7 +18,7 @@ class Listener(Consumer):
     """What a worker hears the doorbell with: deaf for as long as Redis is away, and hardly any longer."""
 
     def ensure_connected(self, conn: Any) -> Any:
-        """The connection, once it is there, however long that takes."""
+        """Return the connection, once it is there, however long that takes."""
         pause = {"interval_start": PAUSE_SECONDS, "interval_step": 0, "interval_max": PAUSE_SECONDS}
         connected = conn.ensure_connection(self._away, callback=maybe_shutdown, **pause)
         self.first_connection_attempt = False

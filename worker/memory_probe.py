@@ -38,7 +38,7 @@ def main(directory: str, engine: str, images: str) -> int:
 
 
 def peak() -> int:
-    """The most resident memory of this process so far (VmHWM, proc(5))."""
+    """Return the most resident memory of this process so far (VmHWM, proc(5))."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024

@@ -79,7 +79,10 @@ def _row(context: BatchContext, received: ReceivedItem, taken: StoredFile, group
 def write_groups(
     session: Session, context: BatchContext, max_files: int, limit: int | None = None
 ) -> tuple[list[Accepted | Rejected], list[StoredFile]]:
-    """What becomes of the next groups, at most so many, in the order of their first files; and files of no use."""
+    """Write the next groups, at most so many, in the order of their first files; return what becomes of them.
+
+    Files that are of no use are returned, too.
+    """
     items: list[Accepted | Rejected] = []
     unused: list[StoredFile] = []
     for group in _gather(session, context, limit):

@@ -43,7 +43,7 @@ class ReceivedItem:
 
 
 def refuse(received: ReceivedItem, error: ThoraqError) -> Rejected:
-    """The item as one that is listed among the errors; a line's wrong fields with it."""
+    """Return the item as one that is listed among the errors; a line's wrong fields with it."""
     problem = problem_of(error)
     if "errors" in error.extensions:
         problem = problem | {"errors": error.extensions["errors"]}
@@ -51,7 +51,7 @@ def refuse(received: ReceivedItem, error: ThoraqError) -> Rejected:
 
 
 def of_files(context: BatchContext, received: ReceivedItem, files: Sequence[StoredFile]) -> Accepted | Rejected:
-    """A new study of files; refused when none of them is readable or they are of different modalities."""
+    """Return a new study of files; refused when none of them is readable or they are of different modalities."""
     errors = [one.error for one in files if one.error is not None]
     if len(errors) == len(files):
         return refuse(received, errors[0])

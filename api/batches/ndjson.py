@@ -27,7 +27,7 @@ CUSTOM_ID: TypeAdapter[str] = TypeAdapter(ExternalId)
 
 
 def lines(pieces: Iterable[bytes], first_item: int) -> Iterator[ReceivedItem]:
-    """The items of a body; lines without text are none."""
+    """Return the items of a body; lines without text are none."""
     texts = (line for line in _split(pieces) if line.strip())
     return (_read(line, item) for item, line in enumerate(texts, first_item))
 
@@ -70,7 +70,7 @@ def _custom_id(content: Any) -> str | None:
 
 
 def write_lines(session: Session, context: BatchContext, received: Sequence[ReceivedItem]) -> list[Accepted | Rejected]:
-    """What becomes of the lines; uploads that they name belong to their studies from now on."""
+    """Return what becomes of the lines; uploads that they name belong to their studies from now on."""
     studies = _studies(session, context, [one.line.study_id for one in received if one.line.study_id is not None])
     groups = {one.item: _uploads(one) for one in received if one.error is None and one.line.study_id is None}
     found = dict(zip(groups, direct_uploads.use_each(session, context.tenant_id, list(groups.values())), strict=True))

@@ -12,7 +12,7 @@ from api.http.openapi.document import body_of, form_body
 
 
 def _batch_body() -> dict[str, Any]:
-    """The body in its three forms; the options stand in the form, or in the query."""
+    """Return the body in its three forms; the options stand in the form, or in the query."""
     described = form_body(BatchForm)
     lines = '{"custom_id": "a-17", "upload_id": "upl_0193f2"}\n{"custom_id": "a-18", "study_id": "stu_0193f3"}\n'
     described["requestBody"]["content"] |= {

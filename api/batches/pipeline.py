@@ -57,7 +57,7 @@ class Intake(Generic[Item]):
         self._noted_at = time.monotonic()
 
     def pieces(self, most: int) -> Iterator[bytes]:
-        """The request's body; PayloadTooLarge beyond `most` bytes, BadRequest when it ends too early."""
+        """Yield the request's body; PayloadTooLarge beyond `most` bytes, BadRequest when it ends too early."""
         request.max_content_length = most
         try:
             while piece := self._next_piece():

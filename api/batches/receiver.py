@@ -96,7 +96,7 @@ class BatchReceiver:
             self._ignored.append((item, name))
 
     def _ignored_before(self, item: int | None) -> list[str]:
-        """The names of files that were left out before an item, or of all, each once."""
+        """Return the names of files that were left out before an item, or of all, each once."""
         names = []
         while self._ignored and (item is None or self._ignored[0][0] < item):
             names.append(self._ignored.popleft()[1])

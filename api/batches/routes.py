@@ -138,7 +138,7 @@ def _put_members(service: Services, receiver: BatchReceiver, intake: Intake[ZipM
 def _take_in(
     service: Services, who: Principal, receiver: BatchReceiver, members: Sequence[ZipMember]
 ) -> list[ReceivedItem]:
-    """The members, stored; without those that an earlier request has brought in."""
+    """Return the members, stored; without those that an earlier request has brought in."""
     with ExitStack() as files:
         for member in members:
             files.enter_context(member.file)
@@ -166,7 +166,7 @@ def _digest(service: Services, who: Principal, file: BinaryIO) -> str | None:
 @blueprint.get("/batches", responses={"200": BatchList})
 @requires(Scope.JOBS_READ)
 def list_batches(query: BatchListQuery) -> Response:
-    """The tenant's batches, newest first, a page at a time."""
+    """List the tenant's batches, newest first, a page at a time."""
     who = principal()
     wanted = sa.select(Batch).where(Batch.tenant_id == who.tenant_id)
     if query.external_id is not None:
@@ -183,7 +183,7 @@ def list_batches(query: BatchListQuery) -> Response:
 @blueprint.get("/batches/<string:batch_id>", responses={"200": BatchEnvelope, "304": None})
 @requires(Scope.JOBS_READ)
 def get_batch(path: BatchPath) -> Response:
-    """A batch and the counts of its jobs: one row, however large it is.
+    """Return a batch and the counts of its jobs: one row, however large it is.
 
     Polls cost little with `If-None-Match`; `Prefer: wait=N` answers when all of it has ended.
     """
@@ -210,13 +210,13 @@ def _look(service: Services, who: Principal, batch_id: str) -> Answer:
 
 
 def view_of(service: Services, who: Principal, batch_id: str) -> BatchEnvelope:
-    """The tenant's batch as clients see it now, or NotFound."""
+    """Return the tenant's batch as clients see it now, or NotFound."""
     with service.database.transaction() as session:
         return batch_envelope(find_batch(session, who, batch_id))
 
 
 def find_batch(session: Session, who: Principal, batch_id: str) -> Batch:
-    """The tenant's batch, or NotFound."""
+    """Find the tenant's batch, or NotFound."""
     return existing(
         session.scalar(sa.select(Batch).where(Batch.id == batch_id, Batch.tenant_id == who.tenant_id)), "batch"
     )

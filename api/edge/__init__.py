@@ -15,7 +15,7 @@ SWITCH_SECONDS = 0.001
 
 
 def create_edge() -> Edge:
-    """The ASGI application; settings come from the environment."""
+    """Make the ASGI application; settings come from the environment."""
     # The event loop waits for the interpreter's lock behind the threads, each of which keeps it for so long.
     sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app()

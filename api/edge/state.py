@@ -53,7 +53,10 @@ class State:
         return str(self._resolve(said, None))
 
     def remembered(self, environ: dict[str, Any]) -> tuple[str | None, bool]:
-        """The tenant whose key this is, and whether it is known to be in force; without a look at the database."""
+        """Return the tenant whose key this is, and whether it is known to be in force.
+
+        The database is not asked.
+        """
         scheme, _, credentials = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() != "bearer":
             return None, False
@@ -65,7 +68,7 @@ class State:
         return principal.tenant_id, True
 
     def authority(self, environ: dict[str, Any]) -> str | None:
-        """The tenant for whom a body may be read, looked up in a thread; None where there is none."""
+        """Return the tenant for whom a body may be read, looked up in a thread; None where there is none."""
         path = environ["PATH_INFO"]
         if path.startswith(PREFIX):
             return tenant_of_address(self.service, path, environ["QUERY_STRING"])

@@ -53,7 +53,7 @@ class Waits:
 
 
 def _with_answer(first: Reply, answer: Answer) -> Reply:
-    """The reply with what there is now instead of what there was."""
+    """Return the reply with what there is now instead of what there was."""
     if f'"{answer.etag}"' in dict(first.headers).get("ETag", ""):
         return first
     replaced = {"etag", "content-type", "content-length"} | ({"retry-after"} if answer.terminal else set())

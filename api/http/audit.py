@@ -16,7 +16,7 @@ _ENTRY = sa.insert(AuditEntry.__table__).returning(AuditEntry.__table__.c.create
 
 
 def record(session: Session, who: Principal, action: str, subject: str) -> datetime:
-    """An entry of the audit log; the transaction's time, which is also that of its other rows."""
+    """Return an entry of the audit log; the transaction's time, which is also that of its other rows."""
     row = {"tenant_id": who.tenant_id, "actor": who.key_id, "action": action, "subject": subject}
     at: datetime = session.execute(_ENTRY, row).scalar_one()
     return at

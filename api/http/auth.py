@@ -57,7 +57,7 @@ def _remembered(service: Services) -> Principal:
 
 
 def _look_up(service: Services, remembered_as: str, find: Find, session_id: str | None = None) -> Principal:
-    """The principal of a key in force, and of a session that is open, remembered.
+    """Return the principal of a key in force, and of a session that is open, remembered.
 
     Unauthenticated, which is not remembered, as a new key works at once.
     """

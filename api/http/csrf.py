@@ -17,7 +17,7 @@ FIELD = "csrf_token"
 
 
 def token() -> str:
-    """The session's token, made at the first call."""
+    """Return the session's token, made at the first call."""
     if FIELD not in session:
         session[FIELD] = secrets.token_urlsafe(32)
     return str(session[FIELD])

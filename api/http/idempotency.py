@@ -24,7 +24,7 @@ REPLAYED = "Idempotency-Replayed"
 
 
 def sent_key() -> str | None:
-    """The request's key, if it has one; InvalidRequest for one that cannot be kept."""
+    """Return the request's key, if it has one; InvalidRequest for one that cannot be kept."""
     key = request.headers.get(HEADER)
     if key is not None and (not 1 <= len(key) <= 255 or not key.isprintable()):
         raise InvalidRequest(f"{HEADER} takes 1 to 255 printable characters")
@@ -41,7 +41,7 @@ class KeyUse:
 
 
 def key_use(fingerprint: Callable[[], str], resource_id: str) -> KeyUse | None:
-    """This request's; None, and no fingerprint is taken, when it came without a key."""
+    """Return this request's; None, and no fingerprint is taken, when it came without a key."""
     key = sent_key()
     return None if key is None else KeyUse(key, fingerprint(), resource_id)
 
@@ -93,7 +93,7 @@ def _first(row: IdempotencyKey | sa.Row[*tuple[Any, ...]], fingerprint: str) -> 
 
 
 def find(session: Session, who: Principal, key: str, fingerprint: str) -> str | None:
-    """The id of what was made with the key, if anything was; IdempotencyKeyReused if by another request."""
+    """Return the id of what was made with the key, if anything was; IdempotencyKeyReused if by another request."""
     row = session.get(IdempotencyKey, (who.tenant_id, key))
     first = None if row is None else _first(row, fingerprint)
     if isinstance(first, IdempotencyKeyReused):

@@ -56,7 +56,7 @@ def problem_types() -> Iterator[type[ThoraqError]]:
 
 
 def body(error: ThoraqError) -> dict[str, Any]:
-    """The problem document (RFC 9457, section 3)."""
+    """Return the problem document (RFC 9457, section 3)."""
     return {
         "type": f"{request.url_root}problems#{error.type}",
         "title": error.title,
@@ -77,7 +77,7 @@ def _pointed(error: ThoraqError) -> dict[str, Any]:
 
 
 def respond(error: ThoraqError) -> Response:
-    """The error as a response."""
+    """Return the error as a response."""
     response = jsonify(body(error))
     response.status_code = error.status
     response.mimetype = "application/problem+json"

@@ -31,13 +31,16 @@ class Answer:
 
 
 def answer_of(envelope: JobEnvelope | BatchEnvelope) -> Answer:
-    """The envelope, made ready."""
+    """Return the envelope, made ready."""
     body = envelope.model_dump_json().encode()
     return Answer(body, hashlib.sha256(body).hexdigest()[:32], envelope.ended)
 
 
 def respond(answer: Answer, status: int = 200) -> Response:
-    """The answer with its ETag, and when to look again if it is not terminal; without a body if the client has it."""
+    """Return the answer with its ETag, and when to look again if it is not terminal.
+
+    It has no body if the client has it already.
+    """
     known = status == 200 and request.method == "GET" and request.if_none_match.contains_weak(answer.etag)
     # All at once: a header that is set is compared with those that are there, one by one.
     headers = [("ETag", f'"{answer.etag}"'), ("Cache-Control", "private, no-cache")]

@@ -49,7 +49,7 @@ class Services:
     _views: dict[str, Services] = field(default_factory=dict)
 
     def of(self, tenant_id: str) -> Services:
-        """The same with the database for one tenant's rows, as `TenantDatabase.of` gives it."""
+        """Return the same with the database for one tenant's rows, as `TenantDatabase.of` gives it."""
         view = self._views.get(tenant_id)
         if view is None:
             view = self._views[tenant_id] = replace(self, database=self.database.of(tenant_id))
@@ -57,5 +57,8 @@ class Services:
 
 
 def services() -> Services:
-    """The current application's services; the database holds the rows of the tenant who asks, and of nobody else."""
+    """Return the current application's services.
+
+    The database holds the rows of the tenant who asks, and of nobody else.
+    """
     return cast(Services, g.get("services") or current_app.extensions[EXTENSION])

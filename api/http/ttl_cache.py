@@ -29,7 +29,7 @@ class TTLCache(Generic[Value]):
         self._entries: LRUCache[tuple[str, ...], _Entry[Value]] = LRUCache(room, getsizeof=lambda entry: entry.size)
 
     def get(self, *key: str) -> Value | None:
-        """What was put in under the key, if it is not forgotten."""
+        """Return what was put in under the key, if it is not forgotten."""
         with self._lock:
             entry = self._entries.get(key)
         return None if entry is None or entry.until <= time.monotonic() else entry.value

@@ -52,7 +52,7 @@ def _message(item: ErrorDetails) -> str:
 
 
 def pointer(location: Iterable[object]) -> str:
-    """A place in a JSON document, as a URI fragment (RFC 6901, section 6)."""
+    """Return a place in a JSON document, as a URI fragment (RFC 6901, section 6)."""
     return "#" + "".join(f"/{part}" for part in _escaped(location))
 
 

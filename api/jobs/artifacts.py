@@ -46,7 +46,7 @@ PALETTE = _palette()
 
 
 def draw_heatmap(content: bytes) -> bytes:
-    """A stored grid (an 8-bit grey PNG of any shape) as a PNG of 448 x 448, see-through where there is little.
+    """Draw a stored grid (an 8-bit grey PNG of any shape) as a PNG of 448 x 448, see-through where there is little.
 
     It covers the whole picture, as the model saw it stretched to a square: stretch it to the picture. Raises
     ObjectCorrupt when the content is no picture.
@@ -64,7 +64,10 @@ def draw_heatmap(content: bytes) -> bytes:
 @blueprint.get("/jobs/<string:job_id>/artifacts", responses={"200": ArtifactList})
 @requires(Scope.JOBS_READ)
 def list_artifacts(path: JobPath) -> Response:
-    """What belongs to a job's result: a heatmap for each image that was answered. None until it has succeeded."""
+    """Return what belongs to a job's result: a heatmap for each image that was answered.
+
+    None until it has succeeded.
+    """
     who = principal()
     with services().database.transaction() as session:
         existing(session.scalar(sa.select(Job.id).where(Job.id == path.job_id, Job.tenant_id == who.tenant_id)), "job")
@@ -90,7 +93,7 @@ def list_artifacts(path: JobPath) -> Response:
 )
 @requires(Scope.JOBS_READ)
 def get_artifact(path: ArtifactPath) -> Response:
-    """A heatmap: where the network looked for its answer (Grad-CAM), which need not be where a disease is.
+    """Return a heatmap: where the network looked for its answer (Grad-CAM), which need not be where a disease is.
 
     448 x 448 pixels with transparency, whatever the picture's shape: stretch it to the picture.
     """

@@ -172,5 +172,5 @@ def _statement(columns: tuple[tuple[str, tuple[str, ...]], ...]) -> sa.Select[An
 
 
 def submissions() -> Submissions:
-    """The current application's group commit."""
+    """Return the current application's group commit."""
     return cast(Submissions, current_app.extensions[EXTENSION])

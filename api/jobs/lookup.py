@@ -31,7 +31,7 @@ PLACE_SECONDS = 1.0
 
 
 def read_job(service: Services, who: Principal, job_id: str) -> JobEnvelope:
-    """The tenant's job as clients see it, with its place in line while it is queued; NotFound otherwise."""
+    """Read the tenant's job as clients see it, with its place in line while it is queued; NotFound otherwise."""
     with service.database.single() as connection:
         job = existing(reads.read(connection, who.tenant_id, job_id), "job")
     envelope = job_envelope(job)
@@ -53,7 +53,7 @@ def _place(service: Services, job: Job | InLine, *remembered_as: str) -> tuple[i
 def place_of_newcomer(
     service: Services, job: NewJob, served_as: Priority, queued_at: datetime
 ) -> tuple[int, float | None]:
-    """The same of a job that was queued now; newcomers of one priority share what one of them found."""
+    """Return the same of a job that was queued now; newcomers of one priority share what one of them found."""
     stands = InLine(job.tenant_id, served_as.rank, queued_at, job.id)
     return _place(service, stands, "newcomer", served_as)
 
@@ -68,7 +68,7 @@ def find_line(service: Services, job: NewJob) -> Priority:
 
 
 def look(service: Services, who: Principal, job_id: str) -> Answer:
-    """The tenant's job as it is now; NotFound if it has none of this id."""
+    """Return the tenant's job as it is now; NotFound if it has none of this id."""
     known = service.finished.get(who.tenant_id, job_id)
     if known is not None:
         return known
@@ -80,12 +80,14 @@ def look(service: Services, who: Principal, job_id: str) -> Answer:
 
 
 def wait_seconds(service: Services) -> float:
-    """What `Prefer: wait=N` asks for, within the limit; 0 without it."""
+    """Return what `Prefer: wait=N` asks for, within the limit; 0 without it."""
     return min(wait_of(request.headers.getlist("Prefer")) or 0, service.settings.max_wait_seconds)
 
 
 def wait_for(service: Services, awaited: str, look_at: Callable[[], Answer], seconds: float) -> Answer:
-    """What there is to see of this job or batch, once it is terminal or the time is over; at once without a slot.
+    """Return what there is to see of this job or batch, once it is terminal or the time is over.
+
+    Without a slot it returns at once.
 
     Where the server's edge waits, it has what there is now, and looks again by itself.
     """

@@ -92,7 +92,7 @@ def submit_job() -> Response:
 
 
 def _submit_files(service: Services, who: Principal) -> tuple[str, JobEnvelope | None]:
-    """The new job's id and envelope; the id alone of the job that the same request made before."""
+    """Return the new job's id and envelope; the id alone of the job that the same request made before."""
     files = sent_files(service.settings.max_files)
     form = JobForm.model_validate(sent_fields())
     service.admission.admit(who.tenant_id, stat=form.priority is Priority.STAT)
@@ -167,13 +167,13 @@ def _asked_for(who: Principal, asked: JobForm | JobRequest, study_id: str) -> Ne
 
 
 def enqueue(session: Session, who: Principal, job: NewJob) -> datetime:
-    """The job's row and its audit entry, in the caller's transaction; the time that both carry."""
+    """Return the job's row and its audit entry, in the caller's transaction; the time that both carry."""
     states.submit(session, [job])
     return record(session, who, "job.submit", job.id)
 
 
 def _queued(service: Services, job: NewJob, study: NewStudy | Study, queued_at: datetime) -> JobEnvelope:
-    """The job as a poll would show it now."""
+    """Return the job as a poll would show it now."""
     served_as = find_line(service, job)
     position, wait = place_of_newcomer(service, job, served_as, queued_at)
     return JobEnvelope(
@@ -205,7 +205,7 @@ def _queued(service: Services, job: NewJob, study: NewStudy | Study, queued_at: 
 @blueprint.get("/jobs/<string:job_id>", responses={"200": JobEnvelope, "304": None})
 @requires(Scope.JOBS_READ)
 def get_job(path: JobPath) -> Response:
-    """A job: its status, its place in line while it waits, its result when it succeeded.
+    """Return a job: its status, its place in line while it waits, its result when it succeeded.
 
     Polls cost little with `If-None-Match`; `Prefer: wait=N` answers when the job is terminal.
     """
@@ -218,7 +218,7 @@ def get_job(path: JobPath) -> Response:
 @blueprint.get("/jobs", responses={"200": JobList})
 @requires(Scope.JOBS_READ)
 def list_jobs(query: JobQuery) -> Response:
-    """The tenant's jobs, newest first, a page at a time; results without their images unless `include` says so."""
+    """List the tenant's jobs, newest first, a page at a time; results without their images unless `include` says so."""
     who = principal()
     service = services()
     wanted = sa.select(Job).where(Job.tenant_id == who.tenant_id).options(load_only(Job.study_id))

@@ -51,7 +51,7 @@ def create_key(body: KeyRequest) -> Response:
 @blueprint.get("/keys", responses={"200": KeyList})
 @requires(Scope.ADMIN)
 def list_keys(query: PageQuery) -> Response:
-    """The tenant's keys, newest first, those that have ended too; never the keys themselves."""
+    """List the tenant's keys, newest first, those that have ended too; never the keys themselves."""
     who = principal()
     wanted = sa.select(ApiKey).where(ApiKey.tenant_id == who.tenant_id)
     with services().database.transaction() as session:
@@ -63,7 +63,7 @@ def list_keys(query: PageQuery) -> Response:
 @blueprint.get("/keys/<string:key_id>", responses={"200": KeyView})
 @requires(Scope.ADMIN)
 def get_key(path: KeyPath) -> Response:
-    """A key: what it may do, and when it was used last."""
+    """Return a key: what it may do, and when it was used last."""
     who = principal()
     with services().database.transaction() as session:
         view = _view(find_key(session, who, path.key_id))
@@ -87,7 +87,7 @@ def revoke_key(path: KeyPath) -> Response:
 
 
 def find_key(session: Session, who: Principal, key_id: str) -> ApiKey:
-    """The tenant's key, or NotFound."""
+    """Find the tenant's key, or NotFound."""
     return existing(
         session.scalar(sa.select(ApiKey).where(ApiKey.id == key_id, ApiKey.tenant_id == who.tenant_id)), "key"
     )

@@ -46,7 +46,7 @@ blueprint.post("/sign-out")(sign_out)
 
 @blueprint.get("/")
 def home() -> str | Response:
-    """The tenant's recent jobs and the form that sends files; the sign-in form for strangers."""
+    """Return the tenant's recent jobs and the form that sends files; the sign-in form for strangers."""
     try:
         authenticate()
     except Unauthenticated:
@@ -57,7 +57,7 @@ def home() -> str | Response:
 
 @blueprint.context_processor
 def on_every_page() -> dict[str, Any]:
-    """What the layout shows beside the page's own content."""
+    """Return what the layout shows beside the page's own content."""
     return {"csrf_token": csrf.token, "signed_in": SESSION_KEY in session}
 
 
@@ -70,7 +70,7 @@ def to_sign_in(_error: Unauthenticated) -> AnyResponse:
 
 @blueprint.errorhandler(ThoraqError)
 def show_error(error: ThoraqError) -> tuple[str, int]:
-    """The problem as a page, for people."""
+    """Show the problem as a page, for people."""
     if error.status >= 500:
         log.error("page.unavailable", error=error.type, detail=error.detail, exc_info=error)
     return render_template("error.html", error=error), error.status
@@ -78,7 +78,7 @@ def show_error(error: ThoraqError) -> tuple[str, int]:
 
 @blueprint.errorhandler(Exception)
 def show_fault(error: Exception) -> tuple[str, int]:
-    """What the framework refuses, and faults of ours, as a page; a fault's traceback goes to the log."""
+    """Return what the framework refuses, and faults of ours, as a page; a fault's traceback goes to the log."""
     if isinstance(error, HTTPException) and error.code in BY_STATUS:
         return show_error(BY_STATUS[error.code]())
     log.error("page.failed", error=type(error).__name__, exc_info=error)

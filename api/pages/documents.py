@@ -26,7 +26,7 @@ DOCS_POLICY = (
 
 
 def show_model(sha256: str) -> str:
-    """A bundle's card: what it is, what it was made from, how well it does and where it stops."""
+    """Show a bundle's card: what it is, what it was made from, how well it does and where it stops."""
     authenticate()
     principal(Scope.MODELS_READ)
     with services().database.transaction() as session:
@@ -40,12 +40,12 @@ def list_problems() -> str:
 
 
 def show_docs() -> Response:
-    """The API's documentation: an introduction, and the reference that the browser draws from /openapi.json."""
+    """Show the API's documentation: an introduction, and the reference that the browser draws from /openapi.json."""
     response = make_response(render_template("docs.html", url=request.url_root.rstrip("/")))
     response.headers["Content-Security-Policy"] = DOCS_POLICY
     return response
 
 
 def docs_asset(name: str) -> Response:
-    """A file of Swagger UI, out of the installed plugin."""
+    """Return a file of Swagger UI, out of the installed plugin."""
     return send_from_directory(SWAGGER, name)

@@ -20,7 +20,7 @@ class StudyFiles:
 
 
 def files_of(session: Session, study_ids: Collection[str]) -> Mapping[str, StudyFiles]:
-    """The files of studies, by the studies' ids. Reads no more than one name of each, however many there are."""
+    """Return the files of studies, by the studies' ids. Reads no more than one name of each, however many there are."""
     count = sa.func.coalesce(sa.func.cardinality(Study.file_names), 0)
     wanted = sa.select(Study.id, Study.file_names[1], count).where(Study.id.in_(study_ids))
     return {study_id: StudyFiles(first, max(total - 1, 0)) for study_id, first, total in session.execute(wanted)}

@@ -46,7 +46,7 @@ class Picture:
 
 
 def pictures_of(job: JobEnvelope, study: Study) -> list[Picture]:
-    """The images that the result speaks of, in the study's order; none without a result."""
+    """Return the images that the result speaks of, in the study's order; none without a result."""
     if job.result is None:
         return []
     answers = {answer.image_id: answer for answer in job.result.images}
@@ -66,7 +66,7 @@ def _picture(number: int, image: Image, answer: ImagePrediction, name: str | Non
 
 
 def first_to_look_at(pictures: Sequence[Picture]) -> Picture | None:
-    """The image that dissents most clearly; else the first with an answer; else the first that can be shown."""
+    """Return the image that dissents most clearly; else the first with an answer; else the first that can be shown."""
     readable = [picture for picture in pictures if picture.answer.problem is None]
     return min(readable, key=_rank, default=None)
 

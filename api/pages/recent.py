@@ -43,7 +43,7 @@ class Row:
 
 
 def show_recent() -> Response:
-    """The newest rows and the form; `cursor`, the id of a row, continues the list. InvalidRequest for no id."""
+    """Show the newest rows and the form; `cursor`, the id of a row, continues the list. InvalidRequest for no id."""
     who = principal(Scope.JOBS_READ)
     cursor = request.args.get("cursor")
     with services().database.transaction() as session:

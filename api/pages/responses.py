@@ -10,12 +10,12 @@ from shared.db.tables import Tenant
 
 
 def conditional(template: str, **values: object) -> Response:
-    """The page with its ETag; 304 when the browser's copy is the same, so that asking again costs little."""
+    """Return the page with its ETag; 304 when the browser's copy is the same, so that asking again costs little."""
     response = make_response(render_template(template, **values))
     response.add_etag()
     return response.make_conditional(request)  # type: ignore[return-value]
 
 
 def tenant_name(session: Session, who: Principal) -> str:
-    """The hospital that the page is for."""
+    """Return the hospital that the page is for."""
     return session.get_one(Tenant, who.tenant_id).name

@@ -15,7 +15,7 @@ NAMED = 3
 
 
 def review_sentences(job: JobEnvelope, pictures: Sequence[Picture]) -> list[str]:
-    """A sentence for each reason of the job's result; none without a result."""
+    """Return a sentence for each reason of the job's result; none without a result."""
     if job.result is None:
         return []
     return [_sentence(reason, job, job.result, pictures) for reason in job.result.review_reasons]

@@ -22,7 +22,7 @@ HEATMAP_COOKIE = "heatmap"
 
 
 def show_job(job_id: str) -> Response:
-    """The page of a job; `image`, an image's id, chooses the picture that is shown."""
+    """Show the page of a job; `image`, an image's id, chooses the picture that is shown."""
     authenticate()
     who = principal(Scope.JOBS_READ)
     job = read_job(services(), who, job_id)
@@ -50,7 +50,7 @@ def show_job(job_id: str) -> Response:
 
 
 def _file_names(study: Study) -> list[str]:
-    """The names of the study's files, in their order; 'file 2' for one without."""
+    """Return the names of the study's files, in their order; 'file 2' for one without."""
     numbers = sorted({image.file_index for image in study.images})
     if not any(study.file_names or []):
         return []

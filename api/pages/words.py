@@ -77,7 +77,7 @@ def duration(seconds: float) -> str:
 
 
 def moment(time: datetime) -> str:
-    """A time in UTC, to the second; the page's script shows it in local time."""
+    """Return a time in UTC, to the second; the page's script shows it in local time."""
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -102,7 +102,7 @@ def marked(text: str) -> str:
 
 
 def what(job: JobEnvelope) -> str:
-    """What was asked, and of what, as far as it is known by now: 'Chest X-ray, ensemble'."""
+    """Return what was asked, and of what, as far as it is known by now: 'Chest X-ray, ensemble'."""
     modality = job.result.modality if job.result else job.modality
     return f"{MODALITIES[modality]}, {CLASSIFIERS[job.classifier]}"
 

@@ -110,7 +110,7 @@ def complete_study(path: StudyPath) -> Response:
 
 
 def _shown(service: Services, who: Principal, study_id: str) -> StudyView:
-    """The study as it is now; its jobs' doorbell is rung if it has any."""
+    """Return the study as it is now; its jobs' doorbell is rung if it has any."""
     with service.database.transaction() as session:
         view = study_view(session, who, study_id)
     if view.jobs:

@@ -44,7 +44,7 @@ class Previews:
         self._kept: TTLCache[bytes | ImageError] = TTLCache(KEPT_BYTES)
 
     def png(self, image: Image) -> bytes:
-        """A stored image in display grey, no side longer than `LONGEST_SIDE`.
+        """Return a stored image in display grey, no side longer than `LONGEST_SIDE`.
 
         Raises the errors of `Sandbox.preview`; StorageError; and Unavailable when too many are being made.
         """
@@ -85,5 +85,5 @@ class Previews:
 
 
 def previews() -> Previews:
-    """The current application's previews."""
+    """Return the current application's previews."""
     return cast(Previews, current_app.extensions[EXTENSION])

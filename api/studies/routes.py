@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 
 def find_study(session: Session, who: Principal, study_id: str, *, kept: bool = False) -> Study:
-    """The tenant's study with its images and the names of its files, or NotFound.
+    """Find the tenant's study with its images and the names of its files, or NotFound.
 
     With `kept` nobody deletes it until the transaction ends.
     """
@@ -61,7 +61,7 @@ def find_study(session: Session, who: Principal, study_id: str, *, kept: bool = 
 
 
 def study_view(session: Session, who: Principal, study_id: str) -> StudyView:
-    """The tenant's study as clients see it, or NotFound."""
+    """Return the tenant's study as clients see it, or NotFound."""
     study = find_study(session, who, study_id)
     return StudyView(
         id=study.id,
@@ -79,7 +79,7 @@ def study_view(session: Session, who: Principal, study_id: str) -> StudyView:
 
 
 def file_name(study: Study, file_index: int) -> str | None:
-    """The name that a file of the study was sent with, if it had one and is not of before names were kept."""
+    """Return the name that a file of the study was sent with, if it had one and is not of before names were kept."""
     names = study.file_names or []
     return names[file_index] if file_index < len(names) else None
 
@@ -193,7 +193,7 @@ def _check_fields(asked: StudyRequest) -> None:
 @blueprint.get("/studies/<string:study_id>", responses={"200": StudyView})
 @requires(Scope.JOBS_READ)
 def get_study(path: StudyPath) -> Response:
-    """A study and its images."""
+    """Return a study and its images."""
     who = principal()
     with services().database.transaction() as session:
         view = study_view(session, who, path.study_id)
@@ -239,7 +239,7 @@ def _remove_objects(service: Services, study_id: str, keys: Sequence[str]) -> No
 )
 @requires(Scope.JOBS_READ)
 def get_preview(path: ImagePath) -> Response:
-    """The picture as the classifiers see its grey values, longest side at most 768 pixels."""
+    """Return the picture as the classifiers see its grey values, longest side at most 768 pixels."""
     who = principal()
     service = services()
     with service.database.transaction() as session:

@@ -46,7 +46,7 @@ class AnnouncedBytes(io.RawIOBase):
         self._hash = hashlib.sha256()
 
     def read(self, size: int = -1, /) -> bytes:
-        """The body's next bytes; UploadMismatch at the end, or as soon as there are too many."""
+        """Return the body's next bytes; UploadMismatch at the end, or as soon as there are too many."""
         chunk = self._body.read(size)
         self._left -= len(chunk)
         self._hash.update(chunk)
@@ -58,7 +58,7 @@ class AnnouncedBytes(io.RawIOBase):
 
 
 def own_address(service: Services, upload: Upload, lifetime: timedelta) -> SignedPut:
-    """An address of this API that takes the upload's bytes for as long as `lifetime`."""
+    """Return an address of this API that takes the upload's bytes for as long as `lifetime`."""
     expires = int(time.time() + lifetime.total_seconds())
     signature = _signer(service).get_signature(_signed(upload.id, upload.tenant_id, expires))
     query = urlencode({"tenant": upload.tenant_id, "expires": expires, "signature": signature})
@@ -81,7 +81,7 @@ def _signed(upload_id: str, tenant_id: str, expires: int) -> str:
 
 
 def tenant_of_address(service: Services, path: str, query: str) -> str | None:
-    """The tenant for which an address was given out; None for one that was not."""
+    """Return the tenant for which an address was given out; None for one that was not."""
     upload_id = path.removeprefix(PREFIX).removesuffix("/content")
     asked = dict(parse_qsl(query))
     try:

@@ -44,7 +44,7 @@ def deidentify_upload(services: Services, tenant_id: str, file: BinaryIO) -> tup
 
 
 def digest_as_stored(services: Services, tenant_id: str, file: BinaryIO) -> str:
-    """The SHA-256 that the file would have in the store. Raises as `deidentify_upload` does."""
+    """Return the SHA-256 that the file would have in the store. Raises as `deidentify_upload` does."""
     source, _ = deidentify_upload(services, tenant_id, file)
     digest = hashlib.sha256()
     while chunk := source.read(1024 * 1024):

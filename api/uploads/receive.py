@@ -50,12 +50,15 @@ class StoredFile:
 
 
 def shown_name(name: str) -> str:
-    """A file's name as it is kept: printable, and of a bounded length."""
+    """Return a file's name as it is kept: printable, and of a bounded length."""
     return "".join(c if c.isprintable() else "\ufffd" for c in name)[:NAME_CHARACTERS]
 
 
 def sent_files(most: int) -> Sequence[FileStorage]:
-    """The request's `files` parts. They are on disk, so memory stays flat; the parser stops at one beyond `most`."""
+    """Return the request's `files` parts. They are on disk, so memory stays flat.
+
+    The parser stops at one beyond `most`.
+    """
     if request.mimetype != MULTIPART:
         raise UnsupportedMediaType(f"send {MULTIPART} with a part `files` for each file")
     request.max_form_parts = most + FIELDS
@@ -69,12 +72,12 @@ def sent_files(most: int) -> Sequence[FileStorage]:
 
 
 def sent_fields() -> dict[str, str]:
-    """The request's other parts, each once."""
+    """Return the request's other parts, each once."""
     return single(request.form)
 
 
 def single(fields: MultiDict[str, str]) -> dict[str, str]:
-    """The fields; InvalidRequest when one comes twice, as only one of the two could be obeyed."""
+    """Return the fields; InvalidRequest when one comes twice, as only one of the two could be obeyed."""
     twice = [name[:100] for name, values in fields.lists() if len(values) > 1]
     if twice:
         errors = [{"field": name, "message": "given more than once"} for name in twice]
@@ -142,7 +145,10 @@ def _receive_named(services: Services, who: Principal, file: FileStorage) -> Sto
 
 
 def _probe(services: Services, who: Principal, stream: BinaryIO) -> tuple[BinaryIO, ImageInfo] | StoredFile:
-    """The file as it is to be stored, and what its header says; or, if it is refused, all there is to say of it."""
+    """Return the file as it is to be stored, and what its header says.
+
+    If it is refused, return all that there is to say of it.
+    """
     try:
         return deidentify_upload(services, who.tenant_id, stream)
     except ImageError as error:
@@ -156,7 +162,7 @@ def _kept(stored: Stored, info: ImageInfo) -> StoredFile:
 
 
 def receive_many(services: Services, who: Principal, streams: Iterable[BinaryIO]) -> list[StoredFile]:
-    """Some small files, each as `receive` has it, stored together: all of them, or none."""
+    """Return some small files, each as `receive` has it, stored together: all of them, or none."""
     probed = [_probe(services, who, stream) for stream in streams]
     keys = [object_key(who.tenant_id) for found in probed if not isinstance(found, StoredFile)]
     sources = [found[0] for found in probed if not isinstance(found, StoredFile)]
@@ -223,7 +229,7 @@ def use_uploads(session: Session, who: Principal, upload_ids: Sequence[str]) -> 
 
 
 def of_upload(upload: Upload) -> StoredFile:
-    """A complete direct upload as a file that was taken in."""
+    """Return a complete direct upload as a file that was taken in."""
     return StoredFile(upload.sha256, upload.size_bytes, upload.object_key, direct_uploads.info_of(upload), None)
 
 
@@ -235,14 +241,14 @@ def new_study(
     metadata: dict[str, Any],
     study_id: str,
 ) -> NewStudy:
-    """The study, with one image per picture or frame, in the order of the files; ready for its rows."""
+    """Make the study, with one image per picture or frame, in the order of the files; ready for its rows."""
     images = [image for number, one in enumerate(taken) for image in new_images(number, one)]
     names = [one.name for one in taken]
     return NewStudy(study_id, who.tenant_id, modality, images, external_id, metadata, names)
 
 
 def new_images(file_index: int, one: StoredFile) -> list[NewImage]:
-    """The images of one file, ready for their rows."""
+    """Make the images of one file, ready for their rows."""
     return images_of(
         file_index,
         sha256=one.sha256,
@@ -254,6 +260,6 @@ def new_images(file_index: int, one: StoredFile) -> list[NewImage]:
 
 
 def fingerprint(form: dict[str, Any], taken: Sequence[StoredFile] = ()) -> str:
-    """What makes two requests the same: route, fields and the bytes of the files."""
+    """Return what makes two requests the same: route, fields and the bytes of the files."""
     content = [request.method, request.path, form, [one.sha256 for one in taken]]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -111,7 +111,7 @@ def _address(service: Services, upload: Upload) -> UploadAddress:
 @blueprint.get("/uploads/<string:upload_id>", responses={"200": UploadView})
 @requires(Scope.JOBS_READ)
 def get_upload(path: UploadPath) -> Response:
-    """An upload and, once it is complete, what its header says."""
+    """Return an upload and, once it is complete, what its header says."""
     who = principal()
     with services().database.transaction() as session:
         upload = direct_uploads.find(session, who.tenant_id, path.upload_id)
@@ -152,7 +152,7 @@ def _complete_upload(service: Services, who: Principal, upload: Upload) -> Uploa
 
 
 def _checked(service: Services, upload: Upload) -> tuple[Stored, ImageInfo]:
-    """The object as it is to be kept, and what its header says.
+    """Return the object as it is to be kept, and what its header says.
 
     UploadMismatch when it is not what was announced, Conflict when there is none.
     """

@@ -16,7 +16,7 @@ from shared.db.tables import Delivery, DeliveryAttempt, WebhookEndpoint
 
 
 def endpoint_view(endpoint: WebhookEndpoint) -> EndpointView:
-    """The endpoint as clients see it, without its secret."""
+    """Return the endpoint as clients see it, without its secret."""
     return EndpointView.model_validate(endpoint, from_attributes=True)
 
 
@@ -33,7 +33,7 @@ def attempt_view(attempt: DeliveryAttempt) -> AttemptView:
 
 
 def delivery_view(delivery: Delivery) -> DeliveryView:
-    """The delivery with its attempts."""
+    """Return the delivery with its attempts."""
     return DeliveryView(
         id=delivery.id,
         event_id=delivery.event_id,
@@ -48,7 +48,7 @@ def delivery_view(delivery: Delivery) -> DeliveryView:
 
 
 def find_endpoint(session: Session, who: Principal, endpoint_id: str, *, keep: bool = False) -> WebhookEndpoint:
-    """The tenant's endpoint, or NotFound; with `keep` nobody removes it before this transaction has ended."""
+    """Find the tenant's endpoint, or NotFound; with `keep` nobody removes it before this transaction has ended."""
     mine = sa.select(WebhookEndpoint).where(
         WebhookEndpoint.id == endpoint_id, WebhookEndpoint.tenant_id == who.tenant_id
     )
@@ -58,7 +58,7 @@ def find_endpoint(session: Session, who: Principal, endpoint_id: str, *, keep: b
 
 
 def find_delivery(session: Session, who: Principal, delivery_id: str) -> Delivery:
-    """The tenant's delivery with event and attempts, or NotFound."""
+    """Find the tenant's delivery with event and attempts, or NotFound."""
     mine = sa.select(Delivery).where(Delivery.id == delivery_id, Delivery.tenant_id == who.tenant_id)
     return existing(
         session.scalar(mine.options(joinedload(Delivery.event), selectinload(Delivery.attempts))), "delivery"

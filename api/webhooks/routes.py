@@ -106,7 +106,7 @@ def create_endpoint(body: EndpointRequest) -> Response:
 @blueprint.get("/webhook-endpoints", responses={"200": EndpointList})
 @requires(Scope.WEBHOOKS_MANAGE)
 def list_endpoints(query: PageQuery) -> Response:
-    """The tenant's endpoints, newest first."""
+    """List the tenant's endpoints, newest first."""
     who = principal()
     wanted = sa.select(WebhookEndpoint).where(WebhookEndpoint.tenant_id == who.tenant_id)
     with services().database.transaction() as session:
@@ -118,7 +118,7 @@ def list_endpoints(query: PageQuery) -> Response:
 @blueprint.get("/webhook-endpoints/<string:endpoint_id>", responses={"200": EndpointView})
 @requires(Scope.WEBHOOKS_MANAGE)
 def get_endpoint(path: EndpointPath) -> Response:
-    """An endpoint."""
+    """Return an endpoint."""
     who = principal()
     with services().database.transaction() as session:
         endpoint = find_endpoint(session, who, path.endpoint_id)
@@ -194,7 +194,7 @@ def test_endpoint(path: EndpointPath) -> Response:
 @blueprint.get("/webhook-endpoints/<string:endpoint_id>/deliveries", responses={"200": DeliveryList})
 @requires(Scope.WEBHOOKS_MANAGE)
 def list_deliveries(path: EndpointPath, query: PageQuery) -> Response:
-    """What was sent to an endpoint, newest first, with every attempt."""
+    """Return what was sent to an endpoint, newest first, with every attempt."""
     who = principal()
     with services().database.transaction() as session:
         endpoint = find_endpoint(session, who, path.endpoint_id)

@@ -6,7 +6,7 @@ from flask import Flask, Response, jsonify
 
 
 def create_app() -> Flask:
-    """The app: no database, no authentication, one constant JSON object."""
+    """Make the app: no database, no authentication, one constant JSON object."""
     app = Flask(__name__)
 
     @app.get("/healthz")

@@ -18,5 +18,5 @@ class Xrays:
 
     @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=60_000)
     def classify(self, files: list[Path]) -> list[dict[str, float]]:
-        """The files of many requests, as BentoML has put them together."""
+        """Return the files of many requests, as BentoML has put them together."""
         return self._model.answers([self._model.read(file.read_bytes()) for file in files])

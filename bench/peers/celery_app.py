@@ -24,7 +24,7 @@ app.conf.worker_proc_alive_timeout = 180  # Celery gives a child 4 s to start, a
 
 @functools.cache
 def model() -> XrayModel:
-    """This process's model, on one core: Celery starts a process per core."""
+    """Return this process's model, on one core: Celery starts a process per core."""
     return XrayModel(threads=1)
 
 
@@ -44,7 +44,7 @@ def classify(path: str) -> dict[str, float]:
 
 
 def create_app() -> Flask:
-    """The HTTP edge: takes a file, starts a task, tells its result to whoever asks."""
+    """Make the HTTP edge: takes a file, starts a task, tells its result to whoever asks."""
     web = Flask(__name__)
     uploads = Path(os.environ[UPLOADS])
 

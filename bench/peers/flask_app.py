@@ -10,7 +10,7 @@ from bench.peers.model import XrayModel
 
 
 def create_app() -> Flask:
-    """The app with the model loaded; one process, several threads."""
+    """Make the app with the model loaded; one process, several threads."""
     app = Flask(__name__)
     model = XrayModel()
     # One image at a time in the engine, which uses every core for it; requests decode beside it.

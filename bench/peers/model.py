@@ -38,7 +38,7 @@ class XrayModel:
         self._predict = (_engine if ours else _keras)(self._bundle, self._head, threads)
 
     def read(self, data: bytes) -> Pixels:
-        """A file's bytes to the (size, size) pixels that `answer` takes; ImageError when it cannot be read."""
+        """Return a file's bytes to the (size, size) pixels that `answer` takes; ImageError when it cannot be read."""
         size = self._bundle.input.size
         return prepare(decode_one(data, LIMITS, target=size), self._bundle.input)
 
@@ -76,6 +76,6 @@ def _keras(bundle: Bundle, head: Head, threads: int | None) -> Predict:
 
 
 def _engine(bundle: Bundle, head: Head, threads: int | None) -> Predict:
-    """The default engine of this machine."""
+    """Return the default engine of this machine."""
     network, engine = HeadNetwork.load(bundle, head), choose_engine(bundle, threads=threads).engine
     return lambda images: network.predict(engine.feature_maps(images, head.backbones))

@@ -47,7 +47,7 @@ class Web(Program):
 
 
 def flask_server(factory: str, clients: int, log: Path, environment: Mapping[str, str]) -> Web:
-    """A Flask app under granian."""
+    """Return a Flask app under granian."""
     size = ["--port", "{port}", "--blocking-threads", str(clients)]
     return Web(factory, [*GRANIAN, *size, "--factory", factory], log, **environment)
 

@@ -46,7 +46,7 @@ class OrdinaryCelery:
         return self.wait(self.submit(file))
 
     def submit(self, file: Path) -> str:
-        """The job's id; httpx.HTTPError."""
+        """Return the job's id; httpx.HTTPError."""
         job: str = self._http.post("/jobs", files={"file": file.read_bytes()}).raise_for_status().json()["id"]
         return job
 
@@ -74,7 +74,7 @@ class Setting(NamedTuple):
         return {BUNDLE: str(self.bundle)} | ({OUR_ENGINE: "1"} if self.our_engine else {})
 
     def named(self, name: str) -> str:
-        """The peer's name in the results."""
+        """Return the peer's name in the results."""
         return f"{name}, our engine" if self.our_engine else name
 
 

@@ -19,7 +19,7 @@ FROM, TO = 0.1, 0.9
 
 
 def run(lab: Lab) -> Found:
-    """The engine's own seconds over those that pass, with all images queued, and while they still come in."""
+    """Return the engine's own seconds over those that pass, with all images queued, and while they still come in."""
     shares: dict[str, list[float]] = {"queued": [], "arriving": []}
     with thoraq(lab.folder / "thoraq", engine="stand-in", stand_in_rate=RATE) as ours:
         ours.count_engine_seconds()
@@ -66,5 +66,5 @@ def _wait_for(client: Client, batch: Batch, done: float) -> None:
 
 
 def _newest(client: Client) -> Batch:
-    """The one that was sent last; those before it have ended."""
+    """Return the one that was sent last; those before it have ended."""
     return next(client.batches(page_size=1))

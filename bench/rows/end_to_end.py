@@ -72,7 +72,7 @@ def contestants(lab: Lab) -> Iterator[list[Contestant]]:
 
 
 def claims(rounds: Mapping[str, Sequence[Round]]) -> list[Claim]:
-    """The bulk path beside each, round by round."""
+    """Return the bulk path beside each, round by round."""
     found = ratios(rounds)
     return [Claim(f"bulk, end to end, to {name}", found[name], Bar(bar)) for name, bar in BARS.items()]
 

@@ -34,7 +34,7 @@ def run(lab: Lab) -> Found:
 
 
 def _bare(ours: Thoraq, lab: Lab) -> Web:
-    """The API's own command line, with another application and another port."""
+    """Return the API's own command line, with another application and another port."""
     _python, _module, *arguments = ours.stack.children["api"].command()
     port = ours.stack.url.rpartition(":")[2]
     changed = ["{port}" if part == port else BARE if part == "api:create_app" else part for part in arguments]

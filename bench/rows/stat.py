@@ -46,7 +46,7 @@ def _stat(ours: Thoraq, file: Path) -> float:
 
 
 def _batch_seconds(ours: Thoraq) -> float:
-    """A bulk batch, in however many looks, from one to the next: what is not the engine's belongs to it, too."""
+    """Return a bulk batch, in however many looks, from one to the next: what is not the engine's belongs to it, too."""
     before = ours.engine_seconds()
     until(lambda: ours.engine_seconds().images >= before.images + BATCHES * BATCH, "some batches' end")
     after = ours.engine_seconds()

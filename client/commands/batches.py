@@ -223,7 +223,7 @@ def _kept(resumption: Resumption, *, resume: bool) -> str:
 def _save(
     thoraq: Client, batch: Batch, meter: Meter, out: Path | None, errors: Path | None, as_json: bool = False
 ) -> Report:
-    """The files, and what is told of their content."""
+    """Return the files, and what is told of their content."""
     if out is not None:
         thoraq.save_batch(batch, "results", out, FORMATS[out.suffix.lower()], watch=meter)
     if errors is not None:
@@ -241,7 +241,7 @@ def _heard(results: Iterator[BatchResult], meter: Meter) -> Iterator[BatchResult
 
 
 def _each(ids: list[str], ask: Callable[[str], Batch]) -> tuple[list[Batch], list[Exit]]:
-    """The batches, and the codes of those that the server refuses; why goes to standard error."""
+    """Return the batches, and the codes of those that the server refuses; why goes to standard error."""
     found: list[Batch] = []
     refused: list[Exit] = []
     for batch_id in dict.fromkeys(ids):

@@ -25,7 +25,10 @@ class Resumption:
         self._path = user_state_path("thoraq", appauthor=False) / "batches" / self._mark
 
     def key(self, *, resume: bool) -> str:
-        """The Idempotency-Key of an earlier run that was interrupted, or a new one. OSError if it cannot be kept."""
+        """Return the Idempotency-Key of an earlier run that was interrupted, or a new one.
+
+        OSError if it cannot be kept.
+        """
         kept = self._path.read_text(encoding="ascii") if resume and self._path.exists() else ""
         if kept.startswith(self._mark):
             return kept

@@ -58,14 +58,14 @@ class Outcome:
 
 
 def code_of(error: ApiError | Unreachable | OSError) -> Exit:
-    """A server that fails or asks for a pause is not one that refuses."""
+    """Return a server that fails or asks for a pause is not one that refuses."""
     if isinstance(error, ApiError):
         return Exit.SERVER if error.status >= 500 or error.status == 429 else Exit.REFUSED
     return Exit.SERVER if isinstance(error, Unreachable) else Exit.USAGE
 
 
 def worst(codes: Iterable[Exit]) -> Exit:
-    """The one code for many outcomes."""
+    """Return the one code for many outcomes."""
     seen = set(codes)
     return next((code for code in WORST_FIRST if code in seen), Exit.GOOD)
 

@@ -43,7 +43,7 @@ def print_json(outcome: Outcome) -> None:
 
 
 def problem(error: Exception) -> dict[str, Any]:
-    """An error as JSON."""
+    """Return an error as JSON."""
     if isinstance(error, ApiError):
         return {name: getattr(error, name) for name in ("status", "type", "title", "detail", "request_id", "errors")}
     return {"type": "unreadable-file" if isinstance(error, OSError) else "unreachable", "detail": str(error)}
@@ -125,7 +125,7 @@ def _result(show: Callable[[JobResult], str]) -> Callable[[Outcome], str]:
 
 
 def outcome_text(job: Job) -> str:
-    """What came of a job; without a result, where it is."""
+    """Return what came of a job; without a result, where it is."""
     if job.result is None:
         return job.status
     return "rejected" if job.result.rejected else job.result.outcome

@@ -29,7 +29,7 @@ class Line:
 
 
 def tally(batch: Batch, results: Iterable[BatchResult]) -> list[Line]:
-    """A line per class, the most frequent first, then one per reason for which there is no class."""
+    """Return a line per class, the most frequent first, then one per reason for which there is no class."""
     answered: dict[str, Line] = {}
     rejected: dict[str, Line] = {}
     for one in results:

@@ -125,7 +125,7 @@ class TenantDatabase(Database):
         self._bind("")
 
     def of(self, tenant_id: str) -> Self:
-        """The same pool for one tenant's rows."""
+        """Return the same pool for one tenant's rows."""
         view = self._views.get(tenant_id)
         if view is None:
             view = copy.copy(self)

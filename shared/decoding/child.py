@@ -102,7 +102,7 @@ def _pictures(data: bytes, asked: dict[str, Any], limits: Limits) -> Iterator[Pi
 
 
 def fitted(grey: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
-    """The picture (H, W), shrunk so that no side is longer than that."""
+    """Return the picture (H, W), shrunk so that no side is longer than that."""
     scale = min(1.0, longest / max(grey.shape))
     height, width = (max(1, round(side * scale)) for side in grey.shape)
     return grey if scale == 1 else np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

@@ -161,7 +161,7 @@ class _Decoder:
     def ask(
         self, data: bytes, asked: dict[str, Any], longest: int, budget: Budget, unwanted: Callable[[], bool]
     ) -> Iterator[Picture]:
-        """The frames that are asked for, no side longer than that."""
+        """Yield the frames that are asked for, no side longer than that."""
         most = 1 + FRAME_HEAD.size + max(longest**2, MOST_WORDS)
         try:
             send(self._socket, json.dumps(asked | {"cpu_seconds": budget.seconds}).encode())
@@ -179,7 +179,7 @@ class _Decoder:
             raise _DecoderDied("it says what no decoder says")
 
     def _next(self, most: int, unwanted: Callable[[], bool]) -> bytearray:
-        """The next message; TimeoutError when none begins in time, CalledOff."""
+        """Return the next message; TimeoutError when none begins in time, CalledOff."""
         until = time.monotonic() + (self._socket.gettimeout() or 0)
         while not unwanted():  # before each frame, however quickly they come
             if select.select([self._socket], [], [], LOOK_SECONDS)[0]:

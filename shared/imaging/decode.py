@@ -108,7 +108,10 @@ def frames(data: bytes, limits: Limits, target: int | None = None, threads: int 
 
 
 def decode_one(data: bytes, limits: Limits, frame: int = 0, target: int | None = None) -> NDArray[np.uint8]:
-    """The display grey (H, W) of one frame, by index; as `frames`, and IndexError when there is no such frame."""
+    """Decode the display grey (H, W) of one frame, by index.
+
+    As `frames`, and IndexError when there is no such frame.
+    """
     if _media_type(BytesIO(data)) is MediaType.DICOM:
         return next(dicom.pictures(data, limits, first=frame)).grey
     if _media_type(BytesIO(data)) is MediaType.TIFF:

@@ -98,7 +98,7 @@ def jpeg_header(file: BinaryIO) -> Header:
 
 
 def _next_jpeg_marker(file: BinaryIO) -> int:
-    """The next marker's code, behind any number of filling bytes (FF) and of bytes that belong to no segment."""
+    """Return the next marker's code, behind any number of filling bytes (FF) and of bytes that belong to no segment."""
     while True:
         start, window = file.tell(), file.read(1 << 16)
         if match := JPEG_MARKER.search(window):

@@ -102,7 +102,7 @@ def _most(pixels: int) -> int:
 
 
 def _orientation(segment: bytes) -> int:
-    """The Orientation of an EXIF segment (EXIF 2.32, 4.5.4); 1 where it has none, or a damaged one."""
+    """Return the Orientation of an EXIF segment (EXIF 2.32, 4.5.4); 1 where it has none, or a damaged one."""
     from shared.imaging.tiff import reader as tiff
 
     if not segment.startswith(_EXIF):
@@ -158,7 +158,7 @@ def _jpeg_ls(data: bytes, header: Header) -> NDArray[np.uint8]:
 
 
 def with_transform(stream: bytes, transform: int) -> bytes:
-    """The stream with an Adobe segment that says whether its colours are YCbCr (1) or RGB (0), if it has none.
+    """Return the stream with an Adobe segment that says whether its colours are YCbCr (1) or RGB (0), if it has none.
 
     A JFIF segment goes before it, and means YCbCr. Without either, libjpeg would guess by the names of the components.
     """

@@ -76,7 +76,7 @@ class LungFinder:
         return cls([(kernel, bias) for kernel, bias in stages])
 
     def arrays(self) -> dict[str, Floats]:
-        """What `of` takes."""
+        """Return what `of` takes."""
         return {
             f"{part}_{stage}": values
             for stage, pair in enumerate(self.stages)
@@ -84,7 +84,7 @@ class LungFinder:
         }
 
     def find(self, grey: Grey) -> Lungs:
-        """The lungs of a display-grey X-ray (H, W). It always finds some: what the picture is, the gate says."""
+        """Return the lungs of a display-grey X-ray (H, W). It always finds some: what the picture is, the gate says."""
         small = thumbnail(grey)
         window, corners = WHOLE, np.zeros(8, np.float32)
         for kernel, bias in self.stages:
@@ -95,12 +95,15 @@ class LungFinder:
 
 
 def thumbnail(grey: Grey) -> Grey:
-    """The picture as windows are cut from it, (THUMBNAIL, THUMBNAIL)."""
+    """Return the picture as windows are cut from it, (THUMBNAIL, THUMBNAIL)."""
     return np.asarray(cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def cut(small: Grey, window: Floats) -> Grey:
-    """A window (x0, y0, x1, y1 in fractions) of a thumbnail, (SIDE, SIDE); past the edge the edge is repeated."""
+    """Return a window (x0, y0, x1, y1 in fractions) of a thumbnail, (SIDE, SIDE).
+
+    Past the edge the edge is repeated.
+    """
     x0, y0, x1, y1 = window
     across, down = SIDE / ((x1 - x0) * THUMBNAIL), SIDE / ((y1 - y0) * THUMBNAIL)
     matrix = np.array([[across, 0, -x0 * THUMBNAIL * across], [0, down, -y0 * THUMBNAIL * down]], np.float32)
@@ -109,7 +112,7 @@ def cut(small: Grey, window: Floats) -> Grey:
 
 
 def features(small: Grey, window: Floats) -> Floats:
-    """What a regression sees of a window: FEATURES numbers, from its contrast-limited equalised picture."""
+    """Return what a regression sees of a window: FEATURES numbers, from its contrast-limited equalised picture."""
     equalised = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(4, 4)).apply(cut(small, window))
     part = np.asarray(equalised, np.uint8)
     grey = cv2.resize(part, (COARSE, COARSE), interpolation=cv2.INTER_AREA).ravel().astype(np.float32) / 255
@@ -144,13 +147,13 @@ def inside(corners: Floats, window: Floats) -> Floats:
 
 
 def outside(corners: Floats, window: Floats) -> Floats:
-    """The reverse of `inside`: fractions of the window to fractions of the picture."""
+    """Return the reverse of `inside`: fractions of the window to fractions of the picture."""
     origin, size = np.tile(window[:2], 4), np.tile(window[2:] - window[:2], 4)
     return np.asarray(corners * size + origin, np.float32)
 
 
 def around(corners: Floats) -> Floats:
-    """The window around two boxes, AROUND wider on each side."""
+    """Return the window around two boxes, AROUND wider on each side."""
     points = corners.reshape(4, 2)
     low, high = points.min(0), points.max(0)
     # However a cascade errs, its next window must not vanish.
@@ -159,7 +162,7 @@ def around(corners: Floats) -> Floats:
 
 
 def crop(grey: Grey, box: Box, margin: float) -> Grey:
-    """The part of a picture (H, W) that a box holds, with `margin` of its width and height more on each side."""
+    """Return the part of a picture (H, W) that a box holds, with `margin` of its width and height more on each side."""
     height, width = grey.shape
     across, down = margin * (box.x1 - box.x0), margin * (box.y1 - box.y0)
     x0, x1 = _pixels(box.x0 - across, box.x1 + across, width)

@@ -41,7 +41,9 @@ _SILENT_FOR_GREY = _SILENT | {b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD"}
 
 
 def decode(data: bytes, header: Header, threads: int = 1) -> NDArray[np.uint8]:
-    """The display grey (H, W) of a PNG file whose header is within the limits; of an animation, its default picture.
+    """Decode the display grey (H, W) of a PNG file whose header is within the limits.
+
+    Of an animation, its default picture.
 
     `threads`: how many of this process decode at once. Raises CorruptImage.
     """
@@ -65,7 +67,7 @@ def is_interlaced(data: bytes) -> bool:
 
 
 def still(data: bytes) -> bytes:
-    """The PNG without its frames of animation, texts and whatever else has no say in the pixels.
+    """Return the PNG without its frames of animation, texts and whatever else has no say in the pixels.
 
     A decoder would show the first frame instead of the default picture (PNG, third edition, 4.9), and inflate texts.
     """
@@ -75,7 +77,9 @@ def still(data: bytes) -> bytes:
 
 
 def decode_plain(data: bytes, chunks: frozenset[bytes]) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
-    """The grey (H, W) of a PNG that is whole, has these `chunks`, and is within the limits; None for OpenCV to decode.
+    """Decode the grey (H, W) of a PNG that is whole, has these `chunks`, and is within the limits.
+
+    None for OpenCV to decode.
 
     8 or 16 bits as the file has; colour is weighted to luma.
     """

@@ -77,6 +77,6 @@ AN = re.compile(r"[AEO]|HDF|M4|MNG|MP4|NRRD|RAR|RIFF|SQL|SVG|XML|empty|xz")
 
 
 def name_of(start: bytes) -> str | None:
-    """What a file is that begins like this, with its article; None when nobody knows."""
+    """Return what a file is that begins like this, with its article; None when nobody knows."""
     name = next((name for offset, magic, name in SIGNATURES if start.startswith(magic, offset)), None)
     return name and f"{'an' if AN.match(name) else 'a'} {name}"

@@ -133,7 +133,7 @@ def _picture(encoded: bytes, page: Page, _rows: int) -> NDArray[Any]:
 
 
 def _jpeg(encoded: bytes, page: Page) -> NDArray[np.uint8]:
-    """A JPEG stream, with the tables that all of the page's streams share (TIFF Technical Note 2)."""
+    """Return a JPEG stream, with the tables that all of the page's streams share (TIFF Technical Note 2)."""
     whole = page.jpeg_tables[:-2] + encoded[2:] if page.jpeg_tables else encoded
     if page.planar or page.samples == 1:
         return jpeg.decode_stream(whole, "GRAY")
@@ -141,7 +141,7 @@ def _jpeg(encoded: bytes, page: Page) -> NDArray[np.uint8]:
 
 
 def _grey(samples: NDArray[Any], page: Page) -> NDArray[np.uint8]:
-    """The samples' brightness in 8 bits."""
+    """Return the samples' brightness in 8 bits."""
     match page.photometric:
         case tiff_tags.PALETTE:
             return _luma(page.palette[samples[:, :, 0]], 8)

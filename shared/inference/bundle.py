@@ -195,7 +195,7 @@ class Bundle:
         return self.card.heads
 
     def head_for(self, classifier: str, modality: str) -> Head:
-        """The head that answers for this classifier and modality; ModelError when the bundle has none."""
+        """Return the head that answers for this classifier and modality; ModelError when the bundle has none."""
         try:
             return self.heads[f"{classifier}-{modality}"]
         except KeyError:
@@ -209,7 +209,7 @@ class Bundle:
             self.read(file)
 
     def read(self, file: str) -> bytes:
-        """The bytes of a listed file; ModelError when they are not the ones that the card pins."""
+        """Return the bytes of a listed file; ModelError when they are not the ones that the card pins."""
         if file not in self.card.files:
             raise ModelError(f"{file}: not listed in the bundle's {CARD}")
         data = _read(self.path / file)
@@ -218,11 +218,11 @@ class Bundle:
         return data
 
     def load_architecture(self, file: str) -> dict[str, Any]:
-        """A network's layers as Keras describes them."""
+        """Return a network's layers as Keras describes them."""
         return cast(dict[str, Any], json.loads(self.read(file)))
 
     def load_weights(self, file: str) -> dict[str, NDArray[np.floating[Any]]]:
-        """A network's weights by layer and variable name, in the precision they are stored in."""
+        """Return a network's weights by layer and variable name, in the precision they are stored in."""
         try:
             return load(self.read(file))
         except SafetensorError as error:

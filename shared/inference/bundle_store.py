@@ -31,7 +31,7 @@ def push(bundle: Bundle, storage: Storage) -> None:
 
 
 def stored_files(sha256: str, storage: Storage) -> Iterator[tuple[str, bytes]]:
-    """The stored bundle's files, the card first, each with the bytes that are pinned.
+    """Yield the stored bundle's files, the card first, each with the bytes that are pinned.
 
     ModelError names the file that is missing or altered in the store.
     """
@@ -54,7 +54,7 @@ def fetch(sha256: str, storage: Storage, folder: Path) -> None:
 
 
 def bundle_of(key: str) -> str | None:
-    """The SHA-256 of the bundle that an object belongs to; None when it belongs to none."""
+    """Return the SHA-256 of the bundle that an object belongs to; None when it belongs to none."""
     folder, _, rest = key.partition("/")
     return rest.partition("/")[0] if folder == FOLDER else None
 

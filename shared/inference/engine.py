@@ -62,7 +62,7 @@ def check_request(bundle: Bundle, images: Pixels, backbones: Collection[str]) ->
 
 
 def buckets(max_batch: int) -> tuple[int, ...]:
-    """The batch sizes that a device ever sees: powers of two below `max_batch`, and it.
+    """Return the batch sizes that a device ever sees: powers of two below `max_batch`, and it.
 
     A device tunes itself, or compiles, for every shape that it meets; batches of any size would keep it at that.
     """

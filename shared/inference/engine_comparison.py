@@ -83,7 +83,7 @@ def compare(seconds: Mapping[str, float], images: int, first: str, exact: str) -
 
 
 def batch_seconds(engines: Sequence[Timed], images: NDArray[np.uint8], backbones: Collection[str]) -> dict[str, float]:
-    """The least time of a few rounds, in turn: what else the machine does meanwhile falls on all alike."""
+    """Return the least time of a few rounds, in turn: what else the machine does meanwhile falls on all alike."""
     best = dict.fromkeys((engine.name for engine in engines), math.inf)
     began = time.perf_counter()
     for _ in range(ROUNDS):
@@ -117,7 +117,7 @@ class Comparisons:
             yield
 
     def recall(self, key: str) -> Comparison | None:
-        """What was found for the key; None when nothing was, or the file is damaged."""
+        """Return what was found for the key; None when nothing was, or the file is damaged."""
         try:
             found = json.loads(self._file(key).read_text(encoding="utf-8"))
             return Comparison(str(found["engine"]), {str(k): float(v) for k, v in found["images_per_second"].items()})
@@ -146,7 +146,7 @@ class Comparisons:
 
 
 def key_of(cpu: Cpu, bundle: Bundle, batch: int, threads: int | None, rivals: Sequence[str]) -> str:
-    """What a comparison holds for: another CPU, bundle, OpenVINO or size makes another."""
+    """Return what a comparison holds for: another CPU, bundle, OpenVINO or size makes another."""
     parts = [
         cpu.model,
         sorted(cpu.features),

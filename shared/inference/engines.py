@@ -98,7 +98,7 @@ def _int8_or_more_exact(
 
 
 def described(found: Comparison) -> dict[str, object]:
-    """A comparison's fields for the log."""
+    """Return a comparison's fields for the log."""
     return {
         "engine": found.engine,
         "reason": found.reason,
@@ -116,7 +116,7 @@ class _Opener:
         self._notes: list[str] = []
 
     def first(self, names: Sequence[EngineName], setting: str) -> Engine:
-        """The first of them that passes; ModelError when none does."""
+        """Return the first of them that passes; ModelError when none does."""
         started = time.perf_counter()
         if engine := self.first_if_any(names):
             seconds = round(time.perf_counter() - started, 2)
@@ -126,7 +126,7 @@ class _Opener:
         raise ModelError(f"no engine runs model bundle {self.bundle.name} as it should: {why}")
 
     def first_if_any(self, names: Sequence[EngineName]) -> Engine | None:
-        """The first of them that passes; why others do not is noted."""
+        """Return the first of them that passes; why others do not is noted."""
         for name in names:
             try:
                 return self.open(name)
@@ -135,7 +135,7 @@ class _Opener:
         return None
 
     def open(self, name: EngineName) -> Engine:
-        """The engine, warm; ModelError unless it repeats the reference's answers and there is memory for it."""
+        """Return the engine, warm; ModelError unless it repeats the reference's answers and there is memory for it."""
         fit = self._images_that_fit(name)
         if self.reference is None and name != REFERENCE:
             raise ModelError("the bundle has no reference answers to hold it to")
@@ -146,7 +146,7 @@ class _Opener:
         return engine
 
     def chosen(self, engine: Engine, figures: str = "") -> EngineChoice:
-        """The engine with the figures that it was chosen by, and why others were refused."""
+        """Return the engine with the figures that it was chosen by, and why others were refused."""
         return EngineChoice(engine, "; ".join(filter(None, (figures, *self._notes))))
 
     def refuse(self, name: EngineName, error: ModelError | EngineError) -> None:
@@ -174,7 +174,7 @@ class _Opener:
 
 
 def make_engine(name: EngineName, bundle: Bundle, max_batch: int = 16, threads: int | None = None) -> Engine:
-    """An engine by name, unchecked; ModelError when this machine or the bundle lacks what it needs."""
+    """Make an engine by name, unchecked; ModelError when this machine or the bundle lacks what it needs."""
     if name.startswith("tensorflow"):
         return TensorFlowEngine(bundle, max_batch, threads, half=name == "tensorflow-float16")
     if importlib.util.find_spec("openvino") is None:

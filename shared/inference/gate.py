@@ -94,7 +94,7 @@ class Gate:
 
     @classmethod
     def load(cls, bundle: Bundle) -> Self:
-        """The gate of a bundle; ModelError when it has none, or one whose arrays do not fit together."""
+        """Return the gate of a bundle; ModelError when it has none, or one whose arrays do not fit together."""
         part = bundle.card.gate
         if part is None:
             raise ModelError(f"model bundle {bundle.name} has no gate")
@@ -107,7 +107,7 @@ class Gate:
 
     @classmethod
     def of(cls, backbone: str, arrays: Mapping[str, NDArray[np.floating[Any]]]) -> Self:
-        """A gate from the arrays that training fitted; KeyError when one is missing."""
+        """Return a gate from the arrays that training fitted; KeyError when one is missing."""
         found = {name: np.asarray(values, np.float32) for name, values in arrays.items()}
         space = Space(**{name: found[name] for name in Space.__dataclass_fields__})
         return cls(backbone, space, found["weights"], found["bias"], float(found["threshold"][0]))
@@ -118,7 +118,10 @@ class Gate:
         return len(self.space.mean) // len(self.space.pools)
 
     def judge(self, maps: NDArray[np.floating[Any]]) -> list[Verdict]:
-        """What each of N images is, from its map (N, h, w, channels); ValueError when the maps are of another shape."""
+        """Return what each of N images is, from its map (N, h, w, channels).
+
+        ValueError when the maps are of another shape.
+        """
         if maps.ndim != 4 or (maps.shape[1] * maps.shape[2], maps.shape[3]) != (
             self.space.pools.shape[1],
             self.channels,

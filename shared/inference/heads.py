@@ -42,7 +42,7 @@ class HeadNetwork:
 
     @classmethod
     def load(cls, bundle: Bundle, head: Head) -> Self:
-        """The head as the bundle's files describe it; ModelError when they do not fit together."""
+        """Return the head as the bundle's files describe it; ModelError when they do not fit together."""
         try:
             network = read_network(bundle.load_architecture(head.architecture), KINDS)
             return cls(network, bundle.load_weights(head.weights), head.backbones)
@@ -89,7 +89,7 @@ class HeadNetwork:
         return values, pullbacks
 
     def _gradients(self, gradient: Array, pullbacks: Mapping[str, Pullback]) -> dict[str, Array]:
-        """The gradient with respect to every layer's output, from the one with respect to the last's."""
+        """Return the gradient with respect to every layer's output, from the one with respect to the last's."""
         gradients = {self._network.output: gradient}
         for layer in reversed(self._network.layers):
             if layer.inputs and layer.name in gradients:
@@ -156,7 +156,7 @@ def softmax(logits: NDArray[Real]) -> NDArray[Real]:
 
 
 def linear(logits: Array) -> Array:
-    """The logits themselves."""
+    """Return the logits themselves."""
     return logits
 
 
@@ -168,7 +168,7 @@ def _shape(layer: Layer) -> tuple[int, ...]:
 
 
 def _last_activation(network: Network) -> Callable[[Array], Array]:
-    """What makes probabilities of the last layer's logits."""
+    """Return what makes probabilities of the last layer's logits."""
     last = next(layer for layer in network.layers if layer.name == network.output)
     activation = last.config.get("activation")
     if last.kind != "Dense" or activation not in OUTPUTS:

@@ -40,7 +40,7 @@ def tensorflow(threads: int | None = None) -> Any:
 
 
 def rebuild(bundle: Bundle, part: Backbone | Head, policy: str = "float32") -> Any:
-    """The Keras network that two files of the bundle describe; ModelError when they do not fit together.
+    """Return the Keras network that two files of the bundle describe; ModelError when they do not fit together.
 
     `policy` is the Keras dtype policy to compute in; the variables are float32 in all of them.
     """

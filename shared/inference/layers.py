@@ -41,7 +41,7 @@ class Network:
 
 
 def read_network(description: Mapping[str, Any], kinds: frozenset[str]) -> Network:
-    """The functional network of one output that `keras.saving.serialize_keras_object` described.
+    """Read the functional network of one output that `keras.saving.serialize_keras_object` described.
 
     Raises ModelError when the description is not one, or has layers of other kinds than `kinds`.
     """
@@ -59,7 +59,7 @@ def read_network(description: Mapping[str, Any], kinds: frozenset[str]) -> Netwo
 
 
 def variable(weights: Weights, layer: Layer, name: str, shape: tuple[int, ...] | None = None) -> NDArray[np.float32]:
-    """A layer's weight in float32; ModelError when it is missing or has another shape."""
+    """Return a layer's weight in float32; ModelError when it is missing or has another shape."""
     path = f"{layer.name}/{name}"
     if path not in weights:
         raise ModelError(f"the weights lack {path}")

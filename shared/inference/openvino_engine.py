@@ -98,7 +98,7 @@ class OpenVinoEngine:
 
 
 def precision(name: EngineName, cpu: Cpu) -> str:
-    """What is computed in where nothing is quantised, as OpenVINO names it; ModelError when the CPU cannot."""
+    """Return what is computed in where nothing is quantised, as OpenVINO names it; ModelError when the CPU cannot."""
     if name == "openvino-bf16" and not cpu.has_bfloat16:
         raise ModelError("this CPU does not compute in bfloat16")
     return "bf16" if cpu.has_bfloat16 and name != "openvino-float32" else "f32"

@@ -21,7 +21,7 @@ Node = Any  # OpenVINO's nodes come without usable types
 
 
 def build_backbone(description: Mapping[str, Any], weights: Weights, spec: InputSpec) -> ov.Model:
-    """The network that takes prepared pixels (N, size, size) uint8 and gives maps (N, h, w, channels) float32.
+    """Return the network that takes prepared pixels (N, size, size) uint8 and gives maps (N, h, w, channels) float32.
 
     `description` is that of `keras.saving.serialize_keras_object`, `weights` go by their Keras paths. Raises
     ModelError for a layer, or a layer's option, that no backbone has.
@@ -109,7 +109,7 @@ def _padding(layer: Layer) -> str:
 
 
 def _per_channel(values: Any) -> Node:
-    """A constant that spreads over (N, channels, h, w)."""
+    """Return a constant that spreads over (N, channels, h, w)."""
     return ops.constant(np.asarray(values, np.float32).reshape(1, -1, 1, 1))
 
 

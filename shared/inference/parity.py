@@ -37,7 +37,7 @@ class Reference:
 
     @classmethod
     def read(cls, bundle: Bundle) -> Self | None:
-        """The bundle's reference; None when it has none, ModelError when its file does not fit the bundle."""
+        """Return the bundle's reference; None when it has none, ModelError when its file does not fit the bundle."""
         if bundle.card.parity is None:
             return None
         arrays = bundle.load_weights(bundle.card.parity)
@@ -51,7 +51,7 @@ class Reference:
         return cls(images, {name: part.astype(np.float32) for name, part in arrays.items()})
 
     def dump(self) -> bytes:
-        """The parity file's content."""
+        """Return the parity file's content."""
         return save({IMAGES: self.images, **self.probabilities})
 
 
@@ -75,7 +75,7 @@ def disagreement(engine: Backbones, bundle: Bundle, reference: Reference) -> str
 
 
 def _turned_away(maps: Mapping[str, Array], bundle: Bundle) -> str | None:
-    """What the gate does to the reference images, all of which are chest images."""
+    """Return what the gate does to the reference images, all of which are chest images."""
     if bundle.card.gate is None:
         return None
     kinds = [verdict.kind for verdict in Gate.load(bundle).judge(maps[bundle.card.gate.backbone])]

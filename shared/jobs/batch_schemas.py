@@ -93,7 +93,7 @@ class BatchEnvelope(BaseModel):
 
 
 def batch_envelope(batch: Batch) -> BatchEnvelope:
-    """The batch row as clients see it: one row, however large the batch."""
+    """Return the batch row as clients see it: one row, however large the batch."""
     path = f"/v1/batches/{batch.id}"
     return BatchEnvelope(
         id=batch.id,
@@ -129,7 +129,7 @@ def _batch_status(batch: Batch) -> BatchStatus:
 
 
 def batch_event(batch: Batch, *, labels: bool = False) -> dict[str, Any]:
-    """The data of a batch's webhook; `labels`: with its external_id."""
+    """Return the data of a batch's webhook; `labels`: with its external_id."""
     # Names of files, too, may name a patient.
     hidden: dict[str, Any] = {"ignored": {"names"}, "problem": {"member"}}
     hidden |= dict.fromkeys(private_fields(labels=labels), True)

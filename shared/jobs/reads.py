@@ -21,7 +21,7 @@ MOST_IMAGES = 4_000
 
 
 def _columns(entity: type[Base], *keys: str) -> list[sa.Label[Any]]:
-    """The entity's attributes, all unless named, labelled as `<table>.<attribute>`."""
+    """Return the entity's attributes, all unless named, labelled as `<table>.<attribute>`."""
     attributes = sa.inspect(entity).column_attrs
     return [
         attribute.columns[0].label(f"{entity.__tablename__}.{attribute.key}")
@@ -98,7 +98,7 @@ _OF_LIST, _OF_LIST_SUMMARY = (
 
 
 def read(connection: sa.Connection, tenant_id: str, job_id: str) -> Job | None:
-    """The tenant's job with its study, its result and the result's bundle; for reading only."""
+    """Return the tenant's job with its study, its result and the result's bundle; for reading only."""
     row = connection.execute(_ONE, {"job_id": job_id, "tenant_id": tenant_id}).first()
     if row is None:
         return None
@@ -111,7 +111,7 @@ def read(connection: sa.Connection, tenant_id: str, job_id: str) -> Job | None:
 
 
 def of_batch(connection: sa.Connection, batch_id: str, after: int, limit: int) -> list[Job]:
-    """A batch's jobs in the order of their items, as `read` gives them: at most so many after item `after`.
+    """Return a batch's jobs in the order of their items, as `read` gives them: at most so many after item `after`.
 
     Fewer, but one at least, where they have very many images.
     """
@@ -120,19 +120,19 @@ def of_batch(connection: sa.Connection, batch_id: str, after: int, limit: int) -
 
 
 def summaries_of_batch(connection: sa.Connection, batch_id: str, after: int, limit: int) -> list[Job]:
-    """The same, all of them, with results that lack their images."""
+    """Return the same, all of them, with results that lack their images."""
     rows = connection.execute(_OF_BATCH_SUMMARY, {"batch_id": batch_id, "after": after, "limit": limit})
     return [_whole(*_split(row, [*_JOB_PARTS, *_SUMMARY_PARTS])) for row in rows]
 
 
 def of_ids(connection: sa.Connection, tenant_id: str, ids: Sequence[str]) -> list[Job]:
-    """The tenant's jobs of these ids, newest first, as `read` gives them."""
+    """Return the tenant's jobs of these ids, newest first, as `read` gives them."""
     rows = connection.execute(_OF_LIST, {"tenant_id": tenant_id, "ids": list(ids)})
     return _present(_whole(*_split(row, [*_JOB_PARTS, *_ANSWER_PARTS])) for row in rows)
 
 
 def summaries(connection: sa.Connection, tenant_id: str, ids: Sequence[str]) -> list[Job]:
-    """The same with results that lack their images."""
+    """Return the same with results that lack their images."""
     rows = connection.execute(_OF_LIST_SUMMARY, {"tenant_id": tenant_id, "ids": list(ids)})
     return _present(_whole(*_split(row, [*_JOB_PARTS, *_SUMMARY_PARTS])) for row in rows)
 
@@ -143,7 +143,7 @@ def _present(jobs: Iterable[Job]) -> list[Job]:
 
 
 def _names(columns: Sequence[sa.Label[Any]]) -> list[list[str]]:
-    """The attributes of each table, in the order of the columns."""
+    """Return the attributes of each table, in the order of the columns."""
     pairs = (column.name.split(".") for column in columns)
     return [[name for _, name in group] for _, group in groupby(pairs, key=itemgetter(0))]
 
@@ -152,7 +152,7 @@ _JOB_PARTS, _ANSWER_PARTS, _SUMMARY_PARTS = _names(_JOB), _names(_ANSWER), _name
 
 
 def _split(row: sa.Row[Any], parts: Sequence[list[str]]) -> list[SimpleNamespace]:
-    """A row as one object per table."""
+    """Return a row as one object per table."""
     values = iter(row)
     return [SimpleNamespace(**{name: next(values) for name in names}) for names in parts]
 

@@ -73,7 +73,7 @@ def _question(claim: Claim) -> Question:
 
 
 def _heatmaps(session: Session, job_ids: Sequence[str]) -> Mapping[str, dict[str, sa.Row[Any]]]:
-    """The jobs' heatmaps by job and image."""
+    """Return the jobs' heatmaps by job and image."""
     found: dict[str, dict[str, sa.Row[Any]]] = defaultdict(dict)
     if job_ids:
         for row in session.execute(HEATMAPS, {"jobs": job_ids, "kind": ArtifactKind.HEATMAP.value}):

@@ -152,7 +152,7 @@ class JobEnvelope(BaseModel):
 
 
 def result_of(result: Result, sent_as: Modality) -> JobResult:
-    """The result row as clients see it."""
+    """Return the result row as clients see it."""
     answered = result.answered
     if answered is None:
         answered = sum(1 for image in result.images if image.get("prediction") is not None)
@@ -187,7 +187,7 @@ def artifact_path(job_id: str, artifact_id: str) -> str:
 
 
 def job_envelope(job: Job) -> JobEnvelope:
-    """The job row, with its study and result, as clients see it."""
+    """Return the job row, with its study and result, as clients see it."""
     return JobEnvelope(
         id=job.id,
         status=job.state,
@@ -220,5 +220,5 @@ def private_fields(*, labels: bool) -> set[str]:
 
 
 def job_event(job: Job, *, labels: bool = False) -> dict[str, Any]:
-    """The data of a job's webhook; `labels`: with its external_id."""
+    """Return the data of a job's webhook; `labels`: with its external_id."""
     return job_envelope(job).model_dump(mode="json", exclude=private_fields(labels=labels))

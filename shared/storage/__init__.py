@@ -27,5 +27,5 @@ __all__ = [
 
 
 def open_storage(settings: Settings) -> Storage:
-    """The store that the settings name. Connects to nothing yet; each process opens its own."""
+    """Open the store that the settings name. Connects to nothing yet; each process opens its own."""
     return MinioStorage(settings) if settings.storage == "minio" else FolderStorage(settings.storage_dir)

@@ -63,22 +63,22 @@ class Storage(Protocol):
         """As `put`, for small objects that are there together: all are when it returns; when it fails, some may be."""
 
     def get(self, key: str, expect_sha256: str | None = None) -> bytes:
-        """The whole object; ObjectNotFound, or ObjectCorrupt when its SHA-256 is not the expected one."""
+        """Return the whole object; ObjectNotFound, or ObjectCorrupt when its SHA-256 is not the expected one."""
 
     def open(self, key: str) -> BinaryIO:
-        """The object as a stream, to be closed (`with`); ObjectNotFound already here, not at the first read."""
+        """Return the object as a stream, to be closed (`with`); ObjectNotFound already here, not at the first read."""
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         """At most `length` (1 or more) bytes of the object from `offset`, which lies in it; ObjectNotFound."""
 
     def stat(self, key: str) -> ObjectInfo:
-        """What the store knows of the object without reading it; ObjectNotFound."""
+        """Return what the store knows of the object without reading it; ObjectNotFound."""
 
     def delete(self, key: str) -> None:
         """Remove the object; a missing one is fine."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """The objects whose key begins with `prefix` ("" for all), in the order of their keys.
+        """Return the objects whose key begins with `prefix` ("" for all), in the order of their keys.
 
         Some S3 servers (SeaweedFS) list what stands below a slash first: nobody may depend on the order.
         """
@@ -100,7 +100,7 @@ class Storage(Protocol):
 
 
 def object_key(tenant_id: str) -> str:
-    """A fresh key, `tenant/year/month/day/uuid7`: lists by tenant and day, and holds nothing from the client."""
+    """Return a fresh key, `tenant/year/month/day/uuid7`: lists by tenant and day, and holds nothing from the client."""
     return f"{tenant_id}/{datetime.now(UTC):%Y/%m/%d}/{uuid_utils.uuid7().hex}"
 
 
@@ -114,13 +114,16 @@ def is_whole(storage: Storage, key: str, sha256: str) -> bool:
 
 
 def checked(key: str) -> str:
-    """The key, or ValueError when it is none; the same rule for both drivers."""
+    """Return the key, or ValueError when it is none; the same rule for both drivers."""
     if not _KEY.fullmatch(key):
         raise ValueError("not an object key")
     return key
 
 
 def split_prefix(prefix: str) -> tuple[str, str]:
-    """A prefix as (key of a directory, or "" for the top; beginning of a name in it); ValueError as for a key."""
+    """Return a prefix as (key of a directory, or "" for the top; beginning of a name in it).
+
+    ValueError as for a key.
+    """
     directory, slash, stem = prefix.rpartition("/")
     return checked(directory) if slash else "", stem

@@ -18,7 +18,7 @@ CHECKSUM = "x-amz-checksum-sha256"
 
 
 def checksum(sha256: str) -> str:
-    """A SHA-256 as S3's checksum headers write it: base64, where ours are hexadecimal."""
+    """Return a SHA-256 as S3's checksum headers write it: base64, where ours are hexadecimal."""
     return base64.b64encode(bytes.fromhex(sha256)).decode()
 
 

@@ -168,7 +168,10 @@ def _minio(settings: Settings, endpoint: str, secure: bool, pool: urllib3.PoolMa
 
 
 def _compared(headers: Mapping[str, str]) -> str | None:
-    """The SHA-256 that the store says it has compared the whole object with; a multipart upload has one per part."""
+    """Return the SHA-256 that the store says it has compared the whole object with.
+
+    A multipart upload has one per part.
+    """
     value = headers.get(CHECKSUM, "")
     return None if not value or "-" in value else base64.b64decode(value).hex()
 

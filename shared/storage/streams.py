@@ -32,7 +32,7 @@ class HashingReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """The source's next bytes, at most CHUNK; 0 at its end."""
+        """Return the source's next bytes, at most CHUNK; 0 at its end."""
         view = memoryview(buffer)
         chunk = self._next(min(len(view), CHUNK))
         view[: len(chunk)] = chunk
@@ -54,7 +54,7 @@ class HashingReader(io.RawIOBase):
         return chunk
 
     def stored(self, key: str) -> Stored:
-        """The account of what has passed."""
+        """Return the account of what has passed."""
         return Stored(key, self._hash.hexdigest(), self._size)
 
 
@@ -69,7 +69,7 @@ class Body(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """The object's next bytes; 0 at its end."""
+        """Return the object's next bytes; 0 at its end."""
         with self._errors():
             return self._raw.readinto(memoryview(buffer))
 
@@ -100,7 +100,7 @@ class SeekableObject(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """The object's bytes at the position; 0 at its end."""
+        """Return the object's bytes at the position; 0 at its end."""
         view = memoryview(buffer)
         length = min(len(view), self._size - self._position)
         if length <= 0:
@@ -112,7 +112,7 @@ class SeekableObject(io.RawIOBase):
 
 
 def verified(content: bytes, expect_sha256: str | None) -> bytes:
-    """The content; ObjectCorrupt when a SHA-256 (hexadecimal) is expected and the content has another."""
+    """Return the content; ObjectCorrupt when a SHA-256 (hexadecimal) is expected and the content has another."""
     if expect_sha256 is not None and hashlib.sha256(content).hexdigest() != expect_sha256:
         raise ObjectCorrupt
     return content

@@ -54,7 +54,7 @@ def pending(session: Session, tenant_id: str) -> int:
 
 
 def find(session: Session, tenant_id: str, upload_id: str, *, lock: bool = False) -> Upload:
-    """The tenant's upload, locked for the rest of the transaction when asked; NotFound."""
+    """Return the tenant's upload, locked for the rest of the transaction when asked; NotFound."""
     mine = sa.select(Upload).where(Upload.id == upload_id, Upload.tenant_id == tenant_id)
     return existing(
         session.scalar((mine.with_for_update() if lock else mine).execution_options(populate_existing=True)), "upload"
@@ -94,7 +94,10 @@ def sweep_unused(session: Session, limit: int) -> list[str]:
 
 
 def use(session: Session, tenant_id: str, upload_ids: Sequence[str]) -> list[Upload]:
-    """The tenant's complete uploads in the order given, now used; NotFound or Conflict, and then none of them is."""
+    """Return the tenant's complete uploads in the order given, now used.
+
+    NotFound or Conflict, and then none of them is.
+    """
     (found,) = use_each(session, tenant_id, [upload_ids])
     if isinstance(found, Refusal):
         raise found
@@ -147,7 +150,7 @@ def _refusal(group: Sequence[str], found: dict[str, Upload], used: set[str]) -> 
 
 
 def info_of(upload: Upload) -> ImageInfo:
-    """What the header of a complete upload said."""
+    """Return what the header of a complete upload said."""
     if upload.info is None:
         raise Conflict("the upload is not complete")
     return ImageInfo(**upload.info | {"media_type": MediaType(upload.info["media_type"])})

@@ -36,7 +36,7 @@ def open_study(
     quiet_seconds: float,
     wanted: Sequence[tuple[Classifier, Priority]],
 ) -> Study:
-    """A study without images; the jobs that are `wanted` are submitted when it is closed."""
+    """Open a study without images; the jobs that are `wanted` are submitted when it is closed."""
     study = Study(
         id=study_id,
         tenant_id=tenant_id,
@@ -66,7 +66,7 @@ def _stay_open(study: Study) -> None:
 
 
 def locked(session: Session, tenant_id: str, study_id: str) -> Study:
-    """The tenant's study, which nobody else closes or adds to until the transaction ends; NotFound."""
+    """Return the tenant's study, which nobody else closes or adds to until the transaction ends; NotFound."""
     mine = sa.select(Study).where(Study.id == study_id, Study.tenant_id == tenant_id)
     return existing(session.scalar(mine.with_for_update().execution_options(populate_existing=True)), "study")
 

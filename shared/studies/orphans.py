@@ -17,7 +17,9 @@ CHUNK = 500
 
 
 def orphans(database: Database, storage: Storage, older_than: timedelta) -> Iterator[list[str]]:
-    """The keys of orphans, as many at a time as one query asks about; young ones may belong to a request under way.
+    """Yield the keys of orphans, as many at a time as one query asks about.
+
+    Young ones may belong to a request under way.
 
     A list, which may be empty, comes for every so many objects: whoever reads them sees that it gets on.
     """

@@ -68,7 +68,10 @@ def images_of(
     info: ImageInfo | None,
     problem: dict[str, Any] | None = None,
 ) -> list[NewImage]:
-    """The images of one file: one for each frame that its header declares; of a refused file the one that says why."""
+    """Return the images of one file: one for each frame that its header declares.
+
+    Of a refused file the one that says why.
+    """
     return [
         NewImage(
             file_index,

@@ -82,7 +82,10 @@ def addresses_of(host: str, port: int | None, allowed: Networks) -> list[Address
 
 
 def check_url(url: str, *, allow_http: bool) -> SplitResult:
-    """The URL's parts; WebhookDestinationRefused for one that nothing is sent to, whatever its host resolves to."""
+    """Return the URL's parts.
+
+    WebhookDestinationRefused for one that nothing is sent to, whatever its host resolves to.
+    """
     try:
         parts = urlsplit(url)
         _ = parts.port

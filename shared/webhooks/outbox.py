@@ -48,12 +48,12 @@ EMIT = sa.text("""
 
 
 def new_secret() -> str:
-    """A fresh signing secret: 256 random bits."""
+    """Make a fresh signing secret: 256 random bits."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def sign(signing_secrets: Iterable[str], message_id: str, at: datetime, body: str) -> dict[str, str]:
-    """The three headers of a delivery; one signature per secret, so that receivers can rotate."""
+    """Return the three headers of a delivery; one signature per secret, so that receivers can rotate."""
     signatures = " ".join(Webhook(secret).sign(message_id, at, body) for secret in signing_secrets)
     return {
         "webhook-id": message_id,
@@ -84,7 +84,10 @@ def emit(session: Session, webhook_events: Sequence[WebhookEvent]) -> None:
 
 
 def record_event(session: Session, tenant_id: str, kind: EventType, data: dict[str, Any]) -> Event:
-    """The row of an event that is about no job and no batch; its id becomes the `webhook-id` of every delivery."""
+    """Return the row of an event that is about no job and no batch.
+
+    Its id becomes the `webhook-id` of every delivery.
+    """
     payload = WebhookPayload(type=kind, timestamp=datetime.now(UTC), data=data).model_dump(mode="json")
     event = Event(id=new_id("msg"), tenant_id=tenant_id, type=kind, payload=payload)
     session.add(event)
@@ -93,7 +96,7 @@ def record_event(session: Session, tenant_id: str, kind: EventType, data: dict[s
 
 
 def schedule(session: Session, event: Event, endpoint: WebhookEndpoint) -> Delivery:
-    """A delivery that is due now."""
+    """Return a delivery that is due now."""
     delivery = Delivery(
         id=new_id("dlv"),
         tenant_id=event.tenant_id,

@@ -1,4 +1,4 @@
-"""A short run of `make siege`: under all of it at once, nothing of another hospital fails, is lost or waits for a lease.
+"""A short run of `make siege`: under all of it, nothing of another hospital fails, is lost or waits for a lease.
 
 How long things take is what `make siege` measures, on a machine that does nothing else.
 """

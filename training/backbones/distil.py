@@ -61,7 +61,7 @@ class Deck:
         self._count, self._rng, self._left = count, rng, np.empty(0, np.int64)
 
     def draw(self, count: int) -> NDArray[np.int64]:
-        """The next `count` numbers."""
+        """Draw the next `count` numbers."""
         while len(self._left) < count:
             self._left = np.concatenate([self._left, self._rng.permutation(self._count)])
         drawn, self._left = self._left[:count], self._left[count:]
@@ -76,7 +76,7 @@ class Views:
         self._decks = [Deck(len(images), rng) for images in sets]
 
     def draw(self, size: int) -> Any:
-        """The next batch."""
+        """Draw the next batch."""
         count = TOWERS * BATCH // len(self._sets)
         views = np.stack(
             [
@@ -94,7 +94,7 @@ class Views:
 
 
 def levels(teacher: Any) -> Any:
-    """The teacher's map at stride 16; and at stride 32 its last map with the means of those at strides 8 and 16.
+    """Return the teacher's map at stride 16; and at stride 32 its last map with the means of those at strides 8 and 16.
 
     Logistic regression on the means of the second is right on 86 % of the X-rays (three classes, patient-wise).
     """
@@ -104,7 +104,7 @@ def levels(teacher: Any) -> Any:
 
 
 def learner(student: Any, teaching: Any) -> Any:
-    """The student with 1 x 1 convolutions to the teacher's levels."""
+    """Return the student with 1 x 1 convolutions to the teacher's levels."""
     channels = [maps.shape[-1] for maps in teaching.outputs]
     stride16 = layers.Conv2D(channels[0], 1, name="regress_stride16", dtype="float32")(
         student.get_layer("pool4_relu").output
@@ -132,7 +132,7 @@ class Trapezoid(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
         return self._peak * tf.minimum(1.0, tf.minimum((done + 1) / WARM_UP, left))
 
     def get_config(self) -> dict[str, Any]:
-        """What makes it again."""
+        """Return what makes it again."""
         return {"peak": self._peak, "steps": self._steps}
 
 
@@ -193,7 +193,7 @@ def read_log(checkpoint: Path) -> list[dict[str, Any]]:
 
 
 def scales(teaching: Any, sets: Sequence[NDArray[np.uint8]]) -> Scales:
-    """The teacher's statistics over a few batches."""
+    """Return the teacher's statistics over a few batches."""
     views = Views(sets, np.random.default_rng(SEED))
     seen = [[np.asarray(tf.cast(part, tf.float32)) for part in teaching(views.draw(VIEW))] for _ in range(12)]
     joined = [np.concatenate(parts) for parts in zip(*seen, strict=True)]
@@ -209,7 +209,7 @@ def scale(values: NDArray[np.float32]) -> tuple[Any, Any]:
 
 
 def training_step(learning: Any, teaching: Any, optimizer: Any, known: Scales) -> Any:
-    """The compiled step: a batch in; out, the mean squared errors of the standardised maps and of their means.
+    """Return the compiled step: a batch in; out, the mean squared errors of the standardised maps and of their means.
 
     With `by_batch` the student normalises each tower's views by their own statistics, otherwise by those that it has.
     """

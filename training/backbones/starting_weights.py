@@ -75,7 +75,7 @@ def hed_weights() -> Path:
 
 
 def copy_of(name: str, backbone: Any, precision: str) -> Any:
-    """A backbone of its own with the same weights, to run or be trained in `precision`."""
+    """Return a backbone of its own with the same weights, to run or be trained in `precision`."""
     keras.config.set_dtype_policy(precision)
     copy = {VGG: vgg_backbone, DENSENET: densenet_backbone}[name]()
     keras.config.set_dtype_policy("float32")

@@ -54,7 +54,7 @@ def confusion_table(title: str, confusion: Mapping[str, Any]) -> str:
 
 
 def review_lines(head: Head) -> list[str]:
-    """What goes to review, and what that buys."""
+    """Return what goes to review, and what that buys."""
     found = head.metrics.get("review")
     if not found:
         return []
@@ -102,7 +102,7 @@ def engine_lines(engines: Mapping[str, Any]) -> list[str]:
 
 
 def gate_section(card: Card) -> list[str]:
-    """What the gate lets through and what it turns away."""
+    """Return what the gate lets through and what it turns away."""
     if card.gate is None or not card.gate.metrics:
         return []
     found = card.gate.metrics
@@ -132,13 +132,13 @@ CHANGED = {
 
 
 def gated(found: Mapping[str, Any], key: str, title: str) -> list[str]:
-    """A row of the gate's table."""
+    """Return a row of the gate's table."""
     low, high = found[key]["interval"]
     return [title, str(found[key]["images"]), f"{found[key]['rejected']:.1%} ({low:.1%} to {high:.1%})"]
 
 
 def figures(card: Card, name: str) -> list[str]:
-    """The pictures among the bundle's files that belong to a head (or, without a name, to the whole)."""
+    """Return the pictures among the bundle's files that belong to a head (or, without a name, to the whole)."""
     wanted = {f"{name}-{kind}.png": f"{name}: {title}" for kind, title in KINDS.items()} if name else CURVES
     return [f"![{title}]({file})" for file, title in wanted.items() if file in card.files]
 

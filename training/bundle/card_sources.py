@@ -36,7 +36,7 @@ def left_out_heads(card: Card) -> dict[str, Mapping[str, Any]]:
 
 
 def left_out_section(card: Card) -> list[str]:
-    """The figures that come nearest to what a new hospital will see."""
+    """Return the figures that come nearest to what a new hospital will see."""
     found = left_out_heads(card)
     if not found:
         return []
@@ -54,7 +54,7 @@ def left_out_section(card: Card) -> list[str]:
 
 
 def _cells(name: str, figures: Mapping[str, Any]) -> list[str]:
-    """A head's figures by source and label."""
+    """Return a head's figures by source and label."""
     if "accuracy_by_cell" in figures:
         rows = [
             [cell, str(row["images"]), f"{row['accuracy']:.3f}"] for cell, row in figures["accuracy_by_cell"].items()

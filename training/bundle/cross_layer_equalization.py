@@ -73,7 +73,7 @@ def choose_factors(network: Network, weights: Weights, channels: Mapping[str, li
 
 
 def factors_of(channels: Iterable[Channel], factors: Mapping[Channel, float]) -> NDArray[np.float32]:
-    """The channels' factors, 1 for one that stays as it is."""
+    """Return the channels' factors, 1 for one that stays as it is."""
     return np.array([factors.get(channel, 1.0) for channel in channels], np.float32)
 
 

@@ -46,7 +46,7 @@ def write_card(out: Path, card: Card) -> Card:
 
 
 def files(out: Path, card: Card) -> set[str]:
-    """What belongs to a bundle: the files that its card names, and the pictures and the log beside them."""
+    """Return what belongs to a bundle: the files that its card names, and the pictures and the log beside them."""
     parts: list[Backbone | Head] = [*card.backbones.values(), *card.heads.values()]
     engines = [entry for engine in card.engines.values() for entry in engine.values()]
     named = {file for part in parts for file in (part.architecture, part.weights)}

@@ -60,7 +60,7 @@ def origins(
 
 
 def sources(sets: Mapping[str, ImageSet], described: Mapping[str, Any]) -> tuple[Source, ...]:
-    """The card's account of the images: by source, part and label; `described` is the recipe's."""
+    """Return the card's account of the images: by source, part and label; `described` is the recipe's."""
     found: dict[str, list[tuple[str, Record]]] = {}
     for image_set in sets.values():
         for part, rows in image_set.parts.items():
@@ -84,7 +84,7 @@ def sources(sets: Mapping[str, ImageSet], described: Mapping[str, Any]) -> tuple
 def sources_of(
     fitted: Mapping[str, Sequence[Record]], test: Mapping[str, Sequence[Record]], described: Mapping[str, Any]
 ) -> tuple[Source, ...]:
-    """The card's account of images of many sources, those that heads were fitted to and those of the test parts.
+    """Return the card's account of images of many sources, those that heads were fitted to and those of the test parts.
 
     `described` is the recipe's table `sources`, by the sources' short names.
     """
@@ -107,7 +107,7 @@ def sources_of(
 
 
 def readme(card: Card) -> str:
-    """The card for people, in Markdown."""
+    """Return the card for people, in Markdown."""
     refitted = left_out_heads(card)
     made = REFITTED if refitted else (HEADS_MADE, CALIBRATION_MADE)
     parts = [

@@ -46,7 +46,7 @@ PUBLISHED = (
 
 
 def compared(card: Card) -> list[tuple[Published, dict[str, Any]]]:
-    """What others published on images that this card's bundle was made from, and what we measured there."""
+    """Return what others published on images that this card's bundle was made from, and what we measured there."""
     named, whole = {source.name for source in card.data}, card.model_dump(mode="json")
     found = []
     for other in PUBLISHED:

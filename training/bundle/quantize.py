@@ -70,7 +70,7 @@ def quantize(
 
 
 def int8_maps(out: Path, files: EngineFiles) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """What the files compute: prepared pixels (N, size, size) to maps (N, h, w, channels)."""
+    """Return what the files compute: prepared pixels (N, size, size) to maps (N, h, w, channels)."""
     core = ov.Core()
     # As the serving engine does: what is not quantised runs in bfloat16 where the CPU can.
     options = {"INFERENCE_PRECISION_HINT": precision("openvino-int8", this_cpu())}
@@ -79,7 +79,7 @@ def int8_maps(out: Path, files: EngineFiles) -> Callable[[NDArray[np.uint8]], ND
 
 
 def even_backbone(backbone: keras.Model, size: int) -> ov.Model:
-    """The backbone with the weights that its bundle will carry, its channels evened out."""
+    """Return the backbone with the weights that its bundle will carry, its channels evened out."""
     description: dict[str, Any] = keras.saving.serialize_keras_object(backbone)
     weights = {variable.path: stored(variable.path, variable.numpy()) for variable in backbone.weights}
     return build_backbone(

@@ -28,7 +28,7 @@ def difference_hash(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def groups(images: Iterable[NDArray[np.uint8]], near: int = NEAR) -> NDArray[np.int64]:
-    """A number for each picture (N,), the same for near-copies, and for copies of copies."""
+    """Return a number for each picture (N,), the same for near-copies, and for copies of copies."""
     bits = np.unpackbits(np.stack([difference_hash(image) for image in images]), axis=1).astype(np.float32)
     first, second = [], []
     for start in range(0, len(bits), BLOCK):

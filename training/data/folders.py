@@ -55,7 +55,7 @@ class Kinship:
 
 
 def _named(records: Sequence[Record], name: str) -> Flags:
-    """The records of a source, or of one label of a source."""
+    """Return the records of a source, or of one label of a source."""
     source, _, label = name.partition(":")
     return np.array([record.source == source and label in {"", record.label} for record in records], bool)
 
@@ -80,7 +80,7 @@ def read_folders(data: Path, kinship: Kinship) -> dict[str, list[Record]]:
 
 
 def cells(records: Sequence[Record]) -> NDArray[np.str_]:
-    """The source and label of each record in one word (N,): what is weighted, and reported, alike."""
+    """Return the source and label of each record in one word (N,): what is weighted, and reported, alike."""
     return np.array([f"{record.source}/{record.label}" for record in records])
 
 

@@ -44,7 +44,7 @@ class Warp:
 
 
 def read_index(folder: Path) -> list[Record]:
-    """The rows of `folder`/index.csv (columns file, label, patient and optionally split, source, license)."""
+    """Read the rows of `folder`/index.csv (columns file, label, patient and optionally split, source, license)."""
     index = folder / "index.csv"
     if not index.is_file():
         raise ConfigError(f"{folder.name}/index.csv does not exist")
@@ -111,16 +111,16 @@ class ImageSet:
         return np.sort(np.concatenate([self.parts[part] for part in parts]))
 
     def pixels(self, part: str) -> NDArray[np.uint8]:
-        """The images of train, val or test, in the order of its rows."""
+        """Return the images of train, val or test, in the order of its rows."""
         return self.images[self.parts[part]]
 
     def labels(self, part: str) -> list[str]:
-        """The labels of train, val or test, in the order of its rows."""
+        """Return the labels of train, val or test, in the order of its rows."""
         return [self.records[row].label for row in self.parts[part]]
 
 
 def augment(image: NDArray[np.uint8], rng: np.random.Generator, warp: Warp, size: int) -> NDArray[np.uint8]:
-    """A rotated, zoomed, shifted, mirrored and brightened (size, size) view of a square image (S, S)."""
+    """Return a rotated, zoomed, shifted, mirrored and brightened (size, size) view of a square image (S, S)."""
     source = image.shape[0]
     # A zoom of 1 maps pixel to pixel, so a view smaller than the image is a crop at the scale that serving sees.
     zoom = rng.uniform(*warp.zoom)

@@ -35,7 +35,7 @@ class Answers:
 
 
 def ask(bundle: Bundle, sets: Mapping[str, list[Record]], engine: Engine) -> dict[str, Answers]:
-    """What the bundle says of every record, by modality; each backbone sees each image once.
+    """Return what the bundle says of every record, by modality; each backbone sees each image once.
 
     Raises ConfigError when there is nothing to ask, or nothing that could answer.
     """

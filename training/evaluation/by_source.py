@@ -48,7 +48,7 @@ def by_source(
 def pooled(
     probabilities: Probabilities, numbers: Numbers, patients: NDArray[np.str_], to_review: Flags
 ) -> dict[str, Any]:
-    """The figures of all images together; those that one class alone does not allow are left out."""
+    """Return the figures of all images together; those that one class alone does not allow are left out."""
     said, truth = probabilities.argmax(1) == 0, numbers == 0
 
     def statistics(weights: NDArray[np.float64]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def pooled(
 def one_cell(
     probabilities: Probabilities, numbers: Numbers, patients: NDArray[np.str_], to_review: Flags
 ) -> dict[str, Any]:
-    """The figures of the images of one source and label."""
+    """Return the figures of the images of one source and label."""
     said, truth = probabilities.argmax(1) == 0, numbers == 0
     estimates = Bootstrap.of(patients).estimate(
         partial(_shares, said, {"wrong": said != truth, "to_review": to_review}, ~to_review)
@@ -85,7 +85,7 @@ def _shares(said: Flags, flags: Mapping[str, Flags], kept: Flags, weights: NDArr
 
 
 def worst(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The cells that come off worst."""
+    """Return the cells that come off worst."""
     found: dict[str, Any] = {}
     for name, figure, among in (
         ("called_covid19_though_not", "wrong", False),

@@ -51,7 +51,7 @@ def head_figures(
     classes: Sequence[str],
     patients: Sequence[str],
 ) -> list[str]:
-    """The three figures of N predictions (N, classes), as `out`/NAME-KIND.png; returns the files' names."""
+    """Return the three figures of N predictions (N, classes), as `out`/NAME-KIND.png; returns the files' names."""
     files = [f"{name}-{kind}.png" for kind in ("confusion", "roc", "reliability")]
     confusion(out / files[0], name, probabilities, numbers, classes)
     roc(out / files[1], name, probabilities, numbers, classes, patients)

@@ -60,7 +60,7 @@ class Bootstrap:
         return {name: float(draws[0]) for name, draws in found.items()}, {k: v.tolist() for k, v in spans.items()}
 
     def shares(self, **flags: Flags) -> Estimates:
-        """The share of images of which each flag (N,) is true."""
+        """Return the share of images of which each flag (N,) is true."""
         return self.estimate(lambda weights: {name: share(weights, flag) for name, flag in flags.items()})
 
 
@@ -72,7 +72,7 @@ def ratio(part: Draws, whole: Draws) -> Draws:
 
 
 def share(weights: Weights, flags: Flags, among: Flags | None = None) -> Draws:
-    """The share of images with a flag, of all or of those that another flag marks."""
+    """Return the share of images with a flag, of all or of those that another flag marks."""
     within = np.ones_like(flags) if among is None else among
     return ratio(weights @ (flags & within), weights @ within)
 
@@ -121,7 +121,10 @@ def flat(estimates: Estimates) -> dict[str, Any]:
 
 
 def ranged(found: Mapping[str, Any], name: str) -> str:
-    """A value and its interval in words; a dash where there is none, the value alone where a card has no interval."""
+    """Return a value and its interval in words.
+
+    A dash where there is none, the value alone where a card has no interval.
+    """
     value, span = found.get(name), found.get("intervals", {}).get(name)
     if value is None:
         return "-"
@@ -144,14 +147,14 @@ def overall(probabilities: Probabilities, numbers: Numbers, weights: Weights) ->
 
 
 def confusions(weights: Weights, numbers: Numbers, guessed: Numbers, classes: int) -> NDArray[np.float64]:
-    """The confusion matrix of each draw (draws, truth, prediction)."""
+    """Return the confusion matrix of each draw (draws, truth, prediction)."""
     cell = np.eye(classes**2)[numbers * classes + guessed]
     matrices: NDArray[np.float64] = (weights @ cell).reshape(-1, classes, classes)
     return matrices
 
 
 def area(scores: Probabilities, positive: Flags, weights: Weights) -> Draws:
-    """The area under the ROC curve: how often a positive scores above a negative, ties counting half.
+    """Return the area under the ROC curve: how often a positive scores above a negative, ties counting half.
 
     Mann & Whitney 1947; NaN for draws that hold no positive or no negative.
     """
@@ -175,12 +178,12 @@ def calibration_errors(probabilities: Probabilities, numbers: Numbers, weights: 
 
 
 def calibration_error(probabilities: Probabilities, numbers: Numbers) -> float:
-    """The expected calibration error of N predictions."""
+    """Return the expected calibration error of N predictions."""
     return float(calibration_errors(probabilities, numbers, np.ones((1, len(numbers))))[0])
 
 
 def one_class(bootstrap: Bootstrap, probabilities: Probabilities, numbers: Numbers, number: int) -> dict[str, Any]:
-    """A class against all others, with intervals; None where no image could show it."""
+    """Return a class against all others, with intervals; None where no image could show it."""
     truth, said = numbers == number, probabilities.argmax(1) == number
     estimates = bootstrap.estimate(
         lambda weights: {
@@ -194,7 +197,7 @@ def one_class(bootstrap: Bootstrap, probabilities: Probabilities, numbers: Numbe
 
 
 def reviewed(weights: Weights, right: Flags, to_review: Flags) -> dict[str, Draws]:
-    """The share sent to review, and the accuracy of those that are and of those that are not."""
+    """Return the share sent to review, and the accuracy of those that are and of those that are not."""
     return {
         "share": share(weights, to_review),
         "accuracy_kept": share(weights, right, ~to_review),
@@ -203,7 +206,7 @@ def reviewed(weights: Weights, right: Flags, to_review: Flags) -> dict[str, Draw
 
 
 def one_point(bootstrap: Bootstrap, held: Probabilities, truth: Flags, point: OperatingPoint) -> dict[str, Any]:
-    """What a threshold that was chosen elsewhere does here."""
+    """Return what a threshold that was chosen elsewhere does here."""
     said = held >= point.threshold
     estimates = bootstrap.estimate(
         lambda weights: {"sensitivity": share(weights, said, truth), "specificity": share(weights, ~said, ~truth)}
@@ -214,7 +217,7 @@ def one_point(bootstrap: Bootstrap, held: Probabilities, truth: Flags, point: Op
 def against_each(
     probabilities: Probabilities, numbers: Numbers, labels: Sequence[str], patients: Sequence[str], one: str
 ) -> dict[str, Any]:
-    """The label `one` against each other label alone: the images of both, and the likelier of their two classes.
+    """Return the label `one` against each other label alone: the images of both, and the likelier of their two classes.
 
     Empty when there is only one other label: that would say what the whole measure says.
     """
@@ -241,7 +244,7 @@ def summarise_folds(
     against: str = "",
     note: str = "",
 ) -> dict[str, Any]:
-    """A classifier's entry in the card's `cross_validation`: what `measure` says of out-of-fold predictions.
+    """Return a classifier's entry in the card's `cross_validation`: what `measure` says of out-of-fold predictions.
 
     Each of the N predictions comes from a network that saw no image of its patient. With `labels` (N), also the class
     `against` held against each other label alone; `note` says what was fitted, and on what.

@@ -38,7 +38,7 @@ def clouds(rng: np.random.Generator, side: int) -> Grey:
 
 
 def ramp(rng: np.random.Generator, side: int) -> Grey:
-    """A linear gradient in any direction."""
+    """Return a linear gradient in any direction."""
     x, y = _plane(side)
     angle = rng.uniform(0, 2 * np.pi)
     return _grey(128 + rng.uniform(40, 127) * (np.cos(angle) * x + np.sin(angle) * y))
@@ -56,7 +56,7 @@ def glow(rng: np.random.Generator, side: int) -> Grey:
 
 
 def stripes(rng: np.random.Generator, side: int) -> Grey:
-    """A sinusoidal grating, or two that cross."""
+    """Return a sinusoidal grating, or two that cross."""
     x, y = _plane(side)
     picture = np.zeros((side, side))
     for _ in range(rng.integers(1, 3)):
@@ -66,7 +66,7 @@ def stripes(rng: np.random.Generator, side: int) -> Grey:
 
 
 def blocks(rng: np.random.Generator, side: int) -> Grey:
-    """A chessboard, a bar code or a matrix code."""
+    """Return a chessboard, a bar code or a matrix code."""
     rows, columns = [(8, 8), (1, int(rng.integers(20, 60))), (int(rng.integers(15, 40)),) * 2][rng.integers(3)]
     cells = rng.integers(0, 2, (rows, columns)) if rows != 8 else np.indices((rows, columns)).sum(0) % 2
     inner = cv2.resize((cells * 255).astype(np.uint8), (side * 3 // 4, side * 3 // 4), interpolation=cv2.INTER_NEAREST)
@@ -101,7 +101,7 @@ def page(rng: np.random.Generator, side: int) -> Grey:
 
 
 def bars(rng: np.random.Generator, side: int) -> Grey:
-    """A bar chart with axes, or several lines."""
+    """Return a bar chart with axes, or several lines."""
     picture = np.full((side, side), 255, np.uint8)
     x = np.linspace(side * 0.12, side * 0.92, int(rng.integers(4, 14))).astype(int)
     for _ in range(rng.integers(1, 4)):
@@ -117,7 +117,7 @@ def bars(rng: np.random.Generator, side: int) -> Grey:
 
 
 def chart(rng: np.random.Generator, side: int) -> Grey:
-    """A scatter plot, a histogram, a pie or a grid of values, as matplotlib draws them."""
+    """Return a scatter plot, a histogram, a pie or a grid of values, as matplotlib draws them."""
     figure = Figure((4, 4), side / 4)
     axes: Any = figure.subplots()
     kind = rng.integers(4)
@@ -148,7 +148,7 @@ def screenshot(rng: np.random.Generator, side: int) -> Grey:
 
 
 def head(rng: np.random.Generator, side: int) -> Grey:
-    """A slice through a head, roughly: a bright ring, tissue within, dark or bright chambers."""
+    """Return a slice through a head, roughly: a bright ring, tissue within, dark or bright chambers."""
     picture = np.full((side, side), int(rng.choice([0, 0, int(rng.integers(0, 40))])), np.uint8)
     centre, axes = (side // 2, side // 2), (side * rng.uniform(0.25, 0.55), side * rng.uniform(0.3, 0.6))
     angle = float(rng.uniform(-20, 20))
@@ -163,7 +163,7 @@ def head(rng: np.random.Generator, side: int) -> Grey:
 
 
 def belly(rng: np.random.Generator, side: int) -> Grey:
-    """A slice below the lungs, roughly: a wide oval of fat and muscle that is full of organs, and a vertebra."""
+    """Return a slice below the lungs, roughly: a wide oval of fat and muscle that is full of organs, and a vertebra."""
     picture = np.full((side, side), int(rng.choice([0, 0, int(rng.integers(0, 40))])), np.uint8)
     axes = (side * rng.uniform(0.38, 0.55), side * rng.uniform(0.28, 0.45))
     fat, muscle = (int(level) for level in rng.integers(60, 200, 2))
@@ -186,7 +186,7 @@ def _blob(picture: Grey, rng: np.random.Generator, spread: float, sizes: tuple[f
 
 
 def limb(rng: np.random.Generator, side: int) -> Grey:
-    """A radiograph of an arm or a leg, roughly: one or two long bones in soft tissue, perhaps with a joint."""
+    """Return a radiograph of an arm or a leg, roughly: one or two long bones in soft tissue, perhaps with a joint."""
     picture = np.zeros((side, side))
     width = rng.uniform(0.25, 0.6) * side
     _tube(picture, rng, (0.5, -0.1), (0.5, 1.1), width, rng.uniform(40, 110))
@@ -198,7 +198,7 @@ def limb(rng: np.random.Generator, side: int) -> Grey:
 
 
 def hand(rng: np.random.Generator, side: int) -> Grey:
-    """A radiograph of a hand, roughly: five rays of short bones that meet in a wrist."""
+    """Return a radiograph of a hand, roughly: five rays of short bones that meet in a wrist."""
     picture = np.zeros((side, side))
     wrist = np.array([rng.uniform(0.42, 0.58), rng.uniform(0.85, 0.95)])
     for angle in np.radians(np.linspace(-38, 38, 5) + rng.normal(0, 3, 5)):
@@ -229,7 +229,7 @@ def _tube(
 
 
 def _radiograph(rng: np.random.Generator, picture: NDArray[np.float64]) -> Grey:
-    """A sum of densities as a detector shows it: turned, blurred, grainy."""
+    """Return a sum of densities as a detector shows it: turned, blurred, grainy."""
     side = len(picture)
     turn = cv2.getRotationMatrix2D((side / 2, side / 2), float(rng.uniform(-40, 40)), float(rng.uniform(0.8, 1.2)))
     turned = cv2.warpAffine(picture, turn, (side, side))

@@ -39,7 +39,7 @@ CHUNK = 64  # images whose maps are held at once
 def fit_gate(
     maps: FeatureExtractor, train: Mapping[str, Images], val: Mapping[str, Images], seed: int = SEED
 ) -> Arrays:
-    """The arrays of a gate for the backbone behind `maps`; `train` and `val` hold chest images by modality.
+    """Return the arrays of a gate for the backbone behind `maps`; `train` and `val` hold chest images by modality.
 
     Components, distances and weights come from `train`, from pictures of other things and from spoiled X-rays;
     the threshold comes from `val`. Raises ConfigError when a modality or an installed package is missing.
@@ -130,7 +130,7 @@ def fit_space(pools: NDArray[np.float32], chest: Sequence[NDArray[np.float32]]) 
 
 
 def fit_weights(space: Space, chest: Sequence[NDArray[np.float32]], others: NDArray[np.float32]) -> Arrays:
-    """The logistic regression over X-ray, CT slice and other, each as weighty as the others."""
+    """Return the logistic regression over X-ray, CT slice and other, each as weighty as the others."""
     parts = [space.coordinates(part) for part in (*chest, others)]
     mean, deviation = (function(np.concatenate(parts[:2]), axis=0) for function in (np.mean, np.std))
     model = LogisticRegression(C=STRENGTH, max_iter=2000, class_weight="balanced")
@@ -151,7 +151,7 @@ def scored(gate: Gate, maps: FeatureExtractor, images: Images) -> tuple[NDArray[
 
 
 def warped(images: Images, rng: np.random.Generator) -> Images:
-    """The images and one augmented copy of each."""
+    """Return the images and one augmented copy of each."""
     return np.concatenate([images, np.stack([augment(image, rng, Warp(), image.shape[0]) for image in images])])
 
 
@@ -167,7 +167,7 @@ def spoil(chest: Mapping[str, Images], rng: np.random.Generator) -> list[NDArray
 
 
 def judged_outliers(gate: Gate, maps: FeatureExtractor, outliers: Sequence[Outlier]) -> dict[str, Any]:
-    """The share rejected of pictures of other things, together and by kind."""
+    """Return the share rejected of pictures of other things, together and by kind."""
     refused = scored(gate, maps, np.stack([outlier.image for outlier in outliers]))[0] < 0
     kinds: dict[str, list[bool]] = defaultdict(list)
     for outlier, answer in zip(outliers, refused, strict=True):

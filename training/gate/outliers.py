@@ -98,7 +98,7 @@ def upside_down(image: Grey) -> Grey:
 
 
 def sideways(image: Grey) -> Grey:
-    """A quarter turn."""
+    """Return a quarter turn."""
     return np.ascontiguousarray(np.rot90(image))
 
 
@@ -110,7 +110,7 @@ SPOILED: Mapping[str, Callable[[Grey], Grey]] = {
 
 
 def jigsaw(image: Grey, rng: np.random.Generator, pieces: int = 3) -> Grey:
-    """The picture's tiles in another order: every texture of a chest image, and no chest."""
+    """Return the picture's tiles in another order: every texture of a chest image, and no chest."""
     side = image.shape[0] // pieces
     tiles = [image[r * side :, c * side :][:side, :side] for r in range(pieces) for c in range(pieces)]
     order = rng.permutation(len(tiles))
@@ -145,7 +145,7 @@ def _drawn(drawings: Mapping[str, Drawing], spec: InputSpec, seed: int) -> Itera
 
 
 def _read(file: str) -> list[Grey]:
-    """The pictures of a file that an installed package carries; ConfigError when it is not there."""
+    """Return the pictures of a file that an installed package carries; ConfigError when it is not there."""
     package, inside = file.split("/", 1)
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -162,7 +162,10 @@ def _picture(path: Path) -> list[Grey]:
 
 
 def _dicom(path: Path) -> list[Grey]:
-    """The first frame. Not through our own decoder, which refuses most of these modalities; here they are welcome."""
+    """Return the first frame. Not through our own decoder, which refuses most of these modalities.
+
+    Here they are welcome.
+    """
     dataset = dcmread(path)
     pixels = dataset.pixel_array
     first = pixels[0] if int(dataset.get("NumberOfFrames") or 1) > 1 else pixels
@@ -180,7 +183,7 @@ def _table(path: Path) -> list[Grey]:
 
 
 def _stack(path: Path) -> list[Grey]:
-    """The first sixteen of a stack of pictures: faces come first."""
+    """Return the first sixteen of a stack of pictures: faces come first."""
     return [_stretched(picture) for picture in np.load(path)[:16]]
 
 

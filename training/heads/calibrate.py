@@ -43,7 +43,9 @@ def negative_log_likelihood(
 
 
 def fit_temperature(probabilities: NDArray[np.floating[Any]], numbers: NDArray[np.int64], activation: str) -> float:
-    """The temperature that surprises least on held-out examples; 1 when none does better than leaving them alone.
+    """Return the temperature that surprises least on held-out examples.
+
+    1 when none does better than leaving them alone.
 
     Guo et al. 2017, arXiv 1706.04599: one number that divides the logits, and never changes which class wins.
     """
@@ -125,7 +127,7 @@ def review_margin(
     worse_than: float = WORSE_THAN,
     most: float = MOST,
 ) -> float:
-    """The margin below which an answer wants a second look, chosen on held-out predictions; 0 sends nothing.
+    """Return the margin below which an answer wants a second look, chosen on held-out predictions; 0 sends nothing.
 
     Of the closest calls, the longest run that is right less often than `worse_than`, as long as that sends no more
     than the share `most` of images to review. A sure classifier thus sends few, a doubtful one as many as allowed.

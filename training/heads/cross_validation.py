@@ -119,7 +119,7 @@ def scores(learners: Sequence[Learner], examples: Examples, splits: Sequence[Spl
 def train(
     task: Task, make_backbones: Callable[[], Mapping[str, Any]], plan: Plan, examples: Examples, rows: Rows
 ) -> tuple[Learner, Trained]:
-    """A task trained on `rows` by its plan, on backbones of its own."""
+    """Return a task trained on `rows` by its plan, on backbones of its own."""
     backbones = make_backbones()
     learner = Learner(task, backbones, examples, rows)
     learner.carry(learner.shrink(plan.strengths, examples, rows), plan.shares)

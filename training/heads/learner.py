@@ -41,7 +41,7 @@ class Scale:
 
     @classmethod
     def of(cls, maps: NDArray[np.float32]) -> Scale:
-        """The scale of maps (..., channels)."""
+        """Return the scale of maps (..., channels)."""
         axes = tuple(range(maps.ndim - 1))
         deviation = maps.std(axes)
         # A channel that hardly ever fires says little; it is not to be blown up to the size of the others.
@@ -134,7 +134,7 @@ class Learner:
         return np.asarray(found, dtype=np.float32)
 
     def head(self) -> Any:
-        """The published head with the twin's weights; it takes the backbones' own maps."""
+        """Return the published head with the twin's weights; it takes the backbones' own maps."""
         head = self.task.head()
         for layer in self.twin.layers:
             if isinstance(layer, layers.Dense):
@@ -143,7 +143,7 @@ class Learner:
         return head
 
     def _pooled(self, name: str, maps: Kept) -> NDArray[np.float32]:
-        """The means of a backbone's last map, from what is kept of it."""
+        """Return the means of a backbone's last map, from what is kept of it."""
         if name in self.uppers:
             return pooled_mean(self.uppers[name].predict(maps, batch_size=BATCH, verbose=0).astype(np.float32))
         return maps.astype(np.float32)
@@ -172,12 +172,12 @@ def class_weights(numbers: Rows, classes: int) -> NDArray[np.float32]:
 
 
 def upper(backbone: Any, cut: str) -> Any:
-    """What follows a backbone's layer, as a network that shares its weights."""
+    """Return what follows a backbone's layer, as a network that shares its weights."""
     return keras.Model(backbone.get_layer(cut).output, backbone.output)
 
 
 def after_pooling(head: Any) -> Any:
-    """The head's layers behind its pooling, as a model that shares their weights."""
+    """Return the head's layers behind its pooling, as a model that shares their weights."""
     pooled = [layer.output for layer in head.layers if isinstance(layer, layers.AveragePooling2D)]
     return keras.Model(pooled, head.output)
 
@@ -201,7 +201,7 @@ def fold(head: Any, scales: Sequence[Scale]) -> None:
 
 
 def first_dense(head: Any) -> list[Any]:
-    """The first dense layer of each of a head's branches, in the order of its inputs."""
+    """Return the first dense layer of each of a head's branches, in the order of its inputs."""
     dense = [layer for layer in head.layers if isinstance(layer, layers.Dense)]
     prefixes = [tensor.name for tensor in head.inputs] if len(head.inputs) > 1 else [""]
     return [next(layer for layer in dense if layer.name.startswith(prefix)) for prefix in prefixes]

@@ -75,7 +75,7 @@ class Joined:
 
 
 def join(study: ClassStudy) -> Joined:
-    """The weights of the backbones and the temperature that surprise least on left-out sources."""
+    """Return the weights of the backbones and the temperature that surprise least on left-out sources."""
     held = study.held_logits()
     known: Flags = np.asarray(~np.isnan(held[0]).any(axis=1))
     choices = [(share, 1 - share) for share in SHARES] if len(held) == 2 else [(1.0,)]

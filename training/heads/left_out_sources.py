@@ -54,7 +54,7 @@ class Linear:
         return np.asarray(means.astype(np.float64) @ self.kernel + self.bias)
 
     def scaled(self, scale: float, offset: float) -> Linear:
-        """The same, its logits times `scale` plus `offset`."""
+        """Return the same, its logits times `scale` plus `offset`."""
         return Linear(self.kernel * scale, self.bias * scale + offset)
 
 
@@ -101,11 +101,11 @@ class Study:
         return self.positive.astype(np.int64)
 
     def without(self, *sources: str) -> Flags:
-        """The images (N,) that a head may be fitted to when these sources are left out."""
+        """Return the images (N,) that a head may be fitted to when these sources are left out."""
         return ~np.any([self._out[source] for source in sources], axis=0) if sources else np.ones(len(self.cells), bool)
 
     def fit(self, *left_out: str) -> Linear | None:
-        """A head fitted without these sources and their kin; None when that leaves one class alone."""
+        """Return a head fitted without these sources and their kin; None when that leaves one class alone."""
         key = frozenset(left_out)
         if key not in self._fitted:
             rows = self.without(*left_out)
@@ -114,7 +114,7 @@ class Study:
         return self._fitted[key]
 
     def fit_rows(self, rows: Flags) -> Linear:
-        """A head fitted to these images (N,) alone."""
+        """Return a head fitted to these images (N,) alone."""
         means, numbers = self.means[rows].astype(np.float32), self.numbers[rows]
         centre, deviation = spread_of(means)
         model = LogisticRegression(C=self.how.strength, max_iter=STEPS, tol=1e-3)
@@ -124,7 +124,7 @@ class Study:
         return Linear(kernel, float(model.intercept_[0]) - float(centre @ kernel))
 
     def calibrated(self, *left_out: str) -> Calibrated | None:
-        """A head without these sources, its calibration and margin from the others left out in turn."""
+        """Return a head without these sources, its calibration and margin from the others left out in turn."""
         head, known = self.fit(*left_out), self.without(*left_out)
         if head is None:
             return None

@@ -24,7 +24,7 @@ STEPS = 500  # at most; 100 to 300 are enough
 
 
 def shrunken(means: Matrix, numbers: NDArray[np.int64], weights: Matrix, strength: float, classes: int) -> Regression:
-    """The logits of standardised `means` (N, D); rows count as their weights say."""
+    """Return the logits of standardised `means` (N, D); rows count as their weights say."""
     model = LogisticRegression(C=strength, max_iter=STEPS, tol=1e-3).fit(means, numbers, sample_weight=weights)
     kernel, bias = model.coef_.T, model.intercept_
     if classes == 2:  # one logit, of the second class

@@ -35,7 +35,7 @@ class ModelCache:
         self._held: dict[str, int] = {}
 
     def open(self, sha256: str) -> Bundle:
-        """The bundle, verified; fetched unless it is here. It stays here until `keep` is told otherwise.
+        """Return the bundle, verified; fetched unless it is here. It stays here until `keep` is told otherwise.
 
         Raises ModelError when it is missing or damaged in the store, or the folder cannot be written; StorageError
         when the store cannot be reached.

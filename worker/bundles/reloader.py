@@ -48,7 +48,7 @@ class BundleReloader(Generic[Loaded]):
         self._next_try = 0.0
 
     def first(self) -> Loaded:
-        """The model to begin with: the active bundle's; without one that can be served, THORAQ_MODEL_DIR's.
+        """Return the model to begin with: the active bundle's; without one that can be served, THORAQ_MODEL_DIR's.
 
         Raises ModelError when that one cannot be served either, and Unavailable when nobody can say which one is
         active, or it is in a store that cannot be reached.

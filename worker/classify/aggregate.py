@@ -29,7 +29,7 @@ COVID19 = "covid19"
 def answer(
     study: Study, predictions: Mapping[str, Prediction | RejectedImage], bundle_sha256: str, infer_seconds: float
 ) -> Answer:
-    """The answer of a study, from the predictions of its readable images by their ids."""
+    """Return the answer of a study, from the predictions of its readable images by their ids."""
     sent_as = study.claim.modality
     modality = _modality(list(predictions.values()), sent_as)
     spoken = {name: r for name, r in predictions.items() if isinstance(r, Prediction) and r.modality is modality}
@@ -56,7 +56,7 @@ def answer(
 
 
 def _modality(predictions: Sequence[Prediction | RejectedImage], sent_as: Modality) -> Modality:
-    """What most of the chest images are; what they were sent as when it is a tie, or there are none."""
+    """Return what most of the chest images are; what they were sent as when it is a tie, or there are none."""
     counts = Counter(prediction.modality for prediction in predictions if prediction.modality is not None)
     return max(Modality, key=lambda modality: (counts[modality], modality is sent_as))
 
@@ -74,7 +74,7 @@ def _images(
     spoken: Mapping[str, Prediction],
     heatmaps: Mapping[str, Heatmap],
 ) -> list[dict[str, Any]]:
-    """What the result keeps of each image, in the order of the study."""
+    """Return what the result keeps of each image, in the order of the study."""
     images = []
     for ref, loaded in zip(study.claim.images, study.images, strict=True):
         image: dict[str, Any] = {"image_id": ref.id, "file": ref.file, "frame": ref.frame}
@@ -91,14 +91,14 @@ def _images(
 
 
 def _rejection(prediction: Prediction | RejectedImage, spoken: Mapping[str, Prediction]) -> Rejection:
-    """A chest image that others outvoted is left out for that, whatever else there is against it."""
+    """Return a chest image that others outvoted is left out for that, whatever else there is against it."""
     if isinstance(prediction, Prediction) or (spoken and prediction.modality is not None):
         return Rejection.OTHER_MODALITY
     return prediction.reason
 
 
 def _doubts(whole: Opinion, second: Opinion | None, opinions: Sequence[Opinion]) -> Iterator[ReviewReason]:
-    """What in the probabilities asks for a second look."""
+    """Yield what in the probabilities asks for a second look."""
     clear = whole.head.review_margin
     if _margin(whole) < clear:
         yield ReviewReason.THIN_MARGIN
@@ -109,7 +109,7 @@ def _doubts(whole: Opinion, second: Opinion | None, opinions: Sequence[Opinion])
 
 
 def _circumstances(study: Study, modality: Modality, spoken: Collection[str]) -> Iterator[ReviewReason]:
-    """What in the study asks for a second look."""
+    """Yield what in the study asks for a second look."""
     if modality is not study.claim.modality:
         yield ReviewReason.MODALITY_CORRECTED
     if len(spoken) < len(study.images):

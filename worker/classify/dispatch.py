@@ -45,7 +45,7 @@ class InferenceBatch:
     of_several: bool = False
 
     def halves(self) -> tuple[InferenceBatch, InferenceBatch]:
-        """The same in two; there must be two images or more."""
+        """Return the same in two; there must be two images or more."""
         half = len(self.images) // 2
         return self._part(0, half), self._part(half, len(self.images))
 
@@ -67,7 +67,7 @@ class InferenceResult:
     ended: float
 
     def predictions(self, *, heatmaps: bool) -> Predictions:
-        """What the heads say, or the error for each image."""
+        """Return what the heads say, or the error for each image."""
         if isinstance(self.outputs, ThoraqError):
             return dict.fromkeys(self.keys, self.outputs)
         return dict(zip(self.keys, self.outputs.predictions(heatmaps=heatmaps), strict=True))

@@ -87,7 +87,7 @@ def _opinion(classifier: Classifier, level: float) -> Opinion:
 
 
 def _head(classifier: Classifier) -> Head:
-    """What an opinion is of; its files do not exist, and nobody reads them."""
+    """Return what an opinion is of; its files do not exist, and nobody reads them."""
     return Head(
         classifier=classifier.value,
         modality="xray",

@@ -32,7 +32,7 @@ class Leases:
                     del self._leased[claim.job_id]
 
     def is_leased(self, claim: Claim) -> bool:
-        """True if it is on lease here, as far as the last heartbeat knows."""
+        """Return True if it is on lease here, as far as the last heartbeat knows."""
         with self._lock:
             return self._leased.get(claim.job_id) == claim
 

@@ -135,7 +135,7 @@ class Loading:
             return list(self._pending)
 
     def results(self, seconds: float | None = None) -> list[Study | Outcome]:
-        """The studies of the claims that are ready, or how they ended; each is given once.
+        """Return the studies of the claims that are ready, or how they ended; each is given once.
 
         Waits until all are, for so long at most.
         """
@@ -187,7 +187,7 @@ def seconds_for(size: int, settings: Settings) -> float:
 
 
 def _readable(claim: Claim) -> Iterator[tuple[ImageRef, str]]:
-    """The images that were stored, with their objects' keys."""
+    """Yield the images that were stored, with their objects' keys."""
     for ref in claim.images:
         if ref.problem is None and ref.object_key is not None:
             yield ref, ref.object_key

@@ -81,7 +81,7 @@ class RawOutputs(Protocol):
     """What the engine made of the images of an inference."""
 
     def predictions(self, *, heatmaps: bool) -> list[Prediction | RejectedImage]:
-        """What the asked classifiers say, in the order of the requests. Needs no engine; once, in any thread."""
+        """Return what the asked classifiers say, in the order of the requests. Needs no engine; once, in any thread."""
 
 
 class Predictor(Protocol):
@@ -173,7 +173,7 @@ class Model:
         return _Plan(modality, asked, None if asked == binary else binary)
 
     def _wanted(self, heads: Iterable[Key]) -> dict[str, set[int]]:
-        """The rows that each backbone has to see."""
+        """Return the rows that each backbone has to see."""
         rows: dict[str, set[int]] = defaultdict(set)
         for name, row in heads:
             for backbone in self.bundle.heads[name].backbones:
@@ -242,12 +242,12 @@ class _BackboneOutputs:
         return found if len(rows) == len(found) else found[[places[row] for row in rows]]
 
     def of_all(self, backbones: Iterable[str], rows: Sequence[int]) -> dict[str, FeatureMaps]:
-        """The same of several backbones."""
+        """Return the same of several backbones."""
         return {backbone: self.of(backbone, rows) for backbone in backbones}
 
 
 def _heard(plans: Iterable[_Plan | RejectedImage]) -> set[Key]:
-    """The heads that have to speak, for which rows."""
+    """Return the heads that have to speak, for which rows."""
     made = [plan for plan in plans if isinstance(plan, _Plan)]
     return {plan.asked for plan in made} | {plan.second for plan in made if plan.second is not None}
 

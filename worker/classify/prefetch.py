@@ -215,7 +215,7 @@ class Prefetcher:
     def _claim(
         self, max_images: int, predictor: Predictor, *, stat_only: bool = False, allow_isolated: bool = False
     ) -> list[Claimed]:
-        """The next jobs, those whose answer is known with it."""
+        """Return the next jobs, those whose answer is known with it."""
         with self._database.transaction() as session:
             claim = partial(
                 states.claim,

@@ -59,7 +59,7 @@ class Late:
         return [tenant for tenant, jobs in found.items() if jobs >= MOST_OF_A_TENANT]
 
     def ready(self) -> list[tuple[Predictor, list[Study | Outcome]]]:
-        """What has become ready, by the claims that were loaded together."""
+        """Return what has become ready, by the claims that were loaded together."""
         self._change.clear()
         with self._lock:
             kept = list(self._loadings)

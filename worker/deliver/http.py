@@ -63,7 +63,7 @@ class WebhookClient:
         )
 
     def post(self, url: str, body: bytes, headers: dict[str, str]) -> ReceiverAnswer:
-        """What the receiver answers; WebhookDestinationRefused, or one of `Failure`."""
+        """Return what the receiver answers; WebhookDestinationRefused, or one of `Failure`."""
         parts = check_url(url, allow_http=self._settings.webhook_allow_http)
         seconds = self._settings.webhook_timeout_seconds
         self._deadline.at = time.monotonic() + 2 * seconds  # to connect, and to answer
@@ -122,7 +122,7 @@ class _Checked(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        """The first of the host's addresses that takes the connection."""
+        """Return the first of the host's addresses that takes the connection."""
         failed: Exception = httpcore.ConnectError()
         for address in addresses_of(host, port, self._allowed):
             try:

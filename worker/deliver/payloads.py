@@ -17,7 +17,7 @@ JOB_PARTS = (joinedload(Job.study), joinedload(Job.result).joinedload(Result.bun
 
 
 def payloads(session: Session, events: Collection[Event], *, labels: bool = False) -> dict[str, dict[str, Any]]:
-    """The bodies of events by the events' ids; `labels`: with the clients' `external_id`.
+    """Return the bodies of events by the events' ids; `labels`: with the clients' `external_id`.
 
     That of a job or a batch is made when it is sent, not when it happens: what ended never changes, and its body
     would be most of what the end of a job costs.

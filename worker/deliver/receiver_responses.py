@@ -55,7 +55,7 @@ def refusal_of(status: int) -> str | None:
 
 
 def read_answer(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> ReceiverAnswer:
-    """The answer as it is kept, of the beginning of its body."""
+    """Read the answer as it is kept, of the beginning of its body."""
     found = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in headers}
     return ReceiverAnswer(status, _head(found, body), retry_after(found.get("retry-after"), datetime.now(UTC)))
 

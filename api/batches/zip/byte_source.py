@@ -18,7 +18,7 @@ class ByteSource:
         self.offset = 0
 
     def look(self, count: int) -> bytes:
-        """The next bytes without taking them; fewer than `count` only at the end."""
+        """Return the next bytes without taking them; fewer than `count` only at the end."""
         while len(self._piece) - self._at < count:
             more = next(self._pieces, b"")
             if not more:
@@ -27,14 +27,14 @@ class ByteSource:
         return self._piece[self._at : self._at + count]
 
     def peek(self, count: int) -> bytes:
-        """The next bytes, all of them, without taking them."""
+        """Return the next bytes, all of them, without taking them."""
         found = self.look(count)
         if len(found) < count:
             raise BadRequest("the archive ends too early")
         return found
 
     def take(self, count: int) -> bytes:
-        """The next bytes, all of them."""
+        """Return the next bytes, all of them."""
         found = self.peek(count)
         self._at += count
         self.offset += count

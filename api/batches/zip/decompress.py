@@ -22,11 +22,11 @@ class Decoder(Protocol):
     unused: int
 
     def feed(self, packed: bytes) -> Iterator[bytes]:
-        """The pieces that these bytes unpack to; CorruptImage for what is damaged."""
+        """Return the pieces that these bytes unpack to; CorruptImage for what is damaged."""
 
 
 def decoder_of(method: int, packed_size: int | None) -> Decoder:
-    """What unpacks a member of this method; a stored one must have its size."""
+    """Return what unpacks a member of this method; a stored one must have its size."""
     if method == STORED:
         return Copier(packed_size or 0)
     return Inflater() if method == DEFLATED else Bunzipper()

@@ -16,7 +16,7 @@ UNICODE_PATH = 0x7075
 
 
 def member_name(raw: bytes, extra: dict[int, bytes]) -> str:
-    """A member's name; `/` separates its folders, and `\\` where it can mean nothing else."""
+    """Return a member's name; `/` separates its folders, and `\\` where it can mean nothing else."""
     unicode_path = _unicode_path(raw, extra.get(UNICODE_PATH, b""))
     for known in (unicode_path, raw):
         try:

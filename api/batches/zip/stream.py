@@ -163,7 +163,7 @@ class ZipStream:
             self._descriptor(self._source.offset - start)
 
     def _checked(self, header: Header, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """The member's bytes; CorruptImage at their end when they are not those of its checksum and sizes."""
+        """Yield the member's bytes; CorruptImage at their end when they are not those of its checksum and sizes."""
         start, size, crc = self._source.offset, 0, 0
         for chunk in chunks:
             crc = zlib.crc32(chunk, crc)
@@ -178,7 +178,7 @@ class ZipStream:
             raise CorruptImage("The archive holds another checksum or size for it.")
 
     def _unpacked(self, header: Header) -> Iterator[bytes]:
-        """The bytes of a member whose end its header or the packed bytes themselves tell."""
+        """Yield the bytes of a member whose end its header or the packed bytes themselves tell."""
         start = self._source.offset
         try:
             yield from self._decoded(header)
@@ -205,7 +205,7 @@ class ZipStream:
             raise CorruptImage("It is damaged: its bytes end too early, or too late.")
 
     def _until_descriptor(self, start: int, *, of_stored: bool = True) -> Iterator[bytes]:
-        """The bytes up to the descriptor of the member whose bytes began at the offset `start`."""
+        """Yield the bytes up to the descriptor of the member whose bytes began at the offset `start`."""
         while True:
             head, at = self._source.look(PIECE_BYTES), self._source.offset - start
             for record in RECORD.finditer(head):
@@ -219,7 +219,7 @@ class ZipStream:
             yield self._source.take(PIECE_BYTES - TAIL_BYTES)
 
     def _descriptor(self, packed_size: int) -> tuple[int, int, int] | None:
-        """What the descriptor behind a member of so many packed bytes says; None if there is none."""
+        """Return what the descriptor behind a member of so many packed bytes says; None if there is none."""
         head = self._source.peek(TAIL_BYTES)
         best, found = 1, None
         for form in DESCRIPTORS:
@@ -235,7 +235,7 @@ class ZipStream:
 
 
 def extra_fields(extra: bytes) -> dict[int, bytes]:
-    """A header's extra fields by their ids; what is no whole field is passed over (APPNOTE, 4.5)."""
+    """Return a header's extra fields by their ids; what is no whole field is passed over (APPNOTE, 4.5)."""
     fields: dict[int, bytes] = {}
     at = 0
     while at + 4 <= len(extra):

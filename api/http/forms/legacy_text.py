@@ -28,7 +28,7 @@ KOREAN = frozenset(
 
 
 def legacy_text(raw: bytes, *, oem: bool = False) -> str:
-    """The text of bytes that are not UTF-8; ASCII as it is, and code page 437 where nothing fits.
+    """Return the text of bytes that are not UTF-8; ASCII as it is, and code page 437 where nothing fits.
 
     `oem`: they are a ZIP's, whose packers used the console's code pages (437, 850) where programs with windows use
     1252.
@@ -94,7 +94,7 @@ def _koi8(raw: bytes, text: str) -> bool:
 
 
 def _rareness(text: str) -> float:
-    """The mean place of its letters among those of Russian."""
+    """Return the mean place of its letters among those of Russian."""
     places = [RUSSIAN.find(letter) % len(RUSSIAN) for letter in text.lower() if not letter.isascii()]
     return sum(places) / max(len(places), 1)
 

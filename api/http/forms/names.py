@@ -30,7 +30,7 @@ def is_plain_name(disposition: str) -> bool:
 
 
 def in_utf8(head: bytes) -> bytes:
-    """The head of a part in UTF-8, with its file's name between quotes."""
+    """Return the head of a part in UTF-8, with its file's name between quotes."""
     head = UNQUOTED_NAME.sub(lambda name: b'"%s"' % _escaped(name[0]), WIDE_NAME.sub(_narrow, head))
     try:
         head.decode()
@@ -40,7 +40,7 @@ def in_utf8(head: bytes) -> bytes:
 
 
 def file_name(disposition: str, name: str | None) -> str | None:
-    """The name that a Content-Disposition means, whose `filename` was read as `name`.
+    """Return the name that a Content-Disposition means, whose `filename` was read as `name`.
 
     `filename*` (RFC 8187, 3.2) goes before `filename` (RFC 6266, 4.3).
     """
@@ -55,7 +55,7 @@ def file_name(disposition: str, name: str | None) -> str | None:
 
 
 def _encoded_words(name: str) -> str:
-    """The text of a name that consists of encoded words (RFC 2047, 2); any other as it is."""
+    """Return the text of a name that consists of encoded words (RFC 2047, 2); any other as it is."""
     if not ENCODED_WORDS.fullmatch(name):
         return name
     try:
@@ -65,7 +65,7 @@ def _encoded_words(name: str) -> str:
 
 
 def _narrow(name: re.Match[bytes]) -> bytes:
-    """A name of UTF-16 in UTF-8, with its quotes escaped."""
+    """Return a name of UTF-16 in UTF-8, with its quotes escaped."""
     raw = name[0]
     encoding = "utf-16" if raw[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-16-be" if raw[0] == 0 else "utf-16-le"
     return re.sub(rb"[\r\n\0]", b"", _escaped(raw.decode(encoding, "replace").encode()))

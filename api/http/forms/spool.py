@@ -32,7 +32,7 @@ class Spool:
         return SpooledTemporaryFile(MEMORY_BYTES)
 
     def part(self) -> Part:
-        """The next file, to be written whole before another one is asked for."""
+        """Return the next file, to be written whole before another one is asked for."""
         self._open += 1
         return Part(self, self.file.seek(0, io.SEEK_END))
 
@@ -68,7 +68,7 @@ class Part(io.RawIOBase):
         return written
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next bytes, all that are left unless told how many."""
+        """Return the next bytes, all that are left unless told how many."""
         left = max(self._size - self._position, 0)
         self._spool.file.seek(self._start + self._position)
         data = self._spool.file.read(left if size is None or size < 0 else min(size, left))

@@ -127,7 +127,7 @@ class Limits:
             raise _spent(allowance, window)
 
     def _ask(self, allowance: Allowance, ask: Callable[[FixedWindowRateLimiter, RateLimitItem], Found]) -> Found:
-        """What Redis says; for a while after it has failed, what this process counts of its part by itself."""
+        """Return what Redis says; for a while after it has failed, what this process counts of its part by itself."""
         if time.monotonic() >= self._silent_until:
             try:
                 return ask(self._redis, allowance.item)

@@ -73,7 +73,7 @@ def reference(name: str) -> dict[str, Any]:
 
 
 def body_of(model: type[BaseModel], mode: JsonSchemaMode = "validation") -> dict[str, Any]:
-    """A model that no route's type names, as a schema with a name."""
+    """Return a model that no route's type names, as a schema with a name."""
     schema = model.model_json_schema(ref_template=OPENAPI3_REF_TEMPLATE, mode=mode)
     schema.pop("$defs", None)  # those that it refers to are there already
     BODIES[model.__name__] = schema
@@ -83,7 +83,7 @@ def body_of(model: type[BaseModel], mode: JsonSchemaMode = "validation") -> dict
 def form_body(
     form: type[BaseModel], json_body: type[BaseModel] | None = None, *, waits: bool = False
 ) -> dict[str, Any]:
-    """The request body of a route that takes `files` beside a form, and maybe JSON instead."""
+    """Return the request body of a route that takes `files` beside a form, and maybe JSON instead."""
     schema = form.model_json_schema(ref_template=OPENAPI3_REF_TEMPLATE)
     schema.pop("$defs", None)
     fields = {name: _without_null(field) for name, field in schema["properties"].items()}

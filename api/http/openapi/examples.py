@@ -33,7 +33,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
 
 
 def with_examples(document: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI document with the examples in it."""
+    """Return the OpenAPI document with the examples in it."""
     for (path, method), bodies in EXAMPLES.items():
         content = document["paths"][path][method]["requestBody"]["content"]
         for media_type, examples in bodies.items():

@@ -73,7 +73,7 @@ class BoundedReader:
         self.tell = file.tell
 
     def read(self, size: int = -1, /) -> bytes:
-        """The next bytes; raises what `Budget.spend` does."""
+        """Return the next bytes; raises what `Budget.spend` does."""
         most = self._budget.bytes_left + 1
         data = self._file.read(most if size < 0 else min(size, most))
         self._budget.spend(len(data))
@@ -85,7 +85,7 @@ class BoundedReader:
 
 
 def read_items(dataset: Dataset, tag: BaseTag, budget: Budget) -> Sequence | None:
-    """The items of a sequence, which are read the first time within the budget; None for what is no sequence."""
+    """Read the items of a sequence, which are read the first time within the budget; None for what is no sequence."""
     element: Any = dataset.get_item(tag, keep_deferred=True)
     if isinstance(element, RawDataElement):
         if element.value is None and element.length:

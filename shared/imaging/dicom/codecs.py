@@ -84,7 +84,7 @@ def decode_jpeg_lossless(src: bytes, runner: DecodeRunner) -> bytearray:
 
 
 def _decoded(picture: NDArray[Any], runner: DecodeRunner) -> bytearray:
-    """A picture (H, W) or (H, W, samples) as pydicom takes it."""
+    """Return a picture (H, W) or (H, W, samples) as pydicom takes it."""
     if picture.size != runner.rows * runner.columns * runner.samples_per_pixel:
         raise ValueError("The frame does not have the size that its header says.")
     runner.set_option("bits_allocated", 8 * picture.itemsize)

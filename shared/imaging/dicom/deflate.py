@@ -51,7 +51,7 @@ class _Inflating(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """The next bytes; 0 at the end."""
+        """Return the next bytes; 0 at the end."""
         view = memoryview(buffer).cast("B")
         data = self._inflate(len(view))
         view[: len(data)] = data
@@ -79,7 +79,7 @@ class _Inflating(io.RawIOBase):
 
 
 def inflated(file: BinaryIO) -> BinaryIO:
-    """The dataset that is deflated from here on in `file`, inflated as it is read.
+    """Return the dataset that is deflated from here on in `file`, inflated as it is read.
 
     Reading raises CorruptImage for damaged data, ImageTooLarge for too many.
     """
@@ -97,7 +97,7 @@ class Deflated(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """The next bytes; 0 at the end."""
+        """Return the next bytes; 0 at the end."""
         while not self._ready and self._deflater is not None:
             self._ready = self._deflate(self._deflater)
         view = memoryview(buffer).cast("B")

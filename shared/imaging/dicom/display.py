@@ -63,7 +63,7 @@ def _stretched_table(greyscale: Greyscale, frame: NDArray[np.integer]) -> NDArra
 
 
 def _without_padding(frame: NDArray[np.integer], greyscale: Greyscale) -> NDArray[np.integer]:
-    """The values that are no padding (PS3.3 C.7.5.1.1.2); all of them when there is nothing else."""
+    """Return the values that are no padding (PS3.3 C.7.5.1.1.2); all of them when there is nothing else."""
     if greyscale.padding is None:
         return frame
     limits = as_stored(np.array(greyscale.padding, np.uint16), greyscale.bits, is_signed=greyscale.is_signed)
@@ -73,7 +73,7 @@ def _without_padding(frame: NDArray[np.integer], greyscale: Greyscale) -> NDArra
 
 
 def as_stored(patterns: NDArray[np.integer], bits: int, *, is_signed: bool) -> NDArray[np.integer]:
-    """The lowest `bits` of each value as a signed or unsigned number, in the values' own width.
+    """Return the lowest `bits` of each value as a signed or unsigned number, in the values' own width.
 
     What stands above them is none of the value's: overlays, or the signs of values that a codec took for unsigned.
     """
@@ -93,7 +93,7 @@ def _modality_values(stored: NDArray[np.integer], greyscale: Greyscale) -> NDArr
 
 
 def _modality_range(greyscale: Greyscale) -> tuple[float, float]:
-    """The least and the greatest value that the modality transformation can give."""
+    """Return the least and the greatest value that the modality transformation can give."""
     if greyscale.modality_lut is not None:
         return 0, (1 << 16) - 1
     ends = _modality_values(np.array(greyscale.stored_range), greyscale)

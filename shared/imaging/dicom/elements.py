@@ -29,23 +29,23 @@ _MOST_TEXT_BYTES = 1 << 15
 
 
 def element_name(keyword: str) -> str:
-    """The element as errors name it: `WindowCenter (0028,1050)`."""
+    """Return the element as errors name it: `WindowCenter (0028,1050)`."""
     tag = Tag(keyword)
     return f"{keyword} ({tag.group:04X},{tag.element:04X})"
 
 
 def invalid(keyword: str, what: str) -> InvalidDicom:
-    """The error that says what is wrong with an element."""
+    """Return the error that says what is wrong with an element."""
     return InvalidDicom(f"{element_name(keyword)} {what}.")
 
 
 def has_value(dataset: Dataset, keyword: str) -> bool:
-    """True if the element is there and not empty."""
+    """Return True if the element is there and not empty."""
     return _value(dataset, keyword) is not None
 
 
 def texts(dataset: Dataset, keyword: str) -> list[str]:
-    """The values of an element of text or numbers, without the spaces around them; none for an empty element."""
+    """Return the values of an element of text or numbers, without the spaces around them; none for an empty element."""
     value = _value(dataset, keyword)
     if value is None:
         return []
@@ -58,17 +58,20 @@ def texts(dataset: Dataset, keyword: str) -> list[str]:
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """The first value of an element of text, in capitals, as the defined terms are; "" when there is none."""
+    """Return the first value of an element of text, in capitals, as the defined terms are; "" when there is none."""
     return next(iter(texts(dataset, keyword)), "").upper()
 
 
 def decimals(dataset: Dataset, keyword: str) -> list[float]:
-    """The values of a decimal string (DS); InvalidDicom for what is no finite number. Empty values are left out."""
+    """Return the values of a decimal string (DS); InvalidDicom for what is no finite number.
+
+    Empty values are left out.
+    """
     return [_decimal(value, keyword) for value in texts(dataset, keyword) if value]
 
 
 def decimal(dataset: Dataset, keyword: str) -> float | None:
-    """The value of a DS that has one value; None when it is missing, InvalidDicom for several that differ."""
+    """Return the value of a DS that has one value; None when it is missing, InvalidDicom for several that differ."""
     values = set(decimals(dataset, keyword))
     if len(values) > 1:
         raise invalid(keyword, "has several values, where one is allowed")
@@ -76,7 +79,7 @@ def decimal(dataset: Dataset, keyword: str) -> float | None:
 
 
 def count(dataset: Dataset, keyword: str) -> int | None:
-    """The value of an integer string (IS); None when it is missing."""
+    """Return the value of an integer string (IS); None when it is missing."""
     value = decimal(dataset, keyword)
     if value is not None and not value.is_integer():
         raise invalid(keyword, "is not a whole number")
@@ -84,7 +87,7 @@ def count(dataset: Dataset, keyword: str) -> int | None:
 
 
 def unsigned(dataset: Dataset, keyword: str) -> int:
-    """The value of a required unsigned short (US); InvalidDicom when it is missing, or not one number."""
+    """Return the value of a required unsigned short (US); InvalidDicom when it is missing, or not one number."""
     values = words(dataset, keyword)
     if values is None:
         raise invalid(keyword, "is missing")
@@ -94,7 +97,7 @@ def unsigned(dataset: Dataset, keyword: str) -> int:
 
 
 def words(dataset: Dataset, keyword: str) -> NDArray[np.uint16] | None:
-    """The value's words of 16 bits, signed ones as their bit patterns; None when there is no value."""
+    """Return the value's words of 16 bits, signed ones as their bit patterns; None when there is no value."""
     value = _value(dataset, keyword)
     if value is None:
         return None
@@ -110,7 +113,7 @@ def words(dataset: Dataset, keyword: str) -> NDArray[np.uint16] | None:
 
 
 def items(dataset: Dataset, keyword: str) -> Sequence:
-    """The items of a sequence; none when it is missing, InvalidDicom when it cannot be read.
+    """Return the items of a sequence; none when it is missing, InvalidDicom when it cannot be read.
 
     Raises TooCostly for more elements than any device writes.
     """
@@ -128,7 +131,7 @@ def items(dataset: Dataset, keyword: str) -> Sequence:
 
 
 def representation(dataset: Dataset, keyword: str) -> str | None:
-    """The value representation that the file gives; None in implicit VR."""
+    """Return the value representation that the file gives; None in implicit VR."""
     item: Any = dataset.get_item(Tag(keyword), keep_deferred=True)
     return None if item is None or item.VR is None else str(item.VR)
 
@@ -144,7 +147,7 @@ def _decimal(value: str, keyword: str) -> float:
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:
-    """The element's value, its bytes where it has not been converted yet; None for a missing or empty one."""
+    """Return the element's value, its bytes where it has not been converted yet; None for a missing or empty one."""
     item: Any = dataset.get_item(Tag(keyword), keep_deferred=True)
     if item is None:
         return None

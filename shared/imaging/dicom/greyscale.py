@@ -90,7 +90,7 @@ class Greyscale:
 
 
 def read_greyscale(dataset: Dataset, frame: int, *, is_ct: bool) -> Greyscale:
-    """The greyscale of the frame of this index: first view of each kind (PS3.4 N.2).
+    """Read the greyscale of the frame of this index: first view of each kind (PS3.4 N.2).
 
     The lung window for a CT in Hounsfield units (one with a rescale). For everything else the VOI LUT if there is one,
     else the first usable window, else the frame's own minimum to maximum, padding left out.
@@ -141,7 +141,7 @@ def _is_hounsfield(view: Dataset) -> bool:
 
 
 def _file_window(view: Dataset, *, is_ct: bool) -> Window | None:
-    """The first usable window of the file; of a CT the first for lungs, if there is one."""
+    """Return the first usable window of the file; of a CT the first for lungs, if there is one."""
     windows = list(_windows(view))
     lungs = next((window for window in windows if is_ct and window.is_of_lungs), None)
     window = lungs or next(iter(windows), None)
@@ -151,7 +151,7 @@ def _file_window(view: Dataset, *, is_ct: bool) -> Window | None:
 
 
 def _windows(view: Dataset) -> Iterator[Window]:
-    """The usable windows. Some writers give a function for each, where the standard has one for all."""
+    """Yield the usable windows. Some writers give a function for each, where the standard has one for all."""
     pairs = zip(decimals(view, "WindowCenter"), decimals(view, "WindowWidth"), strict=False)
     functions = [function.upper() or "LINEAR" for function in texts(view, "VOILUTFunction")] or ["LINEAR"]
     for index, (centre, width) in enumerate(pairs):

@@ -60,7 +60,9 @@ class LookupTable:
 
 
 def first_table(dataset: Dataset, keyword: str) -> LookupTable | None:
-    """The first table of a sequence that is one; items whose elements are empty are none (LEADTOOLS writes them).
+    """Return the first table of a sequence that is one.
+
+    Items whose elements are empty are none (LEADTOOLS writes them).
 
     Raises InvalidDicom for a descriptor or data that make no sense.
     """

@@ -108,7 +108,7 @@ def _read_fragments(file: BinaryIO, size: int) -> tuple[list[int], list[tuple[in
 
 
 def _enter_item(file: BinaryIO, size: int) -> int | None:
-    """The length of the item that begins here; None at the delimiter."""
+    """Return the length of the item that begins here; None at the delimiter."""
     head = file.read(8)
     if len(head) == 8:
         group, element, length = struct.unpack("<HHI", head)
@@ -177,7 +177,7 @@ def _are_frames(offsets: list[int], starts: list[int], frames: int) -> bool:
 
 
 def _longs(header: Header, keyword: str) -> list[int]:
-    """The value of an element of VR OV."""
+    """Return the value of an element of VR OV."""
     value = header.dataset.get(keyword)
     if not isinstance(value, bytes) or len(value) % 8:
         raise CorruptImage(f"{element_name(keyword)} is missing or damaged.")

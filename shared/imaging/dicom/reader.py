@@ -61,7 +61,10 @@ class _Pixels:
     planar: int
 
     def options(self, header: Header, representation: str) -> dict[str, Any]:
-        """The same as pydicom's decoders take it. What they would do about signs and unused bits, `as_stored` does."""
+        """Return the same as pydicom's decoders take it.
+
+        What they would do about signs and unused bits, `as_stored` does.
+        """
         return {
             "transfer_syntax_uid": header.syntax,
             "pixel_keyword": "PixelData",
@@ -107,7 +110,7 @@ def pictures(data: bytes, limits: Limits, first: int = 0) -> Iterator[Picture]:
 
 
 def _in_memory(header: Header) -> BinaryIO:
-    """The header's file; frames are not read one by one from a deflated one, which begins anew for each."""
+    """Return the header's file; frames are not read one by one from a deflated one, which begins anew for each."""
     if not header.deflated:
         return header.file
     at = header.file.tell()

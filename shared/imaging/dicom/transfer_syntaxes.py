@@ -61,7 +61,7 @@ PRIVATE_NAMES: dict[str, str] = {"1.2.840.113619.5.2": "Implicit VR Big Endian (
 
 
 def registered_name(syntax: UID) -> str | None:
-    """The name of a transfer syntax; None for one that nobody has registered."""
+    """Return the name of a transfer syntax; None for one that nobody has registered."""
     known = NEWER_NAMES.get(syntax) or PRIVATE_NAMES.get(syntax)
     return known or (syntax.name if syntax.type == "Transfer Syntax" else None)
 

@@ -154,7 +154,7 @@ class _Directory:
         return more
 
     def _palette(self, bits: int) -> NDArray[np.uint8]:
-        """The colours in 8 bits (TIFF 6.0, section 5): all reds, greens and blues, of 16 bits."""
+        """Return the colours in 8 bits (TIFF 6.0, section 5): all reds, greens and blues, of 16 bits."""
         colours = np.array(self._values(tags.COLOR_MAP, 0, 3 << bits), np.uint16)
         if len(colours) < 3 << bits:
             raise CorruptImage("A TIFF palette has fewer colours than its depth needs.")
@@ -232,7 +232,7 @@ class _Directory:
             raise UnsupportedEncoding(f"TIFF palette with {page.bits} bits, compression {name_of(page.compression)}.")
 
     def _segments(self, page: Page) -> Iterator[Segment]:
-        """The strips or tiles that the page must have, row by row, plane by plane."""
+        """Yield the strips or tiles that the page must have, row by row, plane by plane."""
         # Some writers put the offsets of tiles where those of strips belong; libtiff reads them.
         pair = tags.TILES if tags.TILES[0] in self.entries else tags.STRIPS
         needed = segment_count(page)
@@ -243,11 +243,11 @@ class _Directory:
         yield from map(Segment, *tables)
 
     def one(self, tag: int, default: int) -> int:
-        """The first value of an entry, or the default where there is none."""
+        """Return the first value of an entry, or the default where there is none."""
         return self._values(tag, default, 1)[0]
 
     def _values(self, tag: int, default: int, most: int) -> tuple[int, ...]:
-        """The first values of an entry, `most` of them; twice the default where there is no such entry."""
+        """Return the first values of an entry, `most` of them; twice the default where there is no such entry."""
         if tag not in self.entries:
             return (default,) * min(most, 2)
         kind, count, inline = self.entries[tag]
@@ -262,7 +262,10 @@ class _Directory:
 
 
 def orientation(file: BinaryIO) -> int:
-    """The Orientation of the first directory, which is how EXIF says it; 1 when it says none. Raises CorruptImage."""
+    """Return the Orientation of the first directory, which is how EXIF says it; 1 when it says none.
+
+    Raises CorruptImage.
+    """
     layout, offset = _start(file)
     directory, _ = _directory(file, layout, offset)
     value = directory.one(tags.ORIENTATION, 1)
@@ -270,6 +273,6 @@ def orientation(file: BinaryIO) -> int:
 
 
 def name_of(compression: int) -> str:
-    """The compression's name and number, for an error."""
+    """Return the compression's name and number, for an error."""
     name = tags.COMPRESSIONS.get(compression) or tags.REFUSED_COMPRESSIONS.get(compression) or "unknown"
     return f"{compression} ({name})"

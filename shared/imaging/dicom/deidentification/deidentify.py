@@ -50,7 +50,7 @@ class Spliced(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """The next bytes; 0 at the end."""
+        """Return the next bytes; 0 at the end."""
         view = memoryview(buffer).cast("B")
         if self._head:
             count = min(len(view), len(self._head))
@@ -66,7 +66,7 @@ class Spliced(io.RawIOBase):
 
 
 def has_preamble(file: BinaryIO) -> bool:
-    """True if there is a preamble, and something in it; `file` is left at its beginning."""
+    """Return True if there is a preamble, and something in it; `file` is left at its beginning."""
     file.seek(0)
     start = file.read(PREAMBLE_BYTES + len(SIGNATURE))
     file.seek(0)
@@ -74,14 +74,14 @@ def has_preamble(file: BinaryIO) -> bool:
 
 
 def without_preamble(file: BinaryIO) -> BinaryIO:
-    """The file with zeros for its preamble, which may hold anything, a TIFF header for example (PS3.10, 7.5)."""
+    """Return the file with zeros for its preamble, which may hold anything, a TIFF header for example (PS3.10, 7.5)."""
     size = file.seek(0, io.SEEK_END)
     start = PREAMBLE_BYTES
     return cast(BinaryIO, Spliced(bytes(start), file, start, size - start))
 
 
 def deidentified(file: BinaryIO, secret: str) -> tuple[BinaryIO, dict[str, list[str]]]:
-    """The file without what leads to the patient, and the account of it; for a file that `probe` has accepted.
+    """Return the file without what leads to the patient, and the account of it; for a file that `probe` has accepted.
 
     The same file and secret give the same bytes. Raises CorruptImage when the pixels are not all there, ImageTooLarge
     or TooCostly when there is more before them than any header has.
@@ -100,7 +100,10 @@ def deidentified(file: BinaryIO, secret: str) -> tuple[BinaryIO, dict[str, list[
 
 
 def _written(header: Header, key: bytes) -> tuple[bytes, bytes]:
-    """The header as bytes: a preamble of zeros and a file meta group that names only what it must; the elements."""
+    """Return the header and the elements as bytes.
+
+    The header is a preamble of zeros and a file meta group that names only what it must.
+    """
     dataset = header.dataset
     _mark(dataset)
     meta = FileMetaDataset()

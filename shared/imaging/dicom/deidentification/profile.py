@@ -76,7 +76,7 @@ class Account:
         (self._removed if removed else self._replaced).add(name)
 
     def told(self) -> dict[str, list[str]]:
-        """The account as it is kept with the image."""
+        """Return the account as it is kept with the image."""
         return {"removed": sorted(self._removed), "replaced": sorted(self._replaced)}
 
 
@@ -97,7 +97,7 @@ def _table() -> tuple[dict[tuple[int, int], Act], list[tuple[int, int, int, int,
 
 
 def _act_on(tag: BaseTag) -> Act | None:
-    """What is to be done to an element; None when it stays."""
+    """Return what is to be done to an element; None when it stays."""
     single, repeating = _table()
     if tag.is_private or tag.element == 0:  # the lengths of groups are no longer true
         return Act.REMOVE
@@ -128,7 +128,7 @@ def _elements(dataset: Dataset, budget: Budget) -> Iterator[tuple[Dataset, BaseT
 
 
 def _items(dataset: Dataset, tag: BaseTag, budget: Budget) -> Sequence:
-    """A sequence's items; one that was passed on as bytes, and cannot be looked into, does not stay."""
+    """Return a sequence's items; one that was passed on as bytes, and cannot be looked into, does not stay."""
     value = read_items(dataset, tag, budget)
     if value is not None:
         return value
