@@ -31,7 +31,7 @@ def told_in_a_line() -> Iterator[None]:
 
 @contextmanager
 def open_database() -> Iterator[Database]:
-    """The database, with our errors told in one line and exit code 1."""
+    """Open the database, with our errors told in one line and exit code 1."""
     with told_in_a_line():
         database = Database(settings(), pool_size=1)
         try:

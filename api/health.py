@@ -35,7 +35,7 @@ blueprint = APIBlueprint("health", __name__, abp_tags=[Tag(name="operation")])
 
 @blueprint.get("/healthz", responses={"200": {"description": "The process lives"}})
 def healthz() -> Response:
-    """The process lives; it says nothing about its surroundings."""
+    """Say that the process lives; nothing about its surroundings."""
     return jsonify({"status": "alive"})
 
 

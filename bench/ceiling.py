@@ -62,7 +62,7 @@ class Ceiling:
 
 @contextmanager
 def ceiling(bundle: Path) -> Iterator[Ceiling]:
-    """The process, with its engine warm; ended at the end."""
+    """Start the process, with its engine warm; it is ended at the end."""
     environment = {**os.environ, BUNDLE: str(bundle)}
     command = [sys.executable, "-m", "bench.ceiling"]
     with subprocess.Popen(

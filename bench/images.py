@@ -62,14 +62,14 @@ def make_links(folder: Path, size: int) -> list[Path]:
 
 
 def stamped_png(png: bytes, text: str) -> bytes:
-    """The same picture in other bytes: `text` in a tEXt chunk (PNG, third edition, 11.3.3.3) after the header."""
+    """Make other bytes of a picture: `text` in a tEXt chunk (PNG, third edition, 11.3.3.3) after the header."""
     body = b"tEXt" + b"Comment\0" + text.encode("latin-1")
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     return png[:SIGNATURE_AND_HEADER] + chunk + png[SIGNATURE_AND_HEADER:]
 
 
 def stamped_jpeg(jpeg: bytes, text: str) -> bytes:
-    """The same picture in other bytes: `text` as a comment (ITU-T T.81, B.2.4.5) after the start of the image."""
+    """Make other bytes of a picture: `text` as a comment (ITU-T T.81, B.2.4.5) after the start of the image."""
     comment = text.encode("latin-1")
     return jpeg[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + jpeg[2:]
 

@@ -75,7 +75,7 @@ class OneByOne:
         self._system, self._clients = system, clients
 
     def run(self, files: Sequence[Path]) -> Measured:
-        """The time runs from the first byte sent to the last answer received."""
+        """Measure the time from the first byte sent to the last answer received."""
 
         def one(file: Path) -> tuple[Mapping[str, float], float]:
             began = time.perf_counter()

@@ -132,7 +132,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, results: Mapping[str, Any]) -> None:
-    """The results as JSON; complete or not at all."""
+    """Write the results as JSON; complete or not at all."""
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     fresh.replace(path)

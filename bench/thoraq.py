@@ -66,7 +66,7 @@ class Thoraq:
 
     @contextmanager
     def database(self) -> Iterator[psycopg.Connection]:
-        """A connection to its database, which commits by itself."""
+        """Open a connection to its database, which commits by itself."""
         address = self.stack.environ["THORAQ_DATABASE_URL"].replace("+psycopg", "", 1)
         # A look for what is queued must cost next to nothing: it is made many times a second beside what is measured.
         with psycopg.connect(address, autocommit=True, options="-c enable_seqscan=off") as connection:
@@ -156,7 +156,7 @@ def probabilities(job: Job) -> Mapping[str, float]:
 
 @contextmanager
 def thoraq(folder: Path, **settings: Any) -> Iterator[Thoraq]:
-    """The whole system on an empty folder, with its default settings but for `settings`; stopped at the end.
+    """Start the whole system on an empty folder, with its default settings but for `settings`; stopped at the end.
 
     THORAQ_* of the caller are left out: they may name a database in use, and the defaults are what is claimed.
     """

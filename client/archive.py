@@ -113,7 +113,7 @@ class Member:
         return cls(Path(file), name.encode(errors="replace").decode(), found.st_size, found.st_mtime_ns)
 
     def under(self, taken: set[str]) -> Member:
-        """The same under a name that is not taken, which then is: the server refuses an archive with a name twice."""
+        """Return it under a name that is not taken, which then is: the server refuses an archive with a name twice."""
         if self.name not in taken:
             taken.add(self.name)
             return self

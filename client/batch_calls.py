@@ -55,16 +55,16 @@ class Watch:
     """Is told how a batch comes along; this one looks away."""
 
     def begin(self, item: int) -> None:
-        """Sending begins, or goes on, at this item."""
+        """Note that sending begins, or goes on, at this item."""
 
     def sent(self, items: int, size: int) -> None:
         """`size` more bytes are sent, and `items` items altogether."""
 
     def seen(self, batch: Batch) -> None:
-        """The server has answered with this."""
+        """Note what the server has answered."""
 
     def heard(self) -> None:
-        """The server has said something, if only that it is still there."""
+        """Note that the server has said something, if only that it is still there."""
 
 
 class BatchCalls(Calls):
@@ -130,7 +130,7 @@ class BatchCalls(Calls):
         return map(Batch.model_validate, self._pages("/v1/batches", {"limit": page_size}))
 
     def wait_batch(self, batch: str | Batch, timeout: float | None = None) -> Batch:
-        """The batch once all of its jobs have ended. WaitTimeout after `timeout` seconds."""
+        """Return the batch once all of its jobs have ended. WaitTimeout after `timeout` seconds."""
         return self._follow(route("batches", id_of(batch)), Batch, timeout)
 
     def cancel_batch(self, batch_id: str) -> Batch:
@@ -138,7 +138,7 @@ class BatchCalls(Calls):
         return Batch.model_validate(self._transport.send("POST", route("batches", batch_id, "cancel")).json())
 
     def batch_events(self, batch: str | Batch, *, watch: Watch | None = None) -> Iterator[Batch]:
-        """The batch whenever its counts have changed, the last time when it has ended; connects again by itself.
+        """Yield the batch whenever its counts change, the last time when it has ended; connects again by itself.
 
         `watch` is told of every sign of life of the server.
         """

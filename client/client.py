@@ -118,7 +118,7 @@ class Client(BatchCalls, AdminCalls):
         return map(Job.model_validate, self._pages("/v1/jobs", query | {"limit": page_size}))
 
     def wait(self, job: str | Job, timeout: float | None = None) -> Job:
-        """The job once it has ended, in whatever way (`answer()` tells). WaitTimeout after `timeout` seconds."""
+        """Return the job once it has ended, in whatever way (`answer()` tells). WaitTimeout after `timeout` seconds."""
         return self._follow(route("jobs", id_of(job)), Job, timeout)
 
     def wait_many(self, jobs: Iterable[str | Job]) -> Iterator[Job]:
@@ -151,7 +151,7 @@ class Client(BatchCalls, AdminCalls):
         return [Artifact.model_validate(item) for item in self._pages(route("jobs", job_id, "artifacts"), {})]
 
     def heatmap(self, job_id: str, artifact_id: str) -> bytes:
-        """A heatmap as a PNG, see-through where the network hardly looked: lay it over the picture, stretched to it."""
+        """Return a heatmap as a PNG, see-through where the network hardly looked: stretch it over the picture."""
         return self._transport.send("GET", route("jobs", job_id, "artifacts", artifact_id)).content
 
     def models(self) -> list[Model]:

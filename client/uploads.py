@@ -87,7 +87,7 @@ def parts(files: Sequence[Path]) -> list[Part]:
 
 
 def _name(path: Path) -> str:
-    """A name may hold bytes that no encoding explains; a form's names are text."""
+    """Return a name as text: it may hold bytes that no encoding explains, and a form's names are text."""
     return path.name.encode(errors="replace").decode()
 
 

@@ -205,7 +205,7 @@ def _print_records(console: Console, columns: Sequence[_Filled]) -> None:
 
 
 def _print_value(console: Console, heading: str, text: str, label: int) -> None:
-    """A heading and its value, whose words go on below its beginning; a word is never broken."""
+    """Print a heading and its value, whose words go on below its beginning; a word is never broken."""
     begin = Text(heading + " " * (label - cell_len(heading)), style="bold")
     for line in _lines(text, console.width - label):
         console.print(begin + line, soft_wrap=True)

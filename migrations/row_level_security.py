@@ -28,7 +28,7 @@ END $$;
 
 
 def make_role() -> None:
-    """The role of the API, of which the owner is a member, so that the API may enter with the owner's address."""
+    """Make the role of the API, of which the owner is a member, so that the API may enter with the owner's address."""
     op.execute(MAKE_ROLE)
     op.execute(f"GRANT USAGE ON SCHEMA public TO {API_ROLE}")
 

@@ -131,12 +131,12 @@ def _ignored(names: Sequence[str]) -> dict[str, Any]:
 
 
 def let_go(session: Session, batch_id: str, receiver: str) -> None:
-    """The request broke off: another one may go on at once."""
+    """Let another request go on at once: this one broke off."""
     _update(session, batch_id, {"receiver": None}, BATCHES.c.receiver == receiver)
 
 
 def add_items(session: Session, batch_id: str, tenant_id: str, items: Sequence[Accepted | Rejected]) -> None:
-    """The rows of items: studies, jobs, rejections; one statement, however many they are. `advance` counts them."""
+    """Add the rows of items, studies, jobs, rejections, by one statement, however many. `advance` counts them."""
     accepted = [item for item in items if isinstance(item, Accepted)]
     rejected = [item for item in items if isinstance(item, Rejected)]
     of_batch = {"batch_id": batch_id, "tenant_id": tenant_id}

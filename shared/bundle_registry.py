@@ -35,7 +35,7 @@ def check_heads(bundle: Bundle) -> None:
 
 
 def register(session: Session, bundle: Bundle) -> None:
-    """The bundle's row, unless it is there; while it is, the sweeper leaves the bundle's objects alone."""
+    """Add the bundle's row, unless it is there; while it is, the sweeper leaves the bundle's objects alone."""
     card = bundle.card.model_dump(mode="json")
     row = {"sha256": bundle.sha256, "name": bundle.name, "version": bundle.version, "card": card}
     session.execute(insert(ModelBundle).values(row).on_conflict_do_nothing())

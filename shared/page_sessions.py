@@ -33,5 +33,5 @@ def end(session: Session, key: KeyInForce, session_id: str) -> None:
 
 
 def forget_expired(session: Session) -> None:
-    """The sweeper's part."""
+    """Remove sessions that have expired, for the sweeper."""
     session.execute(sa.delete(PageSession).where(PageSession.expires_at < sa.func.now()))

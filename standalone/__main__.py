@@ -50,7 +50,7 @@ def main(port: Port = None, data: Data = Path(".thoraq"), demo: Demo = False) ->
 
 
 def run(stack: Stack, demo: bool) -> None:
-    """Starts the stack, shows what it does, and stops it again whatever happens."""
+    """Start the stack, show what it does, and stop it again whatever happens."""
     try:
         stack.up()
         say(f"ready url={stack.url} key={stack.key}")
@@ -73,7 +73,7 @@ def port_of(text: str | None) -> int | None:
 
 
 def serve(stack: Stack) -> NoReturn:
-    """Shows the samples, then watches over the children until a signal comes."""
+    """Show the samples, then watch over the children until a signal comes."""
     try:
         supervise_during(stack, show_samples)
     except (ThoraqError, ClientError) as error:
@@ -86,7 +86,7 @@ def serve(stack: Stack) -> NoReturn:
 
 
 def supervise_during(stack: Stack, act: Callable[[Client], object]) -> None:
-    """Runs `act` in a thread; this one stays free for the children, which end with the thread that started them."""
+    """Run `act` in a thread; this one stays free for the children, which end with the thread that started them."""
     errors: list[BaseException] = []
 
     def work() -> None:

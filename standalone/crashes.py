@@ -17,7 +17,7 @@ class Crashes:
         self._last = 0.0
 
     def note(self) -> float:
-        """Counts a crash and returns the pause in seconds; a child that ran for a minute begins anew."""
+        """Count a crash and return the pause in seconds; a child that ran for a minute begins anew."""
         now = time.monotonic()
         self._count = 0 if now - self._last > self.CALM_SECONDS else self._count + 1
         self._last = now

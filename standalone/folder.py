@@ -30,7 +30,7 @@ class DataFolder:
         self._lock: TextIO | None = None
 
     def take(self) -> None:
-        """Makes the folder and locks it until release(); ConfigError when another Thoraq has it, or it is of no use."""
+        """Make the folder and lock it until release(); ConfigError when another Thoraq has it, or it is of no use."""
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._close_to_others()
@@ -56,7 +56,7 @@ class DataFolder:
         self._lock = lock
 
     def release(self) -> None:
-        """Gives the lock back; nothing happens when it is not held."""
+        """Give the lock back; nothing happens when it is not held."""
         if self._lock:
             self._lock.close()
             self._lock = None

@@ -38,7 +38,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def wait_gone(processes: Iterable[psutil.Process], timeout: float) -> list[psutil.Process]:
-    """Waits until none of them runs, at most `timeout` seconds; returns those that still do."""
+    """Wait until none of them runs, at most `timeout` seconds; return those that still do."""
     deadline = time.monotonic() + timeout
     left = [process for process in processes if alive(process)]
     while left and time.monotonic() < deadline:
@@ -86,7 +86,7 @@ class Service(ABC):
         """Asks once whether it serves; returns soon either way."""
 
     def prepare(self) -> None:  # noqa: B027 - not every service has something to prepare
-        """What has to be there before each start."""
+        """Make what has to be there before each start."""
 
     def environment(self) -> Mapping[str, str]:
         """Return the child's environment."""
@@ -109,7 +109,7 @@ class Service(ABC):
         return self._process.returncode is None
 
     def start(self) -> None:
-        """Starts the process and returns at once; wait_ready() waits until it serves."""
+        """Start the process and return at once; wait_ready() waits until it serves."""
         if self.running:
             return
         self.prepare()
@@ -121,7 +121,7 @@ class Service(ABC):
             self._process = self._spawn(log.fileno())
 
     def wait_ready(self, timeout: float | None = None) -> None:
-        """Returns when it serves; ServiceFailed with the log's tail when it ends or `timeout` seconds pass before."""
+        """Return when it serves; ServiceFailed with the log's tail when it ends or `timeout` seconds pass before."""
         seconds = self.ready_seconds if timeout is None else timeout
         deadline = time.monotonic() + seconds
         while True:
@@ -133,7 +133,7 @@ class Service(ABC):
             time.sleep(POLL_SECONDS)
 
     def check(self) -> None:
-        """Returns when the process runs; ServiceFailed with the end of its log when it has ended."""
+        """Return when the process runs; ServiceFailed with the end of its log when it has ended."""
         if not self.running:
             raise ServiceFailed(f"{self.name} ended{self._exit_text()}{self._tail()}")
 
@@ -143,12 +143,12 @@ class Service(ABC):
         self.wait_stopped(self.stop_seconds if timeout is None else timeout)
 
     def ask_to_stop(self) -> None:
-        """Sends the stop signal and returns at once."""
+        """Send the stop signal and return at once."""
         if self.running:
             os.kill(self.pid, self.stop_signal)
 
     def wait_stopped(self, timeout: float) -> bool:
-        """Waits for the end; False when it took SIGKILL."""
+        """Wait for the end; False when it took SIGKILL."""
         deadline = time.monotonic() + timeout
         while self.running:
             if time.monotonic() > deadline:
@@ -167,7 +167,7 @@ class Service(ABC):
         kill_all(children)
 
     def restart(self) -> None:
-        """Stops, starts again on the same address, waits until it serves."""
+        """Stop, start again on the same address, wait until it serves."""
         self.stop()
         self.start()
         self.wait_ready()

@@ -37,7 +37,7 @@ class Program(Service):
         return self._environment
 
     def ready(self) -> bool:
-        """It runs; /readyz of the API says whether it works."""
+        """Check that it runs; /readyz of the API says whether it works."""
         return self.running
 
 

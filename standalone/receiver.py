@@ -44,7 +44,7 @@ class Receiver:
         return f"http://{HOST}:{self._server.server_port}/thoraq"
 
     def receive(self, body: bytes, headers: dict[str, str]) -> bool:
-        """Verifies one delivery and hands its event on; False when the signature does not hold."""
+        """Verify one delivery and hand its event on; False when the signature does not hold."""
         try:
             event: dict[str, Any] = Webhook(self.secret).verify(body, headers)
         except WebhookVerificationError as error:

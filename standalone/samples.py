@@ -46,7 +46,7 @@ def read_samples(folder: Path) -> list[Sample]:
 
 
 def classify(client: Client, samples: Iterable[Sample], timeout: float = 180) -> list[Answered]:
-    """Sends every sample once per classifier, all before the first answer, and waits for each to end."""
+    """Send every sample once per classifier, all before the first answer, and wait for each to end."""
     sent = [
         (sample, client.submit(sample.files, classifier=classifier, modality=sample.modality, priority="stat"))
         for sample in samples

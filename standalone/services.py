@@ -73,7 +73,7 @@ class Postgres(Service):
         return [str(postgres_program("postgres")), "-D", str(self.folder), *settings]
 
     def prepare(self) -> None:
-        """Waits for an earlier server on the same folder, and makes the cluster at the first start."""
+        """Wait for an earlier server on the same folder, and make the cluster at the first start."""
         self._end_earlier_server()
         if not (self.folder / "PG_VERSION").exists():
             self._initialise()
@@ -81,7 +81,7 @@ class Postgres(Service):
         (self.folder / "postmaster.pid").unlink(missing_ok=True)
 
     def ready(self) -> bool:
-        """Connects once; makes the database `thoraq` when it is missing."""
+        """Connect once; make the database `thoraq` when it is missing."""
         try:
             self.ensure_database(USER)
         except psycopg.OperationalError:
@@ -89,7 +89,7 @@ class Postgres(Service):
         return True
 
     def ensure_database(self, name: str) -> str:
-        """Makes a database when it is missing, and returns its address."""
+        """Make a database when it is missing, and return its address."""
         with self._connect() as connection:
             found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone()
             if not found:
@@ -133,7 +133,7 @@ class Postgres(Service):
             raise ServiceFailed(f"initdb failed with exit code {done.returncode}:\n{done.stderr.strip()}")
 
     def _end_earlier_server(self) -> None:
-        """A server whose parent was killed ends by its death signal within moments; the folder is free after that."""
+        """Wait for an earlier server: when its parent was killed, its death signal ends it and frees the folder."""
         earlier = [process for process in psutil.process_iter(["cmdline"]) if self._serves_folder(process)]
         kill_all(wait_gone(earlier, self.stop_seconds))
 

@@ -114,7 +114,7 @@ class Stack:
         return Client(self.url, self.key)
 
     def up(self) -> None:
-        """Starts everything and returns when /readyz answers 200; ServiceFailed or ConfigError otherwise."""
+        """Start everything and return when /readyz answers 200; ServiceFailed or ConfigError otherwise."""
         self.folder.take()
         self._port = self._choose_port()
         self._prepare_engines()
@@ -130,7 +130,7 @@ class Stack:
         self._say("everything answers")
 
     def down(self) -> None:
-        """Stops everything, workers first and engines last; what does not listen is killed."""
+        """Stop everything, workers first and engines last; what does not listen is killed."""
         killed: list[str] = []
         for names, seconds in STOP_ORDER:
             killed += self._stop_together([self.children[name] for name in names if name in self.children], seconds)
@@ -142,11 +142,11 @@ class Stack:
             self._say(f"{name} did not stop in time and was killed")
 
     def start(self, name: str) -> None:
-        """Starts a child again: postgres, redis, api, classify, deliver or beat."""
+        """Start a child again: postgres, redis, api, classify, deliver or beat."""
         self.children[name].start()
 
     def stop(self, name: str) -> None:
-        """Stops a child as an operator would."""
+        """Stop a child as an operator would."""
         self.children[name].stop()
 
     def kill(self, name: str) -> None:
@@ -154,7 +154,7 @@ class Stack:
         self.children[name].kill()
 
     def wait_ready(self, timeout: float = READY_SECONDS) -> None:
-        """Returns when /readyz answers 200; ServiceFailed when a child ends or the time is over."""
+        """Return when /readyz answers 200; ServiceFailed when a child ends or the time is over."""
         deadline = time.monotonic() + timeout
         missing = "the API does not answer"
         while time.monotonic() < deadline:
@@ -168,7 +168,7 @@ class Stack:
         raise ServiceFailed(f"not ready after {timeout:.0f} s: {missing}; see the logs in {self.folder.logs}")
 
     def supervise(self) -> None:
-        """Starts the children that have crashed again, after a pause that grows while they keep crashing."""
+        """Start the children that have crashed again, after a pause that grows while they keep crashing."""
         for name, child in self.children.items():
             if child.running:
                 continue
@@ -249,7 +249,7 @@ class Stack:
         self._say("an API key is made")
 
     def _check_key(self) -> None:
-        """The kept key belongs to a database that may have been replaced since."""
+        """Check the kept key: it belongs to a database that may have been replaced since."""
         try:
             with self.client() as client:
                 client.models()
@@ -259,7 +259,7 @@ class Stack:
             self._make_key()
 
     def _admin(self, *arguments: str) -> str:
-        """Runs thoraq-admin and returns what it printed; ServiceFailed with its errors when it fails."""
+        """Run thoraq-admin and return what it printed; ServiceFailed with its errors when it fails."""
         command = [sys.executable, "-m", "admin", *arguments]
         done = subprocess.run(command, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -110,7 +110,7 @@ def to_review(head: Head, answers: Answers) -> NDArray[np.bool_]:
 
 
 def gate_measures(modality: str, kinds: NDArray[np.str_], answers: Answers) -> dict[str, Any]:
-    """The shares that the gate rejects and takes for the other modality, with intervals, and rejected by label."""
+    """Measure what the gate rejects or takes for the other modality, with intervals, and rejected by label."""
     rejected, changed = kinds == "other", ~np.isin(kinds, ["other", modality])
     estimates = Bootstrap.of(answers.patients).shares(rejected=rejected, other_modality=changed)
     by_label = {}
@@ -241,7 +241,7 @@ def main(
 
 
 def run() -> None:
-    """The command; what the user can correct is said in one line."""
+    """Run the command; what the user can correct is said in one line."""
     try:
         typer.run(main)
     except ThoraqError as error:

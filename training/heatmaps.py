@@ -62,7 +62,7 @@ def shares(
 
 
 def measure(bundle: Bundle, name: str, records: Sequence[Record], corners: Floats, engine: Engine) -> dict[str, Any]:
-    """The median share with its 95 % interval by patient, the share by chance, and how many images have no heatmap."""
+    """Measure the median share with its 95 % interval by patient, the share by chance, and images without heatmap."""
     found = shares(bundle, name, records, corners, engine)
     seen = ~np.isnan(found)
     patients = np.array([record.patient for record in records])[seen]

@@ -60,7 +60,7 @@ def drawn(rows: Rows, numbers: Rows) -> tuple[Rows, Rows]:
 
 
 def strength_for(means: Matrix, numbers: Rows, rows: Rows) -> float:
-    """The strength that is right most often on a fifth of these rows when the head is fitted to the rest of them."""
+    """Choose the strength that is right most often on a fifth of these rows when the head is fitted to the rest."""
     seen, held = drawn(rows, numbers)
     right = [(answers(means, numbers, seen, held, one).argmax(1) == numbers[held]).mean() for one in STRENGTHS]
     return STRENGTHS[int(np.argmax(right))]

@@ -91,7 +91,7 @@ def measure_left_out(study: Study) -> dict[str, Any]:
 
 
 def measure_served(bundle: Bundle, head: Head, study: Study) -> dict[str, Any]:
-    """The bundle's own answers, to images of sources that it was not trained on; empty when there are none."""
+    """Measure the bundle's own answers to images of sources that it was not trained on; empty when there are none."""
     same = study.kinship.same
     trained = {same.get(source.name, source.name) for source in bundle.card.data}
     rows = ~np.isin(study.sources, sorted(trained))
@@ -155,7 +155,7 @@ def report(name: str, found: Mapping[str, Any], console: Console) -> None:
 
 
 def run() -> None:
-    """The command; what the user can correct is said in one line."""
+    """Run the command; what the user can correct is said in one line."""
     try:
         typer.run(main)
     except ThoraqError as error:

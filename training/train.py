@@ -86,7 +86,7 @@ class Made:
 
 
 def train_xray(made: Made, image_set: ImageSet, backbones: Backbones, plan: Mapping[str, Any], precision: str) -> None:
-    """The X-ray heads, cross-validated; those of the first fold, whose test part is the main split's, are kept.
+    """Train the X-ray heads, cross-validated; those of the first fold, whose test part is the main split's, are kept.
 
     The VGG16 of `backbones` gets the weights that it was given with the ensemble of that fold.
     """
@@ -135,7 +135,7 @@ def summary(
 
 
 def train_ct(made: Made, image_set: ImageSet, backbone: Any, plan: Mapping[str, Any], precision: str) -> None:
-    """The CT head: chosen, calibrated and trained on the published training and validation parts together.
+    """Choose, calibrate and train the CT head on the published training and validation parts together.
 
     By cross-validation, since the hundred images of the validation part alone are too few to choose a shrinkage.
     """
@@ -182,7 +182,7 @@ def make_gate(out: Path, sets: Mapping[str, ImageSet], backbone: Any) -> Gate | 
 
 
 def write_int8(made: Made, sets: Mapping[str, ImageSet], backbone: Any) -> None:
-    """The DenseNet201 in int8, its ranges set by training images of all that it sees.
+    """Write the DenseNet201 in int8, its ranges set by training images of all that it sees.
 
     All but its first convolution: what that one loses is lost to every layer, a third of the pooled channels' error on
     X-rays, and it is a thirtieth of the time. Not the VGG16: with its 15 MB models/ would be over 120.
@@ -203,7 +203,7 @@ def shared_images(sets: Mapping[str, ImageSet], named: Sequence[str]) -> Any:
 
 
 def write_log(out: Path, log: Log) -> None:
-    """The training log as CSV, and its figure."""
+    """Write the training log as CSV, and its figure."""
     columns = list(dict.fromkeys(name for row in log for name in row))
     with (out / "training-log.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)

@@ -121,6 +121,6 @@ def compiled(network: Any) -> FeatureExtractor:
 
 
 def pooled_mean(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean (N, 1, 1, channels) over the positions that a head's 2 x 2 pooling takes of maps (N, h, w, channels)."""
+    """Return means (N, 1, 1, channels) of the places that a head's 2 x 2 pooling takes of maps (N, h, w, channels)."""
     height, width = maps.shape[1] // 2 * 2, maps.shape[2] // 2 * 2
     return np.asarray(maps[:, :height, :width].mean((1, 2), keepdims=True), dtype=np.float32)

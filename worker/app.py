@@ -58,13 +58,13 @@ app.conf.update(
 
 @app.task(name=f"thoraq.{CLASSIFY}")
 def classify() -> None:
-    """The doorbell of the classify queue."""
+    """Answer the doorbell of the classify queue."""
     runners[CLASSIFY].work()
 
 
 @app.task(name=f"thoraq.{DELIVER}")
 def deliver() -> None:
-    """The doorbell of the deliver queue."""
+    """Answer the doorbell of the deliver queue."""
     runners[DELIVER].work()
 
 
@@ -117,12 +117,12 @@ def _open_runners(name: str, queues: list[str]) -> None:
 
 
 def _progress() -> float:
-    """That of the runner that gets on least."""
+    """Return the progress of the runner that gets on least."""
     return min(runner.progress for runner in runners.values())
 
 
 def _sign_off(name: str, database: Database) -> None:
-    """A worker of this name that was killed a moment ago must not vouch for this one while it loads."""
+    """Sign off a worker of this name that was killed a moment ago: it must not vouch for this one while it loads."""
     with database.transaction() as session:
         session.execute(sa.delete(Worker).where(Worker.name == name))
 

@@ -35,7 +35,7 @@ def write_studies(
 def write_waiting(
     session: Session, context: BatchContext, received: Sequence[ReceivedItem]
 ) -> list[Accepted | Rejected]:
-    """The files wait to be grouped; those that belong to no group are refused."""
+    """Write the files that wait to be grouped; those that belong to no group are refused."""
     waiting, refused = [], []
     for one in received:
         group = None if one.taken is None else _group(context.form.group_by, one, one.taken)

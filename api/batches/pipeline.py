@@ -77,7 +77,7 @@ class Intake(Generic[Item]):
         return request.stream.read(PIECE_BYTES)
 
     def put(self, item: Item, size: int = 0) -> None:
-        """The next item; `size`: bytes that it stores."""
+        """Take the next item; `size`: bytes that it stores."""
         self._group.append(item)
         self._group_bytes += size
         if len(self._group) >= self._group_items or self._group_bytes >= GROUP_BYTES:
@@ -152,7 +152,7 @@ class Intake(Generic[Item]):
 
 @contextmanager
 def taking_in(receiver: BatchReceiver, storage: Storage, take_in: TakeIn[Item]) -> Iterator[Intake[Item]]:
-    """An intake; after it all that came is written, and what stopped it is raised."""
+    """Run an intake; after it all that came is written, and what stopped it is raised."""
     intake = Intake(receiver, storage, take_in)
     try:
         try:

@@ -91,7 +91,7 @@ class BatchReceiver:
             raise IdempotencyKeyReused(f"item {item} is not the file that came with this Idempotency-Key before")
 
     def ignore(self, item: int, name: str) -> None:
-        """A file was left out, before the item of this number; for the thread that reads the archive."""
+        """Note that a file was left out, before the item of this number; for the thread that reads the archive."""
         if item >= self.known_until:  # an earlier request has noted those before
             self._ignored.append((item, name))
 
@@ -125,7 +125,7 @@ class BatchReceiver:
         self._announce(items)
 
     def _find_room(self, received: Sequence[ReceivedItem]) -> None:
-        """The items are sent again when there is room for them: their files are not kept for that."""
+        """Check for room. Items are sent again when there is some: their files are not kept for that."""
         try:
             self._service.admission.check_capacity()
             self._service.admission.admit(
@@ -224,7 +224,7 @@ class BatchReceiver:
         return bool(items)
 
     def break_off(self, error: ThoraqError) -> None:
-        """The request failed: what is in stays in, and the error says where to go on.
+        """End a request that failed: what is in stays in, and the error says where to go on.
 
         Unless it is a refusal of the whole archive: then nothing goes on.
         """

@@ -49,7 +49,7 @@ class ZipMember:
 
 
 def ignore_silently(item: int, name: str) -> None:
-    """What is done with a member that is left out, where nobody asks."""
+    """Do nothing about a member that is left out, where nobody asks."""
     del item, name
 
 

@@ -59,7 +59,7 @@ class Directory:
         self._size = self._dropped = 0
 
     def note(self, piece: bytes) -> None:
-        """The archive's next bytes."""
+        """Count the archive's next bytes."""
         self._pieces.append(piece)
         self._size += len(piece)
         while self._size - len(self._pieces[0]) >= DIRECTORY_BYTES:

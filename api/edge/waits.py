@@ -26,7 +26,7 @@ class Waits:
         self._listener, self._slots = listener, slots
 
     async def outcome(self, wait: Wait, first: Reply, look: Look, incoming: Incoming) -> Reply | None:
-        """The answer after the wait: `first` without a slot, None when the client has gone."""
+        """Return the answer after the wait: `first` without a slot, None when the client has gone."""
         with self._slots.slot(wait.tenant_id) as granted:
             if not granted:
                 return first

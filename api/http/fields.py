@@ -53,7 +53,7 @@ NUL_IN_JSON = re.compile(r"(?<!\\)(\\\\)*\\u0000")
 
 
 def _storable(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The same, or ValueError for what JSON text may say and PostgreSQL's JSONB cannot keep."""
+    """Return the value; ValueError for what JSON text may say and PostgreSQL's JSONB cannot keep."""
     try:
         text = json.dumps(metadata, allow_nan=False, ensure_ascii=False)
         text.encode()

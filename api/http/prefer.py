@@ -16,7 +16,7 @@ SECONDS = re.compile(r"[0-9]{1,4000}")
 
 
 def wait_of(headers: Iterable[str]) -> int | None:
-    """The seconds of `wait=N` in the `Prefer` headers of a request; None without one, or with one that is no number.
+    """Read the seconds of `wait=N` in the `Prefer` headers of a request; None without one that is a number.
 
     Of a preference that comes more than once the first counts (section 2), in whichever of the headers it stands.
     """

@@ -108,7 +108,7 @@ def _from_http(error: HTTPException) -> Response:
 
 
 def _where(error: BaseException) -> str:
-    """The stack and the causes without their messages: a driver quotes values there, and they may be a patient's."""
+    """Return stack and causes without their messages: a driver quotes values there, and they may be a patient's."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     cause = error.__cause__ or error.__context__
     return f"{type(error).__name__}\n{frames}" + (f"caused by {_where(cause)}" if cause else "")

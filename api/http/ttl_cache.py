@@ -35,7 +35,7 @@ class TTLCache(Generic[Value]):
         return None if entry is None or entry.until <= time.monotonic() else entry.value
 
     def forget(self, *key: str) -> None:
-        """What was put in under the key is not remembered any more."""
+        """Forget what was put in under the key."""
         with self._lock:
             self._entries.pop(key, None)
 

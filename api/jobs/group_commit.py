@@ -90,7 +90,7 @@ class Submissions:
                     self._change.notify_all()
 
     def write(self, submission: Submission) -> Written:
-        """Returns when it is committed. IdempotencyKeyReused; Unavailable when nobody knows whether it is."""
+        """Return when it is committed. IdempotencyKeyReused; Unavailable when nobody knows whether it is."""
         mine = _Waiting(submission)
         self._waiting.append(mine)
         while not mine.outcome.done():

@@ -41,7 +41,7 @@ def read_job(service: Services, who: Principal, job_id: str) -> JobEnvelope:
 
 
 def _place(service: Services, job: Job | InLine, *remembered_as: str) -> tuple[int, float | None]:
-    """A queued job's position and estimated wait in seconds, from memory if it was looked up a moment ago."""
+    """Look up a queued job's position and estimated wait in seconds, or remember them from a moment ago."""
     found = service.places.get(*remembered_as)
     if found is None:
         with service.database.single() as connection:

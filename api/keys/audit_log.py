@@ -22,7 +22,7 @@ blueprint = APIBlueprint("audit", __name__, url_prefix="/v1", abp_tags=[Tag(name
 @blueprint.get("/audit", responses={"200": AuditList})
 @requires(Scope.ADMIN)
 def list_audit(query: AuditQuery) -> Response:
-    """What was done to the tenant's studies, jobs, batches, keys and endpoints, newest first, a page at a time."""
+    """List what was done to the tenant's studies, jobs, batches, keys and endpoints, newest first, in pages."""
     who = principal()
     wanted = sa.select(AuditEntry).where(AuditEntry.tenant_id == who.tenant_id)
     for column, value in (

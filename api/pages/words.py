@@ -82,7 +82,7 @@ def moment(time: datetime) -> str:
 
 
 def short_id(identifier: str) -> str:
-    """The end of an id: ids sort by time, so their beginnings are alike."""
+    """Return the end of an id: ids sort by time, so their beginnings are alike."""
     return identifier[-6:]
 
 

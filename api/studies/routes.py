@@ -177,7 +177,7 @@ def _create(session: Session, service: Services, who: Principal, asked: StudyReq
 
 
 def _check_fields(asked: StudyRequest) -> None:
-    """A field that would be ignored is an error, and so is a closed study of nothing."""
+    """Refuse a field that would be ignored, and a closed study of nothing."""
     wrong = []
     if not asked.open:
         given = sorted(asked.model_fields_set & {"expected_images", "quiet_seconds", "classifiers", "priority"})

@@ -180,7 +180,7 @@ def count_bytes(taken: Iterable[StoredFile]) -> None:
 
 
 def refuse_if_all_bad(taken: Sequence[StoredFile]) -> None:
-    """A request without one usable image is refused, for the reason of its first file."""
+    """Refuse a request without one usable image, for the reason of its first file."""
     errors = [one.error for one in taken if one.error is not None]
     if len(errors) < len(taken):
         return
@@ -217,7 +217,7 @@ def _modality_error(message: str, named: str | None = None) -> InvalidRequest:
 
 
 def check_supported(classifier: Classifier, modality: Modality) -> None:
-    """The ensemble was trained on X-rays only."""
+    """Refuse CT for the ensemble: it was trained on X-rays only."""
     if classifier is Classifier.ENSEMBLE and modality is Modality.CT:
         message = "the ensemble classifies X-rays only; use `binary` for CT"
         raise InvalidRequest(message, errors=[{"field": "classifier", "message": message}])

@@ -164,7 +164,7 @@ def delete_endpoint(path: EndpointPath) -> Response:
 @blueprint.post("/webhook-endpoints/<string:endpoint_id>/rotate-secret", responses={"200": EndpointSecretView})
 @requires(Scope.WEBHOOKS_MANAGE)
 def rotate_secret(path: EndpointPath) -> Response:
-    """A new secret. For a day both sign every delivery, so receivers can change over without a gap."""
+    """Make a new secret. For a day both sign every delivery, so receivers can change over without a gap."""
     who = principal()
     with services().database.transaction() as session:
         endpoint = find_endpoint(session, who, path.endpoint_id)

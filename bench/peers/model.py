@@ -53,7 +53,7 @@ class XrayModel:
 
 
 def keras_network(bundle: Bundle, head: Head) -> Any:
-    """A head of one backbone as one Keras model: (N, size, size, channels) float32 to probabilities (N, classes)."""
+    """Make one Keras model of a one-backbone head: (N, size, size, channels) float32 to probabilities (N, classes)."""
     import keras
 
     (backbone,) = (rebuild(bundle, bundle.card.backbones[name]) for name in head.backbones)

@@ -80,7 +80,7 @@ class Setting(NamedTuple):
 
 @contextmanager
 def sync_flask(setting: Setting, clients: int) -> Iterator[Synchronous]:
-    """The synchronous Flask app."""
+    """Start the synchronous Flask app."""
     log = setting.folder / "sync-flask.log"
     web = flask_server("bench.peers.flask_app:create_app", clients, log, setting.environment)
     with running(web), _http(web) as http:
@@ -89,7 +89,7 @@ def sync_flask(setting: Setting, clients: int) -> Iterator[Synchronous]:
 
 @contextmanager
 def ordinary_celery(setting: Setting, clients: int) -> Iterator[OrdinaryCelery]:
-    """The ordinary Celery design, with a Redis of its own."""
+    """Start the ordinary Celery design, with a Redis of its own."""
     peer = CeleryPeer(setting.folder / "celery", clients, **setting.environment)
     with running(peer.redis), running(peer.worker, peer.web), _http(peer.web) as http:
         yield OrdinaryCelery(http, setting.named(OrdinaryCelery.name))

@@ -43,7 +43,7 @@ def _queued(ours: Thoraq, client: Client, files: Sequence[Path]) -> float:
 
 
 def _arriving(ours: Thoraq, client: Client, files: Sequence[Path]) -> float:
-    """The worker is up, and the API takes the ZIP in on the same cores."""
+    """Run with the worker up, while the API takes the ZIP in on the same cores."""
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(send, client, files)
         until(lambda: sending.done() or not _newest(client).done, "the batch's first images", LOOK_SECONDS)

@@ -18,7 +18,7 @@ BARE = "bench.peers.bare_app:create_app"
 
 
 def run(lab: Lab) -> Found:
-    """Requests a second of each, in turn; the queued job has a thousand others before it."""
+    """Measure requests a second of each, in turn; the queued job has a thousand others before it."""
     rates: dict[str, list[float]] = {name: [] for name in ("bare", *BARS)}
     with thoraq(lab.folder / "thoraq", engine="null") as ours, running(bare := _bare(ours, lab)):
         asked = {"bare": (f"{bare.url}/healthz", {}), **_polls(ours, lab)}

@@ -158,7 +158,7 @@ def results(
 
 
 def _check(*files: Path | None) -> None:
-    """A file that cannot be written is heard of before the sending, not after it."""
+    """Find a file that cannot be written before the sending, not after it."""
     for file in files:
         if file is None:
             continue

@@ -101,7 +101,7 @@ class Meter(Watch):
         self._heard = time.monotonic()
 
     def say(self, text: str) -> None:
-        """A sentence beside the bars."""
+        """Print a sentence beside the bars."""
         self._console.print(text)
 
     def _listen(self) -> None:

@@ -26,7 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard outpu
 
 @contextmanager
 def connected(url: str, key: str, retry: Retry | None = None) -> Iterator[Client]:
-    """A client whose errors become a line and an exit code."""
+    """Open a client whose errors become a line and an exit code."""
     try:
         client = Client(url, key, retry=retry)
     except ValueError as error:

@@ -38,5 +38,5 @@ class Resumption:
         return key
 
     def forget(self) -> None:
-        """The batch has been reported: the same files are a new one."""
+        """Forget a batch that has been reported: the same files are a new one."""
         self._path.unlink(missing_ok=True)

@@ -55,7 +55,7 @@ def jobs_table(outcomes: Sequence[Outcome]) -> None:
 
 
 def results_table(outcomes: Sequence[Outcome]) -> None:
-    """What each job answered, image by image where there are several, and what it is not to be used for."""
+    """Show what each job answered, image by image where there are several, and what it is not to be used for."""
     print_rows(outcomes, [*_files(outcomes), *RESULT_COLUMNS])
     results = [(outcome.job, outcome.job.result) for outcome in outcomes if outcome.job and outcome.job.result]
     for job, result in results:
@@ -71,13 +71,13 @@ def results_table(outcomes: Sequence[Outcome]) -> None:
 
 
 def models_table(models: Sequence[Model]) -> None:
-    """The bundles, and which one answers."""
+    """Show the bundles, and which one answers."""
     print_rows(models, MODEL_COLUMNS)
     stdout().print(f"\n{RESEARCH_USE}")
 
 
 def tell(error: Exception, about: str = "") -> None:
-    """An error on standard error: what it is about and why, and a line for each field at fault."""
+    """Print an error on standard error: what it is about and why, and a line for each field at fault."""
     if isinstance(error, ApiError):
         lines = [error.headline, *(f"  {reason}" for reason in error.reasons)]
     elif isinstance(error, OSError) and error.filename and error.strerror:

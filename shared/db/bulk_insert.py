@@ -37,7 +37,7 @@ def _insertion(shapes: tuple[tuple[str, tuple[str, ...]], ...]) -> sa.Insert:
 
 
 def insertion(table: str, columns: tuple[str, ...], unless: tuple[str, sa.Select[Any]] | None = None) -> sa.Insert:
-    """Inserts the rows that come as the parameter of the table's name; `unless` a column is among what is selected."""
+    """Make the insertion of rows that come as the parameter of the table's name, `unless` a column is selected."""
     # All rows are one parameter: a VALUES list would be another statement, planned anew, for every number of rows.
     rows = sa.func.json_populate_recordset(sa.literal_column(f"NULL::{table}"), sa.bindparam(table, type_=JSON))
     records = rows.table_valued(*columns)

@@ -81,7 +81,7 @@ def _check_server(connection: psycopg.Connection) -> None:
 
 
 def _check_roles(connection: psycopg.Connection, *, own_login: bool) -> None:
-    """The role of the API is made by the first migration, and its login (THORAQ_API_DATABASE_URL) by every one."""
+    """Check the API's role, which the first migration makes, and its login (THORAQ_API_DATABASE_URL), made by each."""
     if _true(connection, MAY_MAKE_ROLES):
         return
     if own_login or not (_true(connection, ROLE_EXISTS, API_ROLE) and _true(connection, IS_MEMBER, API_ROLE)):

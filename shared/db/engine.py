@@ -148,7 +148,7 @@ class TenantDatabase(Database):
 
     @contextmanager
     def single(self) -> Iterator[sa.Connection]:
-        """A transaction without the session's bookkeeping; BEGIN and COMMIT stay, since SET LOCAL needs them."""
+        """Begin a transaction without the session's bookkeeping; BEGIN and COMMIT stay, since SET LOCAL needs them."""
         with _errors(), self._bound.begin() as connection:
             yield connection
 
@@ -215,7 +215,7 @@ def _errors() -> Iterator[None]:
 
 
 def _refuse_ended(connection: Any, _record: object, _proxy: object) -> None:
-    """A pooled connection with something to read was not asked anything: the server has said that it ends it."""
+    """Refuse a pooled connection with something to read, which nothing was asked: the server says that it ends it."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     if poll.poll(0):

@@ -53,7 +53,7 @@ class Listener:
 
     @contextmanager
     def expecting(self, awaited: str) -> Iterator[threading.Event]:
-        """An event that is set when this job or batch ends from now on. Look at it after entering, not before."""
+        """Provide an event that is set when this job or batch ends. Look at it after entering, not before."""
         ended = threading.Event()
         with self._registered(awaited, ended.set):
             self._listens.wait(RETRY_SECONDS)

@@ -114,7 +114,7 @@ class Sandbox:
 
     @contextmanager
     def _borrowed(self) -> Iterator[_Decoder]:
-        """A decoder; it is kept only if it has come to an end with what it was given."""
+        """Lend a decoder; it is kept only if it has come to an end with what it was given."""
         decoder = self._idle.pop() if self._idle else _Decoder(self._allowance)
         try:
             yield decoder

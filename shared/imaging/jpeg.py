@@ -114,7 +114,7 @@ def _orientation(segment: bytes) -> int:
 
 
 def picture(data: bytes, header: Header, reduced_by: int = 1) -> NDArray[np.uint8]:
-    """The display grey (H, W) of a JPEG file, a power of two smaller on request, as its EXIF orientation shows it.
+    """Decode the display grey (H, W) of a JPEG file, a power of two smaller on request, turned as its EXIF says.
 
     Raises CorruptImage when it is damaged or ends early, and TooCostly.
     """

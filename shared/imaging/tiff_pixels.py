@@ -88,7 +88,7 @@ def _decoded(data: bytes, page: Page, segment: Segment, rows: int) -> NDArray[An
 
 
 def _packed(encoded: bytes, page: Page, rows: int) -> NDArray[Any]:
-    """Samples that are stored as rows of bits, whatever packs the bytes."""
+    """Unpack samples that are stored as rows of bits, whatever packs the bytes."""
     if page.reversed_bits:
         encoded = bytes(imagecodecs.bitorder_decode(encoded))
     width, samples = page.segment_size[0], 1 if page.planar else page.samples
@@ -117,7 +117,7 @@ def _unpacked(encoded: bytes, page: Page, size: int) -> bytes:
 
 
 def _picture(encoded: bytes, page: Page, _rows: int) -> NDArray[Any]:
-    """Samples that a codec of pictures has compressed."""
+    """Decode samples that a codec of pictures has compressed."""
     if page.compression == tiff_tags.JPEG:
         decoded: NDArray[Any] = _jpeg(encoded, page)
     elif page.compression == tiff_tags.LERC:

@@ -33,7 +33,7 @@ class EngineChoice(NamedTuple):
 
 
 def open_engine(bundle: Bundle, settings: Settings, room: int | None = None) -> EngineChoice:
-    """The engine that THORAQ_ENGINE names, or the fastest that this machine has and the bundle's answers agree with.
+    """Open the engine that THORAQ_ENGINE names, or the fastest of this machine that the bundle's answers agree with.
 
     Every engine must repeat the answers in the bundle's parity file; one that cannot be loaded or does not repeat
     them is logged and passed over. A bundle without that file is served by TensorFlow in float32 alone: that is what
@@ -185,7 +185,7 @@ def make_engine(name: EngineName, bundle: Bundle, max_batch: int = 16, threads: 
 
 
 def candidates(bundle: Bundle, setting: str, cpu: Cpu | None = None) -> list[EngineName]:
-    """The engines to try for a value of THORAQ_ENGINE on a CPU (None: this machine's), in the order of their speed.
+    """List the engines to try for a value of THORAQ_ENGINE on a CPU (None: this machine's), the fastest first.
 
     `auto` names none that the CPU, the installation or the bundle lacks what it needs for; an engine that was asked
     for by name is always tried, and refused with the reason.

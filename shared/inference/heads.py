@@ -133,7 +133,7 @@ def join(inputs: Sequence[Array]) -> tuple[Array, Pullback]:
 
 
 def dense(kernel: Array, bias: Array, *, rectify: bool) -> Step:
-    """`inputs @ kernel + bias`, cut below zero where the layer is a rectifier."""
+    """Compute `inputs @ kernel + bias`, cut below zero where the layer is a rectifier."""
 
     def step(inputs: Sequence[Array]) -> tuple[Array, Pullback]:
         found = inputs[0] @ kernel + bias

@@ -176,7 +176,7 @@ def result_of(result: Result, sent_as: Modality) -> JobResult:
 
 
 def _image(job_id: str, stored: dict[str, Any]) -> ImagePrediction:
-    """The row holds the heatmap's id."""
+    """Return an image as clients see it; its row holds the heatmap's id."""
     heatmap = stored.get("heatmap")
     return ImagePrediction.model_validate(stored | {"heatmap": heatmap and artifact_path(job_id, heatmap)})
 

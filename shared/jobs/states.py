@@ -177,7 +177,7 @@ def withdraw(session: Session, study_ids: Collection[str]) -> list[str]:
 
 
 def close_batch(session: Session, batch_id: str) -> None:
-    """The whole batch is in: it is complete as soon as nothing of it is left to do, which may be now."""
+    """Note that the whole batch is in: it is complete once nothing of it is left to do, which may be now."""
     # Of a batch that was given up: files whose study never came to be.
     session.execute(sa.delete(BatchFile).where(BatchFile.batch_id == batch_id))
     session.execute(
@@ -190,7 +190,7 @@ def close_batch(session: Session, batch_id: str) -> None:
 
 
 def expire(session: Session, limit: int) -> list[str]:
-    """The sweeper's part: fail queued jobs whose time is over, at most so many; their ids."""
+    """Fail queued jobs whose time is over, at most so many, for the sweeper; return their ids."""
     late = _lock_overdue(session, JobState.QUEUED, Job.expires_at, limit)
     ended = _end(session, late, JobState.FAILED, problem_of(Expired()))
     for batch_id, count in sorted(Counter(row.batch_id for row in ended if row.batch_id is not None).items()):
@@ -204,7 +204,7 @@ def expire(session: Session, limit: int) -> list[str]:
 
 
 def close_stalled(session: Session, quiet: timedelta) -> str | None:
-    """The sweeper's part: cancel and close a batch whose client went away in the middle; its id, None without one.
+    """Cancel and close a batch whose client went away, for the sweeper; return its id, None without one.
 
     One in a transaction: those of several batches would not be locked in the order that all others keep.
     """
@@ -218,7 +218,7 @@ def close_stalled(session: Session, quiet: timedelta) -> str | None:
 
 
 def rescue(session: Session, max_crashes: int, limit: int = 500) -> tuple[list[str], list[str]]:
-    """The sweeper's part: jobs whose worker is gone. Returns (put back to run in isolation, quarantined).
+    """Put jobs back whose worker is gone, for the sweeper. Return (put back to run in isolation, quarantined).
 
     A job that was isolated when its worker died has a crash counted; `max_crashes` of them quarantine it.
     """
@@ -271,7 +271,7 @@ def _end(session: Session, ids: Sequence[str], state: JobState, error: dict[str,
 
 
 def _settle(session: Session, ended: Rows) -> None:
-    """What the end of jobs brings with it."""
+    """Do what the end of jobs brings with it."""
     announce(session, [row.id for row in ended])
     emit(session, [WebhookEvent(row.tenant_id, EVENT_OF[row.state], job_id=row.id) for row in ended])
     complete_batches(session, {row.batch_id for row in ended if row.batch_id is not None})

@@ -152,7 +152,7 @@ class FolderStorage:
                     part.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """The folder alone proves little: an empty mount point is a folder too."""
+        """Check more than the folder, which alone proves little: an empty mount point is a folder too."""
         with _disk_errors():
             if not (self._incoming.is_dir() and os.access(self._incoming, os.W_OK)):
                 raise StorageError("the object folder is missing, not prepared or read-only")

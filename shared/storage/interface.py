@@ -84,10 +84,10 @@ class Storage(Protocol):
         """
 
     def presigned_get(self, key: str, expires: timedelta) -> str | None:
-        """An address that gives the object without credentials (1 s to 7 days), or None when the store has none."""
+        """Return an address that gives the object without credentials (1 s to 7 days); None when the store has none."""
 
     def presigned_put(self, key: str, size: int, sha256: str, expires: timedelta) -> SignedPut | None:
-        """An address that takes an object of this size and SHA-256 (1 s to 7 days), or None when the store has none."""
+        """Return an address that takes an object of this size and SHA-256 (1 s to 7 days), or None."""
 
     def prepared(self) -> bool:
         """Whether the folder or bucket is there; StorageError when the store cannot be asked."""

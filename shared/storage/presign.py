@@ -32,7 +32,7 @@ def signed_put(
     now: datetime,
     expires: timedelta,
 ) -> str:
-    """The address (no query, path as it is sent) for a PUT with these headers, good from `now` (UTC) for `expires`."""
+    """Sign an address (no query, path as sent) for a PUT with these headers, good from `now` (UTC) for `expires`."""
     signed = {"host": address.netloc} | {name.lower(): value for name, value in headers.items()}
     names = ";".join(sorted(signed))
     scope = f"{now:%Y%m%d}/{region}/s3/aws4_request"

@@ -119,7 +119,7 @@ class MinioStorage:
             return self._client.bucket_exists(self._bucket)
 
     def prepare(self) -> None:
-        """Looks first: a key that may use the bucket need not be allowed to make one."""
+        """Make the bucket unless it is there: a key that may use the bucket need not be allowed to make one."""
         if self.prepared():
             return
         with _s3_errors():

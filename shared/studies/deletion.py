@@ -111,7 +111,7 @@ def pending_objects_of(session: Session, study_id: str) -> list[str]:
 
 
 def note_removed(session: Session, study_ids: Sequence[str]) -> None:
-    """The objects of these deleted studies are gone."""
+    """Note that the objects of these deleted studies are gone."""
     _execute(session, sa.update(Tombstone).where(Tombstone.study_id.in_(study_ids)).values(object_keys=[]))
 
 

@@ -62,7 +62,7 @@ def find(session: Session, tenant_id: str, upload_id: str, *, lock: bool = False
 
 
 def complete(session: Session, upload: Upload, kept: Stored, info: ImageInfo, lifetime: timedelta) -> None:
-    """The locked upload's bytes are there and are what was announced; what is kept of them is `kept`.
+    """Complete a locked upload, whose bytes are there and are what was announced; what is kept of them is `kept`.
 
     It may be used for as long as `lifetime`. Nothing changes when it is complete already.
     """
@@ -124,7 +124,7 @@ def use_each(session: Session, tenant_id: str, groups: Sequence[Sequence[str]]) 
 
 
 def give_back(session: Session, upload_ids: Sequence[str]) -> None:
-    """What `use` gave in this transaction is not used after all."""
+    """Give back what `use` gave in this transaction: it is not used after all."""
     if upload_ids:
         mark = sa.update(Upload).where(Upload.id.in_(upload_ids)).values(state=UploadState.COMPLETE)
         session.execute(mark.execution_options(synchronize_session=False))

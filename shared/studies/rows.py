@@ -99,7 +99,7 @@ def content_sha256(pairs: Iterable[tuple[str, int]]) -> str:
 
 
 def add_studies(session: Session, studies: Sequence[NewStudy]) -> None:
-    """The rows of whole studies and of their images, in the order given: one statement, however many they are."""
+    """Add the rows of whole studies and of their images, in the order given: one statement, however many they are."""
     insert_rows(session, *study_rows(studies))
 
 
@@ -110,7 +110,7 @@ def study_rows(studies: Sequence[NewStudy]) -> list[Rows]:
 
 
 def append_images(session: Session, study: Study, images: Sequence[NewImage]) -> None:
-    """The rows of further images of a study, after those that it has. The caller has locked it."""
+    """Add the rows of further images of a study, after those that it has. The caller has locked it."""
     insert_rows(session, (Image, _image_rows(study.id, study.tenant_id, images, study.image_count)))
     study.image_count += len(images)
     study.burned_in = study.burned_in or any(image.burned_in for image in images)

@@ -77,7 +77,7 @@ def standardised(block: Any, at_cut: NDArray[np.float16]) -> Any:
 
 
 def training_step(network: Any, block: Any, finder: Any, targets: NDArray[np.float16], steps: int) -> Any:
-    """The compiled step: maps at the cut and their levels in, mean squared error of the standardised levels out."""
+    """Compile the step: maps at the cut and their levels in, mean squared error of the standardised levels out."""
     some = targets[:: max(1, len(targets) // 300)].astype(np.float32)
     mean, deviation = some.mean((0, 1, 2)), some.std((0, 1, 2))
     # A channel that never fires here would be divided by zero.

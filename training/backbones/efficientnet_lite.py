@@ -53,7 +53,7 @@ def _repeats(stage: int, repeats: int) -> int:
 
 
 def _block(x: Any, weights: Weights, name: str, stride: int, expansion: int) -> tuple[Any, Any]:
-    """An inverted bottleneck: its expanded map, and what comes out of it."""
+    """Make an inverted bottleneck: its expanded map, and what comes out of it."""
     wide = (
         x if expansion == 1 else _normal(_convolution(x, weights, f"{name}._expand_conv", 1), weights, f"{name}._bn0")
     )

@@ -84,5 +84,5 @@ def copy_of(name: str, backbone: Any, precision: str) -> Any:
 
 
 def quick(backbones: Backbones, precision: str) -> Backbones:
-    """Copies of backbones, to compute training maps with."""
+    """Copy backbones, to compute training maps with."""
     return {name: copy_of(name, backbone, precision) for name, backbone in backbones.items()}

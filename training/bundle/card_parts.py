@@ -12,12 +12,12 @@ KINDS = {"confusion": "confusion matrix", "roc": "ROC curves", "reliability": "r
 
 
 def bullets(lines: Iterable[str]) -> str:
-    """A list."""
+    """Return a list in Markdown."""
     return "\n".join(f"- {line}" for line in lines)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table."""
+    """Return a table in Markdown."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
 
 
@@ -48,7 +48,7 @@ def head_section(card: Card, head: Head) -> list[str]:
 
 
 def confusion_table(title: str, confusion: Mapping[str, Any]) -> str:
-    """Counts of truth (rows) and prediction (columns)."""
+    """Count truth (rows) and prediction (columns)."""
     truth = zip(confusion["order"], confusion["counts"], strict=True)
     return table([f"{title}, predicted as:", *confusion["order"]], [[label, *map(str, row)] for label, row in truth])
 

@@ -66,7 +66,7 @@ def read_index(folder: Path) -> list[Record]:
 
 
 def load_images(records: Sequence[Record], spec: InputSpec) -> NDArray[np.uint8]:
-    """Prepared pixels (N, size, size), through the same functions that serve."""
+    """Load prepared pixels (N, size, size), through the same functions that serve."""
 
     def load(record: Record) -> NDArray[np.uint8]:
         return prepare(decode_one(record.path.read_bytes(), Limits(), target=spec.size), spec)

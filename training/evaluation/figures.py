@@ -36,7 +36,7 @@ FALSE_ALARMS = np.linspace(0, 1, 201)
 
 @contextmanager
 def drawn(out: Path, height: float) -> Iterator[Figure]:
-    """A figure that is written to `out` when its block ends; the same bytes for the same numbers."""
+    """Draw a figure that is written to `out` when its block ends; the same bytes for the same numbers."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
         yield figure

@@ -167,7 +167,7 @@ def area(scores: Probabilities, positive: Flags, weights: Weights) -> Draws:
 
 
 def calibration_errors(probabilities: Probabilities, numbers: Numbers, weights: Weights) -> Draws:
-    """Expected calibration error of the winning class: mean distance of confidence from accuracy, in ten equal bins.
+    """Compute the winning class's expected calibration error: mean distance of confidence from accuracy, in ten bins.
 
     Naeini et al. 2015, doi 10.1609/aaai.v29i1.9602. Drawing adds noise, and noise can only add to this error: its
     interval lies high, and may lie above the value itself.

@@ -140,7 +140,7 @@ def fit_weights(space: Space, chest: Sequence[NDArray[np.float32]], others: NDAr
 
 
 def look(maps: FeatureExtractor, pools: NDArray[np.float32], images: Images) -> NDArray[np.float32]:
-    """What the gate's regions hold, a chunk of images at a time: whole maps of all images would take gigabytes."""
+    """Compute what the gate's regions hold, by chunks of images: whole maps of all images would take gigabytes."""
     chunks = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
     return np.concatenate([regions(maps(chunk), pools) for chunk in chunks])
 
@@ -178,7 +178,7 @@ def judged_outliers(gate: Gate, maps: FeatureExtractor, outliers: Sequence[Outli
 
 
 def share(answers: NDArray[np.bool_], groups: Sequence[str]) -> dict[str, Any]:
-    """The share of true answers, with a 95 % bootstrap interval: whole groups are drawn, their images being alike."""
+    """Return the share of true answers, with a 95 % bootstrap interval over groups, whose images are alike."""
     rng = np.random.default_rng(SEED)
     _, owner = np.unique(np.asarray(groups), return_inverse=True)
     hits, sizes = np.bincount(owner, answers), np.bincount(owner)

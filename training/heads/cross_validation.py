@@ -64,7 +64,7 @@ def splits_of(parts: Sequence[Rows]) -> list[Split]:
 def select_hyperparameters(
     task: Task, backbones: Mapping[str, Any], examples: Examples, splits: Sequence[Split]
 ) -> Plan:
-    """The plan that serves the splits' validation parts best, each answered by what was trained on its other part.
+    """Choose the plan that serves the splits' validation parts best, each answered by what was trained on the other.
 
     Each branch's penalty first, by its answers alone, then their shares. How long an upper block is trained is found
     out on the first split.
@@ -136,7 +136,7 @@ def cross_validate(
     parts: Sequence[Rows],
     report: Callable[[str], None],
 ) -> Folds:
-    """The answers for each part by what was trained on the other parts."""
+    """Return the answers for each part by what was trained on the other parts."""
     probabilities = np.zeros((len(examples.numbers), len(task.classes)), np.float32)
     found = []
     for number, (others, part) in enumerate(splits_of(parts)):

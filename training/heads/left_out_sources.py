@@ -140,7 +140,7 @@ class Study:
         return self._on_held(head, held)
 
     def calibrated_by_patient(self) -> Calibrated:
-        """A head on all images, its calibration from a patient-wise cross-validation: for sources that it knows."""
+        """Fit a head on all images, calibrated by patient-wise cross-validation: for sources that it knows."""
         held = np.full(len(self.records), np.nan)
         patients = [record.patient for record in self.records]
         splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED)
@@ -149,7 +149,7 @@ class Study:
         return self._on_held(self.fit_rows(self.without()), held)
 
     def _on_held(self, head: Linear, held: Logits) -> Calibrated:
-        """The head with scale, offset and margin from the logits (N,) of images that were held out (NaN: not)."""
+        """Return the head with scale, offset and margin from the logits (N,) of held-out images (NaN: not)."""
         rows = ~np.isnan(held)
         weights = weights_of(self.cells[rows], self.numbers[rows])
         scale, offset = platt(held[rows], self.positive[rows], weights)

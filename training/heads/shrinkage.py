@@ -54,7 +54,7 @@ def _branches(layer: Any, head: Any, count: int) -> list[int]:
 
 
 def _fill(layer: Any, block: NDArray[np.floating[Any]], bias: NDArray[np.floating[Any]], starts: Sequence[int]) -> None:
-    """A layer that computes `block` of the inputs from each of `starts` on, in its first units; its others rest."""
+    """Fill a layer that computes `block` of the inputs from each of `starts` on, in its first units; others rest."""
     kernel, offset = (np.zeros(variable.shape, np.float32) for variable in (layer.kernel, layer.bias))
     for start in starts:
         kernel[start : start + len(block), : block.shape[1]] = block

@@ -132,7 +132,7 @@ class Loader:
 
     @contextmanager
     def _here(self, budget: Budget) -> Iterator[None]:
-        """Decoding in this process: it takes a moment, and when it does not, the watchdog is to see it."""
+        """Note decoding in this process: it takes a moment, and when it does not, the watchdog is to see it."""
         began, me = time.thread_time(), threading.get_ident()
         with self._lock:
             self._decoding_here[me] = time.monotonic()

@@ -160,7 +160,7 @@ class Loading:
             return any(job not in self._dropped and not self._jobs[job].too_costly for job in file.claims)
 
     def end(self, file: LoadingFile, cpu_seconds: float, fault: BaseException | None = None) -> None:
-        """A file has come to its end, and took so long."""
+        """Note that a file has come to its end, and took so long."""
         with self._change:
             file.ended, self._fault = time.perf_counter(), self._fault or fault
             for job_id in file.claims:

@@ -125,7 +125,7 @@ class Model:
     needs_pixels = True
 
     def __init__(self, bundle: Bundle, engine: Engine, engine_reason: str = "") -> None:
-        """Raises ModelError when a file is unusable, or a head is missing that jobs may ask for."""
+        """Raise ModelError when a file is unusable, or a head is missing that jobs may ask for."""
         check_heads(bundle)
         self.bundle, self.engine, self.engine_reason = bundle, engine, engine_reason
         self._heads = {name: HeadNetwork.load(bundle, head) for name, head in bundle.heads.items()}
@@ -237,7 +237,7 @@ class _BackboneOutputs:
             self._places |= {backbone: {row: place for place, row in enumerate(order)} for backbone in backbones}
 
     def of(self, backbone: str, rows: Sequence[int]) -> FeatureMaps:
-        """The backbone's maps of these rows (in rising order), copied only when they are not all that there are."""
+        """Return the backbone's maps of these rows (in rising order), copied only if they are not all."""
         found, places = self._found[backbone], self._places[backbone]
         return found if len(rows) == len(found) else found[[places[row] for row in rows]]
 

@@ -84,7 +84,7 @@ class Pace:
         self._rate = 0.0
 
     def note(self, images: int, seconds: float) -> None:
-        """An inference of so many images has taken so many seconds."""
+        """Note that an inference of so many images has taken so many seconds."""
         rate = images / max(seconds, 1e-6)
         self._rate = rate if not self._rate else 0.8 * self._rate + 0.2 * rate
 

@@ -84,7 +84,7 @@ class WebhookClient:
             return read_answer(response.status, response.headers, self._body(response))
 
     def _body(self, response: httpcore.Response) -> bytes:
-        """A short body to its end, or the beginning of one that says what went wrong.
+        """Read a short body to its end, or the beginning of one that says what went wrong.
 
         The status counts, and it is here: whatever comes of the body is no matter.
         """

@@ -266,7 +266,7 @@ def _is_plausible(head: bytes) -> bool:
 
 
 def _descriptor_before(tail: bytes, count: int, *, of_stored: bool) -> int | None:
-    """The length of the descriptor at the end of the member's `count` bytes so far, if it speaks of all the others.
+    """Return the length of the descriptor that ends the member's `count` bytes so far, if it speaks of all others.
 
     `tail`: the last of these bytes.
     """

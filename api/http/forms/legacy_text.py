@@ -46,7 +46,7 @@ def legacy_text(raw: bytes, *, oem: bool = False) -> str:
 
 
 def _pairs(common: re.Pattern[bytes]) -> Callable[[bytes, str], bool]:
-    """Common characters of two bytes, none of them beside a small Latin letter or in capitals, as accented ones are."""
+    """Make a check for common characters of two bytes, none beside a small Latin letter or in capitals, as accents."""
     return lambda raw, text: common.fullmatch(raw) is not None and not BESIDE_LETTER.search(text)
 
 

@@ -24,7 +24,7 @@ ENCODED_WORDS = re.compile(r"(?:=\?[\w.:-]+\?[bq]\?[^?\s]*\?=\s*)+", re.IGNORECA
 
 
 def is_plain_name(disposition: str) -> bool:
-    """True if a Content-Disposition has no name of a file, or one between quotes that is none of mail's words."""
+    """Return True for a Content-Disposition without a file's name, or with one in quotes that is no word of mail's."""
     lower = disposition.lower()
     return "filename" not in lower or ('filename="' in lower and "filename*" not in lower and "=?" not in lower)
 

@@ -178,7 +178,7 @@ def _link(document: dict[str, Any]) -> None:
 
 
 def _without_null(field: dict[str, Any]) -> dict[str, Any]:
-    """A form has no null: a field is there or it is not."""
+    """Remove null from a form's field: it is there or it is not."""
     if "anyOf" not in field:
         return field
     (kind,) = (one for one in field["anyOf"] if one != {"type": "null"})

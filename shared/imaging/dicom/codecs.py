@@ -53,7 +53,7 @@ _MORE_CODES = bytes(range(0x11, 0xFF, 7)) * 4
 
 
 def is_available(uid: str) -> bool:
-    """The libraries are requirements, so every syntax of the table is."""
+    """Return True: the libraries are requirements, so every syntax of the table is available."""
     return uid in DECODER_DEPENDENCIES
 
 

@@ -123,7 +123,7 @@ def _encoding(head: bytes) -> tuple[bool, bool]:
 
 
 def check_preamble(file: BinaryIO) -> None:
-    """The preamble is anybody's (PS3.10 7.1): what a system starts as a program must not come in as a picture."""
+    """Refuse a program in the preamble, which is anybody's (PS3.10 7.1): it must not come in as a picture."""
     file.seek(0)
     if file.read(PREAMBLE_BYTES).startswith(_PROGRAMS):
         raise ProgramInPreamble
@@ -180,7 +180,7 @@ def _after_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
 
 
 def _actual_syntax(head: bytes, named: UID | None) -> UID:
-    """The syntax that the dataset is in: its first element outweighs what the file meta say of VR and byte order."""
+    """Find the syntax of the dataset: its first element outweighs what the file meta say of VR and byte order."""
     if len(head) < 8:
         raise NoPixelData
     encoding = _encoding(head)

@@ -120,7 +120,7 @@ def read_greyscale(dataset: Dataset, frame: int, *, is_ct: bool) -> Greyscale:
 
 
 def _view_of(dataset: Dataset, frame: int) -> Dataset:
-    """The elements that decide about one frame: the object's, then its shared, then its own functional groups."""
+    """List what decides about one frame: the object's elements, then its shared, then its own functional groups."""
     view = Dataset()
     view.set_original_encoding(*dataset.original_encoding)
     for keyword in (*_STORED_KEYWORDS, *_RESCALE_KEYWORDS, *_VIEW_KEYWORDS, *_PADDING_KEYWORDS):
@@ -136,7 +136,7 @@ def _view_of(dataset: Dataset, frame: int) -> Dataset:
 
 
 def _is_hounsfield(view: Dataset) -> bool:
-    """The rescaled values of a CT are Hounsfield units unless their type says otherwise (PS3.3 C.8.2.1)."""
+    """Return True if rescaled values of a CT are Hounsfield units: unless their type says otherwise (PS3.3 C.8.2.1)."""
     return text(view, "RescaleType") in {"", "HU"}
 
 
@@ -161,7 +161,7 @@ def _windows(view: Dataset) -> Iterator[Window]:
 
 
 def _padding(view: Dataset) -> tuple[int, int] | None:
-    """Padding value and range limit (PS3.3 C.7.5.1.1.2), as bits: their representation is often the other one."""
+    """Return padding value and range limit (PS3.3 C.7.5.1.1.2), as bits: their representation is often another."""
     if not has_value(view, "PixelPaddingValue"):
         return None
     patterns = [words(view, keyword) for keyword in _PADDING_KEYWORDS]

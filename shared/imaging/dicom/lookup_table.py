@@ -49,7 +49,7 @@ class LookupTable:
         return greatest if greatest and greatest.bit_length() != self.bits else (1 << self.bits) - 1
 
     def _first(self, low: float, high: float) -> int:
-        """The first mapped value: signed where values are (PS3.3 C.11.2.1.1), whatever representation was written.
+        """Return the first mapped value: signed where values are (PS3.3 C.11.2.1.1), however it was written.
 
         Where only the other reading has the table and the values overlap, it is that one.
         """

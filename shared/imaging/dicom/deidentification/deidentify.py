@@ -128,7 +128,7 @@ def _deflated_meta(meta: FileMetaDataset) -> bytes:
 
 
 def _pixel_element(header: Header, pixels: PixelData) -> bytes:
-    """The head of the pixel data element in the syntax that is written, which need not be how the file had it."""
+    """Return the head of the pixel data element in the syntax that is written, which need not be the file's."""
     group, element, length = 0x7FE0, 0x0010, 0xFFFFFFFF if pixels.encapsulated else pixels.end - pixels.start
     if header.syntax.is_implicit_VR:
         return struct.pack("<HHI", group, element, length)
@@ -138,7 +138,7 @@ def _pixel_element(header: Header, pixels: PixelData) -> bytes:
 
 
 def _mark(dataset: Dataset) -> None:
-    """What PS3.15 E.1 asks for: that it was done, and by which profile (codes of PS3.16, CID 7050)."""
+    """Note what PS3.15 E.1 asks for: that it was done, and by which profile (codes of PS3.16, CID 7050)."""
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator = "113100", "DCM"
     code.CodeMeaning = "Basic Application Confidentiality Profile"
