@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +24,7 @@ from rich.console import Console
 
 from shared.errors import ConfigError
 from shared.inference.bundle import Bundle, Card, Head
-from shared.inference.engine import REFERENCE, Engine, EngineName
+from shared.inference.engine import Engine, EngineName
 from shared.inference.engines import make_engine
 from shared.inference.parity import Reference
 from training.architectures import DENSENET
@@ -35,17 +35,18 @@ from training.data.folders import Flags, Kinship, at_most, read_folders
 from training.data.images import Record, partition, read_index
 from training.evaluate import MODALITIES, draw, measures, show
 from training.evaluation.answers import ask
-from training.evaluation.parity import parity
 from training.heads.calibrate import operating_points, review_margin
 from training.heads.learner import first_dense, spread
 from training.heads.left_out_classes import ClassStudy, join
-from training.heads.left_out_sources import Fit, Study, two_columns
+from training.heads.left_out_sources import Fit, Matrix, Study, two_columns
 from training.heads.shrinkage import Regression, carry
 from training.sources import WORK, backbone_means, measure_left_out, study_of
 from training.tasks import COVID, TASKS, Task, class_numbers
 
 console = Console()
 RECIPE = Path(__file__).with_name("recipes") / "thoraq-4.toml"
+#: What the int8 engine is compared with.
+PLAIN: EngineName = "openvino-float32"
 #: Below this AUC at sources that it does not know, a head has nothing to be sure of: every answer asks for review.
 NEARLY_CHANCE = 0.65
 REVIEW_ALL = 1.0
@@ -142,7 +143,9 @@ def unheld(study: Study, held: Sequence[Record]) -> Flags:
 def part_of(study: Study, rows: Flags) -> Study:
     """Return the study of some of its images."""
     records = [record for record, wanted in zip(study.records, rows, strict=True) if wanted]
-    return Study(study.means[rows], records, study.positive[rows], study.kinship, study.copies[rows], study.how)
+    return Study(
+        study.means[rows], records, study.positive[rows], study.kinship, study.copies[rows], study.how, study.rounding
+    )
 
 
 class Refitting:
@@ -150,6 +153,40 @@ class Refitting:
 
     def __init__(self, old: Bundle, engine: Engine, work: Path, plan: Mapping[str, Any]) -> None:
         self.old, self.engine, self.work, self.plan = old, engine, work, plan
+
+    def study(self, modality: str, records: Sequence[Record], kinship: Kinship, held: Sequence[Record]) -> Study:
+        """Return a modality's images without those held back."""
+        records = self.some(modality, records)
+        how = Fit(
+            self.plan[f"strength_{modality}"],
+            self.plan["evenness"],
+            most=self.plan["most_to_review"],
+            counts=self.plan.get(f"counts_{modality}", {}),
+        )
+        study = study_of(records, self._means(records, self.engine), kinship, how)
+        return part_of(study, unheld(study, held))
+
+    def some(self, modality: str, records: Sequence[Record]) -> list[Record]:
+        """Return as many of each source and label as the recipe says are enough."""
+        most = self.plan.get(f"images_{modality}", len(records))
+        return [records[row] for row in at_most(records, most)]
+
+    def rounding(self, folders: Mapping[str, Sequence[Record]]) -> Matrix | None:
+        """Return how far the engine's means of some images are from those in float32; no label has a part in it.
+
+        Of both modalities, for every head: the reference images that an engine is held to are answered by all heads.
+        """
+        if self.engine.name == PLAIN:
+            return None
+        plain, found = make_engine(PLAIN, self.old), []
+        for modality, records in folders.items():
+            mine = self.some(modality, records)
+            rows = at_most(mine, self.plan["rounded_images"])
+            found.append(self._means(mine, self.engine)[rows] - self._means([mine[row] for row in rows], plain))
+        return np.concatenate(found)
+
+    def _means(self, records: Sequence[Record], engine: Engine) -> Matrix:
+        return backbone_means(self.old, DENSENET, records, engine, self.work)
 
     def heads(self, out: Path, modality: str, study: Study) -> dict[str, Head]:
         """Return the heads of a modality, written to `out`."""
@@ -177,7 +214,8 @@ class Refitting:
             else backbone_means(self.old, name, some.records, self.engine, self.work)
             for name in task.backbones
         }
-        return ClassStudy(some, means, numbers[rows], len(task.classes), self.plan["strength"])
+        rounding = {} if some.rounding is None else {DENSENET: some.rounding}
+        return ClassStudy(some, means, numbers[rows], len(task.classes), self.plan["strength"], rounding)
 
 
 def copy_kept(old: Bundle, out: Path) -> None:
@@ -189,17 +227,15 @@ def copy_kept(old: Bundle, out: Path) -> None:
         shutil.copyfile(old.path / file, out / file)
 
 
-def measured(out: Path, card: Card, test: Mapping[str, list[Record]]) -> Card:
-    """Return the card with what the written files do on the test parts."""
+def measured(out: Path, card: Card, test: Mapping[str, list[Record]], engine: EngineName) -> Card:
+    """Return the card with what the written files do on the test parts, on the engine that the heads are for."""
     bundle = Bundle.open(out)
-    answers = ask(bundle, test, make_engine(REFERENCE, bundle))
-    results, agreements = measures(bundle, answers), parity(bundle, test)
+    answers = ask(bundle, test, make_engine(engine, bundle))
+    results = measures(bundle, answers)
     show(results, console)
     draw(bundle, answers, out)
     heads = {
-        name: head.model_copy(update={"metrics": head.metrics | results[name] | {"engines": agreements[name]}})
-        if name in results
-        else head
+        name: head.model_copy(update={"metrics": head.metrics | results.get(name, {})})
         for name, head in card.heads.items()
     }
     return write_card(out, card.model_copy(update={"heads": heads}))
@@ -220,10 +256,10 @@ def main(
     copy_kept(old, out)
     heads: dict[str, Head] = {}
     test, used = test_parts(data), dict[str, list[Record]]()
-    for modality, records in read_folders(data, kinship).items():
-        means = backbone_means(old, DENSENET, records, refitting.engine, work)
-        study = study_of(records, means, kinship, Fit(plan[f"strength_{modality}"], most=plan["most_to_review"]))
-        study = part_of(study, unheld(study, test.get(modality, [])))
+    folders = read_folders(data, kinship)
+    rounding = refitting.rounding(folders)
+    for modality, records in folders.items():
+        study = replace(refitting.study(modality, records, kinship, test.get(modality, [])), rounding=rounding)
         heads |= refitting.heads(out, modality, study)
         used[modality] = list(study.records)
     card = old.card.model_copy(
@@ -244,7 +280,7 @@ def main(
         name = write_parity(Bundle.open(out, verify=False), reference.images)
         card = write_card(out, card.model_copy(update={"parity": name}))
     if test:
-        measured(out, card, test)
+        measured(out, card, test, engine)
     console.print(f"written: {out}")
 
 

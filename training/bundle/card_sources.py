@@ -11,7 +11,8 @@ from training.evaluation.measure import ranged
 
 HEADS_REFITTED = (
     "**Heads**: each carries a penalised logistic regression on the means of the backbones' maps in int8, every class "
-    "and every source of a class weighted alike; the layers of the published architecture hold its weights, the same "
+    "weighted alike and its sources more alike than by their images; what int8 does to the means, exaggerated, is part "
+    "of the penalty (training/heads/rounding.py); the layers of the published architecture hold its weights, the same "
     "at every place of a map, and most of their units rest (training/heads/shrinkage.py says why). The test parts of "
     "cxr/ and ct/, whatever shares a patient with them and their near-copies were left out."
 )

@@ -17,6 +17,7 @@ from shared.inference.heads import softmax
 from training.data.folders import Flags, Rows, weights_of
 from training.heads.calibrate import fit_temperature, negative_log_likelihood
 from training.heads.left_out_sources import Study, spread_of
+from training.heads.rounding import bearing
 from training.heads.shrinkage import Regression, shrunken
 
 Matrix = NDArray[np.float32]
@@ -26,29 +27,45 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass
 class ClassStudy:
-    """A study's images with their class numbers (N,) and the means of each backbone (N, D) by name."""
+    """A study's images with their class numbers (N,) and the means of each backbone (N, D) by name.
+
+    `rounding` is as the study's, by backbone.
+    """
 
     study: Study
     means: Mapping[str, Matrix]
     numbers: Rows
     classes: int
     strength: float
+    rounding: Mapping[str, Matrix] = field(default_factory=dict)
+    _bearing: dict[str, tuple[Matrix, Matrix]] = field(default_factory=dict)
     _fitted: dict[str, list[Regression]] = field(default_factory=dict)
 
     def fit(self, left_out: str = "") -> list[Regression]:
         """One regression for each backbone on its raw means, without a source and its kin."""
         if left_out not in self._fitted:
             rows = self.study.without(left_out) if left_out else self.study.without()
-            self._fitted[left_out] = [self._regression(means, rows) for means in self.means.values()]
+            self._fitted[left_out] = [self._regression(name, rows) for name in self.means]
         return self._fitted[left_out]
 
-    def _regression(self, means: Matrix, rows: Flags) -> Regression:
-        seen, numbers = means[rows].astype(np.float32), self.numbers[rows]
-        centre, deviation = spread_of(seen)
-        weights = weights_of(self.study.cells[rows], numbers).astype(np.float32)
-        kernel, bias = shrunken((seen - centre) / deviation, numbers, weights, self.strength, self.classes)
-        kernel = kernel / deviation[:, np.newaxis]
-        return kernel.astype(np.float32), (bias - centre @ kernel).astype(np.float32)
+    def _regression(self, name: str, rows: Flags) -> Regression:
+        seen, turned = self._seen(name, rows)
+        centre, numbers = seen.mean(0), self.numbers[rows]
+        weights = weights_of(self.study.cells[rows], numbers, self.study.how.evenness).astype(np.float32)
+        kernel, bias = shrunken(seen - centre, numbers, weights, self.strength, self.classes)
+        return (turned @ kernel).astype(np.float32), (bias - centre @ kernel).astype(np.float32)
+
+    def _seen(self, name: str, rows: Flags) -> tuple[Matrix, Matrix]:
+        """Return what a backbone's regression is fitted to, (N, D), and the axes (D, D) that the means are given in."""
+        if name in self.rounding:
+            if name not in self._bearing:
+                _, deviation = spread_of(self.means[name])
+                self._bearing[name] = bearing(self.means[name], deviation, self.rounding[name], self.strength)
+            means, turned = self._bearing[name]
+            return means[rows], turned
+        means = self.means[name][rows].astype(np.float32)
+        _, deviation = spread_of(means)
+        return means / deviation, np.diag(1 / deviation)
 
     def held_logits(self) -> list[NDArray[np.float64]]:
         """Of each backbone the logits (N, classes) by a regression that does not know the image's source.

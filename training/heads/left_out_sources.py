@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from training.data.folders import Flags, Kinship, Rows, cells, weights_of
 from training.data.images import FOLDS, SEED, Record
 from training.heads.calibrate import MOST, review_margin
+from training.heads.rounding import bearing
 
 Matrix = NDArray[np.float32]
 Logits = NDArray[np.float64]
@@ -34,12 +36,14 @@ LEAST_DEVIATION = 0.1
 class Fit:
     """How heads are fitted: the inverse penalty (for weights that are 1 on average) and the cells' evenness.
 
-    `most` is the largest share of images that a margin may send to review.
+    `most` is the largest share of images that a margin may send to review; `counts` says of which sources an image
+    counts more, and how many times.
     """
 
-    strength: float = 1e-4
+    strength: float = 3e-3
     evenness: float = 1.0
     most: float = MOST
+    counts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,10 @@ class Calibrated:
 
 @dataclass
 class Study:
-    """One modality: backbone means (N, D), records, whether each shows COVID-19, and near-copy groups (N,)."""
+    """Images of one modality: backbone means (N, D), records, whether each shows COVID-19, and near-copy groups (N,).
+
+    `rounding` (M, D): how far the means of some images are from those of another engine that has to agree.
+    """
 
     means: Matrix
     records: Sequence[Record]
@@ -85,6 +92,7 @@ class Study:
     kinship: Kinship
     copies: Rows
     how: Fit = Fit()
+    rounding: Matrix | None = None
     _out: dict[str, Flags] = field(default_factory=dict)
     _fitted: dict[frozenset[str], Linear | None] = field(default_factory=dict)
 
@@ -115,13 +123,33 @@ class Study:
 
     def fit_rows(self, rows: Flags) -> Linear:
         """Return a head fitted to these images (N,) alone."""
-        means, numbers = self.means[rows].astype(np.float32), self.numbers[rows]
-        centre, deviation = spread_of(means)
+        seen, turned = self._seen(rows)
+        centre = seen.mean(0)
         model = LogisticRegression(C=self.how.strength, max_iter=STEPS, tol=1e-3)
-        weights = weights_of(self.cells[rows], numbers, self.how.evenness).astype(np.float32)
-        model.fit((means - centre) / deviation, numbers, sample_weight=weights)
-        kernel = model.coef_[0].astype(np.float64) / deviation
-        return Linear(kernel, float(model.intercept_[0]) - float(centre @ kernel))
+        model.fit(seen - centre, self.numbers[rows], sample_weight=self._weights(rows))
+        weights = model.coef_[0].astype(np.float64)
+        return Linear(turned @ weights, float(model.intercept_[0]) - float(centre @ weights))
+
+    def _seen(self, rows: Flags) -> tuple[Matrix, Matrix]:
+        """Return what a head is fitted to, (N, D), and the axes (D, D) that the means are given in."""
+        if self.rounding is not None:
+            means, turned = self._bearing_rounding
+            return means[rows], turned
+        means = self.means[rows].astype(np.float32)
+        _, deviation = spread_of(means)
+        return means / deviation, np.diag(1 / deviation)
+
+    @cached_property
+    def _bearing_rounding(self) -> tuple[Matrix, Matrix]:
+        """Return all means in axes that bear `rounding`, and these; scaled by all images, whatever their labels."""
+        _, deviation = spread_of(self.means)
+        return bearing(self.means, deviation, np.asarray(self.rounding), self.how.strength)
+
+    def _weights(self, rows: Flags) -> Matrix:
+        """Return how much each of these images counts in a fit, 1 on average."""
+        counts = np.array([self.how.counts.get(source, 1.0) for source in self.sources[rows].tolist()])
+        weights = counts * weights_of(self.cells[rows], self.numbers[rows], self.how.evenness)
+        return np.asarray(weights / weights.mean(), np.float32)
 
     def calibrated(self, *left_out: str) -> Calibrated | None:
         """Return a head without these sources, its calibration and margin from the others left out in turn."""

@@ -22,7 +22,7 @@ from training.heads.left_out_sources import Study, probability
 from training.refit import REVIEW_ALL, Fitted, fit_binary, fit_classes, unheld, write_head
 from training.tasks import TASKS, Task
 
-SHIPPED = Path("models/thoraq-3")
+SHIPPED = Path("models/thoraq-4")
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -70,7 +70,7 @@ def test_neither_patients_nor_copies_of_what_is_held_back_are_fitted_to() -> Non
 
 
 def test_where_left_out_sources_are_told_apart_they_calibrate_and_settle_the_margin() -> None:
-    found = fit_binary(_useful())
+    found = fit_binary(useful_study())
     assert found.left_out["pooled"]["auc"] > 0.9
     assert found.margin < REVIEW_ALL
     assert (found.held.argmax(1) == found.numbers).mean() > 0.9
@@ -88,7 +88,7 @@ def test_what_is_often_wrong_elsewhere_may_send_more_to_review() -> None:
 
 
 def test_near_chance_at_left_out_sources_every_answer_asks_for_review() -> None:
-    one = _useful()
+    one = useful_study()
     # In each source another channel says it, so that what is learnt elsewhere is worth nothing.
     means = np.random.default_rng(1).normal(0, 1, (len(one.records), 8)).astype(np.float32)
     for number, source in enumerate("abcd"):
@@ -101,7 +101,7 @@ def test_near_chance_at_left_out_sources_every_answer_asks_for_review() -> None:
 
 
 def test_the_backbone_that_tells_left_out_sources_apart_gets_the_weight() -> None:
-    one = _useful()
+    one = useful_study()
     rng = np.random.default_rng(2)
     numbers = np.where(one.positive, 2, np.arange(len(one.records)) % 2).astype(np.int64)
     good = (3 * np.eye(3)[numbers] + rng.normal(0, 0.5, (len(numbers), 3))).astype(np.float32)
@@ -115,14 +115,14 @@ def test_the_backbone_that_tells_left_out_sources_apart_gets_the_weight() -> Non
 
 
 def test_a_class_that_one_source_alone_has_leaves_its_images_unanswered() -> None:
-    one = _useful()
+    one = useful_study()
     numbers = np.where(one.sources == "a", 2, one.numbers).astype(np.int64)
     (held,) = ClassStudy(one, {"only": one.means}, numbers, 3, 1.0).held_logits()
     assert np.isnan(held[one.sources == "a"]).all()
     assert np.isfinite(held[one.sources != "a"]).all()
 
 
-def _useful() -> Study:
+def useful_study() -> Study:
     """Four sources, in all of which one channel says COVID-19."""
     one = study()
     means = np.random.default_rng(3).normal(0, 0.5, (len(one.records), 4)).astype(np.float32)
