@@ -15,7 +15,7 @@ from werkzeug.exceptions import ClientDisconnected
 from api.edge.body import BEFORE_BYTES, BEFORE_SECONDS, BodyStream, Incoming
 from api.edge.environ import has_body
 from api.edge.lanes import Lanes
-from api.edge.reply import Reply, Send, Sender, call
+from api.edge.reply import Reply, Send, Sender, Sent, call
 from api.edge.state import State
 from api.http.handover import GONE, REFUSED, WAIT, Wait
 from shared.errors import PayloadTooLarge, SlowBody, ThoraqError
@@ -52,20 +52,21 @@ class Exchange:
             if self._watching is not None:
                 self._watching.cancel()
 
-    async def _reply(self) -> Reply | None:
+    async def _reply(self) -> Reply | Sent | None:
         try:
             if self._environ["PATH_INFO"] in WATCHED:
                 return await self._call_in(self._state.watching)
             lanes, key = await self._take_body()
             reply = await self._call(lanes, key)
             look = self._wait.look_at
-            if reply is None or look is None:
+            if look is None or not isinstance(reply, Reply):
                 return reply
             return await self._state.waits.outcome(
                 self._wait, reply, lambda: self._in_thread(lanes, key, look), self._incoming
             )
         except ThoraqError as error:
             self._environ[REFUSED], self._environ["wsgi.input"] = error, io.BytesIO()
+            self._wait.look_at = None
             return await self._call_in(self._state.refusing)
 
     async def _take_body(self) -> tuple[Lanes, str]:
@@ -100,18 +101,18 @@ class Exchange:
             raise SlowBody(f"the body was not there within {STRANGER_SECONDS:g} seconds")
         self._environ["wsgi.input"] = io.BytesIO(found)
 
-    async def _call(self, lanes: Lanes, key: str) -> Reply | None:
+    async def _call(self, lanes: Lanes, key: str) -> Reply | Sent | None:
         if not isinstance(self._environ["wsgi.input"], BodyStream) and not LONG.fullmatch(self._environ["PATH_INFO"]):
             return await self._in_thread(lanes, key, self._calling())
         async with self._state.streams.slot(key):
             return await self._call_in(self._state.stream_threads)
 
-    async def _call_in(self, threads: Executor) -> Reply | None:
+    async def _call_in(self, threads: Executor) -> Reply | Sent | None:
         return await self._loop.run_in_executor(threads, self._calling())
 
-    def _calling(self) -> Callable[[], Reply | None]:
+    def _calling(self) -> Callable[[], Reply | Sent | None]:
         sender = Sender(self._send, self._loop, self._is_gone, self._watch, self._state.settings.body_seconds)
-        return partial(call, self._state.app, self._environ, sender)
+        return partial(call, self._state.app, self._environ, sender, lambda: self._wait.look_at is None)
 
     async def _in_thread(self, lanes: Lanes, key: str, do: Callable[[], Made]) -> Made:
         async with lanes.slot(key):

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from shared.errors import Busy
 
 #: How many requests of one key may wait for their turn; what comes beyond is refused.
-MOST_WAITING = 1_000
+MOST_WAITING = 4_000
 
 
 class Lanes:

@@ -23,8 +23,24 @@ class Reply:
 
     async def send(self, send: Send) -> None:
         """Send it."""
-        await send(_start(self.status, self.headers))
-        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+        await self.begin(send).send(send)
+
+    def begin(self, send: Send) -> Sent:
+        """Send it as far as that needs no event loop; with granian that is all of it, from any thread."""
+        body = {"type": "http.response.body", "body": self.body, "more_body": False}
+        return Sent((send(_start(self.status, self.headers)), send(body)))
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An answer that has been handed to the server."""
+
+    passed: tuple[Awaitable[None], ...]
+
+    async def send(self, _send: Send) -> None:
+        """Return when the server has it."""
+        for one in self.passed:
+            await one
 
 
 class Sender:
@@ -40,6 +56,10 @@ class Sender:
     ) -> None:
         self._send, self._loop, self._seconds = send, loop, seconds
         self._gone, self._watch = gone, watch
+
+    def begin(self, reply: Reply) -> Sent:
+        """Send an answer that is complete."""
+        return reply.begin(self._send)
 
     def stream(self, status: int, headers: Headers, pieces: Iterator[bytes]) -> None:
         """Send all pieces, until the client has gone or takes nothing for too long."""
@@ -59,8 +79,13 @@ class Sender:
         asyncio.run_coroutine_threadsafe(passed(), self._loop).result()
 
 
-def call(application: Callable[..., Iterable[bytes]], environ: dict[str, Any], sender: Sender) -> Reply | None:
-    """Call the WSGI application; its answer, or None when it has been sent already, as it is long or a stream."""
+def call(
+    application: Callable[..., Iterable[bytes]], environ: dict[str, Any], sender: Sender, is_last: Callable[[], bool]
+) -> Reply | Sent | None:
+    """Call the WSGI application, and send its answer if that is the last word; else return it.
+
+    None when it has been sent while it was made, as it is long or a stream.
+    """
     begun: list[Any] = []
 
     def start_response(status: str, headers: Headers, _exc_info: object = None) -> None:
@@ -76,7 +101,9 @@ def call(application: Callable[..., Iterable[bytes]], environ: dict[str, Any], s
             if length > WHOLE_BYTES or _is_live(begun[1]):
                 sender.stream(begun[0], begun[1], _rest(held, pieces))
                 return None
-        return Reply(begun[0], begun[1], b"".join(held))
+        reply = Reply(begun[0], begun[1], b"".join(held))
+        # Before the event loop is woken, which has to wait for the interpreter's lock.
+        return sender.begin(reply) if is_last() else reply
     finally:
         close = getattr(answer, "close", None)
         if close is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import struct
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ class _Decoder:
         """Return the next message; TimeoutError when none begins in time, CalledOff."""
         until = time.monotonic() + (self._socket.gettimeout() or 0)
         while not unwanted():  # before each frame, however quickly they come
-            if select.select([self._socket], [], [], LOOK_SECONDS)[0]:
+            if wait([self._socket], LOOK_SECONDS):
                 return receive(self._socket, most)
             if time.monotonic() > until:
                 raise TimeoutError

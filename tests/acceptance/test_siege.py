@@ -13,6 +13,8 @@ from tests.siege.run import Options, run
 
 def test_strangers_and_one_hospital_do_not_stop_another(stand_in_stack: Stack) -> None:
     console = Console(highlight=False)
-    verdict = run(stand_in_stack, Options(seed=1, quiet_seconds=2, attack_seconds=10, alone=False), console.out)
+    verdict = run(
+        stand_in_stack, Options(seed=1, quiet_seconds=2, attack_seconds=10, alone=False, crowd=400), console.out
+    )
     console.print(verdict.table)
     assert verdict.broken == []

@@ -49,11 +49,15 @@ def request(line: str, *headers: str) -> str:
 
 
 def serves(client: httpx.Client) -> None:
-    """A health check, a poll and a submission are answered."""
+    """A health check, a submission, a poll and a preview are answered."""
     assert client.get("/healthz").json() == {"status": "alive"}
     sent = client.post("/v1/jobs", files={"files": PNG}, data={"classifier": "binary", "modality": "xray"})
     assert sent.status_code == 202
     assert client.get(f"/v1/jobs/{sent.json()['id']}").json()["status"] == "queued"
+    study = f"/v1/studies/{sent.json()['study_id']}"
+    (image,) = client.get(study).json()["images"]
+    # By a decoder, to whom a socket leads: one of more than a thousand files that are open then.
+    assert client.get(f"{study}/images/{image['id']}/preview").is_success
 
 
 def status_of(connection: socket.socket) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,8 @@ from tests.siege.costs import search
 from tests.siege.run import Options, run
 
 SHOWN = 50
+#: Connections that say nothing, and as many that wait; and what else a process may have open.
+CROWD, SPARE = 5_000, 1_000
 #: A stand-in for the model, about as fast as the real one on two cores.
 ENGINE = {"THORAQ_ENGINE": "stand-in", "THORAQ_STAND_IN_RATE": "100"}
 
@@ -36,13 +39,20 @@ def main(
         tempfile.TemporaryDirectory(prefix="thoraq-siege-") as folder,
         Stack(Path(folder), port=free_port(), environ=environ, say=console.out) as stack,
     ):
-        verdict = run(stack, Options(seed, seconds, seconds, alone=True), console.out)
+        verdict = run(stack, Options(seed, seconds, seconds, alone=True, crowd=_crowd()), console.out)
     console.print(verdict.table)
     found = [*dear, *verdict.broken, *verdict.slow]
     for line in found[:SHOWN]:
         console.out(f"VIOLATION: {line}")
     if found:
         raise typer.Exit(1)
+
+
+def _crowd() -> int:
+    """Return how many connections this process can hold twice, beside what else it has open."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return min(CROWD, (most - SPARE) // 2)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class Target:
     url: str
     key: str
     seed: int
+    #: connections that say nothing, and as many that wait
+    crowd: int
 
     @property
     def authorization(self) -> str:
@@ -76,7 +78,7 @@ def _loop(target: Target, over: threading.Event, do: Callable[[httpx.Client, ran
 
 def silence(target: Target, over: threading.Event) -> None:
     """A stranger's connections without a word."""
-    _hold(target, over, 1_200, "")
+    _hold(target, over, target.crowd, "")
 
 
 def half_a_sign_in(target: Target, over: threading.Event) -> None:
@@ -107,12 +109,12 @@ def lies_about_length(target: Target, over: threading.Event) -> None:
 
 
 def waits(target: Target, over: threading.Event) -> None:
-    """Hundreds of A who wait for a job that is far behind in line."""
+    """Thousands of A who wait for a job that is far behind in line."""
     with target.client() as client:
         fields = {"classifier": "binary", "modality": "xray", "priority": "bulk"}
         job = client.post("/v1/jobs", files={"files": plain_file(0)}, data=fields).json()
     line = f"GET /v1/jobs/{job.get('id', 'job_0')} HTTP/1.1\r\nHost: t\r\n"
-    _hold(target, over, 500, f"{line}{target.authorization}Prefer: wait=60\r\n\r\n")
+    _hold(target, over, target.crowd, f"{line}{target.authorization}Prefer: wait=60\r\n\r\n")
 
 
 def stat_flood(target: Target, over: threading.Event) -> None:

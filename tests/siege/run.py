@@ -37,6 +37,8 @@ class Options:
     quiet_seconds: float
     attack_seconds: float
     alone: bool
+    #: connections that say nothing, and as many that wait
+    crowd: int
 
 
 @dataclass
@@ -52,7 +54,7 @@ def run(stack: Stack, options: Options, say: Callable[[str], None]) -> Verdict:
     """Besiege a system that is up."""
     table = Table("period", *(f"{kind} p50, p99" for kind in KINDS), title="B's seconds, and of its quiet p99")
     verdict = Verdict(table)
-    target = Target(stack.url, _new_key(stack, f"siege-a-{options.seed}"), options.seed)
+    target = Target(stack.url, _new_key(stack, f"siege-a-{options.seed}"), options.seed, options.crowd)
     attacks = list(ATTACKS)
     random.Random(options.seed).shuffle(attacks)  # noqa: S311 - no secret
     with Hospital(stack.url, _new_key(stack, f"siege-b-{options.seed}")) as hospital, _peak_memory(stack) as memory:
