@@ -128,3 +128,13 @@ def test_a_wait_whose_client_has_gone_is_given_up(crowd: Crowd, client: httpx.Cl
     for connection in waits:
         connection.close()
     until(lambda: not waiting_at(client))
+
+
+def test_an_event_stream_whose_client_has_gone_is_given_up(crowd: Crowd, client: httpx.Client) -> None:
+    sent = client.post("/v1/batches", files={"files": PNG}, data={"classifier": "binary", "modality": "xray"})
+    head = request(f"GET /v1/batches/{sent.json()['id']}/events", f"Authorization: {client.headers['Authorization']}")
+    streams = crowd.join(8, head)
+    until(lambda: waiting_at(client) == len(streams))
+    for connection in streams:
+        connection.close()
+    until(lambda: not waiting_at(client))
