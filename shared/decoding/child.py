@@ -1,6 +1,6 @@
 """A process that decodes what it is sent, and may die of it: `python -m shared.decoding.child SOCKET MEMORY_BYTES`.
 
-A request is two messages, what is asked (JSON) and the bytes of a file; the answer is a message for each frame and one
+It says when it is ready. A request is two messages, what is asked (JSON) and the bytes of a file; the answer is a message for each frame and one
 that ends or fails it, with the CPU time that it took. A file that takes more than its budget of CPU time ends the
 process (SIGXCPU): no codec looks at a clock. A message is its length in 8 bytes, and so many bytes. At the other end is
 shared/decoding/sandbox.py.
@@ -29,7 +29,7 @@ from shared.errors import ImageError, ImageTooLarge
 from shared.imaging.decode import Limits, Picture, decode_one, pictures
 from shared.imaging.preprocess import InputSpec, prepare
 
-FRAME, ENDED, FAILED = b"F", b".", b"!"
+READY, FRAME, ENDED, FAILED = b"R", b"F", b".", b"!"
 #: Of a message; of a frame: its height and width, and whether a CT slice is in a lung window.
 LENGTH, FRAME_HEAD = struct.Struct(">Q"), struct.Struct(">II?")
 #: Of the end: CPU seconds.
@@ -66,6 +66,7 @@ def main(handle: int, memory_bytes: int) -> None:
     """Serve until whoever started it is gone."""
     _confine(memory_bytes)
     with socket.socket(fileno=handle) as connection:
+        send(connection, READY)
         while True:
             try:
                 asked, data = json.loads(receive(connection)), bytes(receive(connection))

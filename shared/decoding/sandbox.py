@@ -29,7 +29,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from shared.decoding.child import ENDED, FAILED, FRAME, FRAME_HEAD, USED, receive, send
+from shared.decoding.child import ENDED, FAILED, FRAME, FRAME_HEAD, READY, USED, receive, send
 from shared.errors import ImageError, TooCostly, Unavailable, UndecodableImage
 from shared.imaging.info import Limits, Picture
 from shared.imaging.preprocess import InputSpec
@@ -39,6 +39,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Decoders that one file may kill. The first may have been killed by something else, the kernel for memory's sake.
 MOST_DEATHS = 2
 MOST_WORDS = 4096
+#: A decoder loads its codecs in a fraction of a second, and on a machine that is busy in many: no file's fault.
+START_SECONDS = 60.0
 #: Between two looks at whether a file is still wanted.
 LOOK_SECONDS = 0.2
 
@@ -141,6 +143,7 @@ class _Decoder:
     def __init__(self, allowance: Allowance) -> None:
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(allowance.seconds)
+        self._ready = False
         with theirs:
             command = [
                 sys.executable,
@@ -163,6 +166,7 @@ class _Decoder:
     ) -> Iterator[Picture]:
         """Yield the frames that are asked for, no side longer than that."""
         most = 1 + FRAME_HEAD.size + max(longest**2, MOST_WORDS)
+        self._wait_ready(unwanted)
         try:
             send(self._socket, json.dumps(asked | {"cpu_seconds": budget.seconds}).encode())
             send(self._socket, data)
@@ -178,9 +182,18 @@ class _Decoder:
         if message[:1] != ENDED:
             raise _DecoderDied("it says what no decoder says")
 
-    def _next(self, most: int, unwanted: Callable[[], bool]) -> bytearray:
-        """Return the next message; TimeoutError when none begins in time, CalledOff."""
-        until = time.monotonic() + (self._socket.gettimeout() or 0)
+    def _wait_ready(self, unwanted: Callable[[], bool]) -> None:
+        """Wait until the process can decode; Unavailable when it does not come to that."""
+        if self._ready:
+            return
+        try:
+            self._ready = self._next(len(READY), unwanted, START_SECONDS) == READY
+        except (TimeoutError, EOFError, OSError, ValueError) as error:
+            raise Unavailable("a decoder did not start") from error
+
+    def _next(self, most: int, unwanted: Callable[[], bool], seconds: float | None = None) -> bytearray:
+        """Return the next message; TimeoutError when none begins in time (None: a frame's), CalledOff."""
+        until = time.monotonic() + (seconds or self._socket.gettimeout() or 0)
         while not unwanted():  # before each frame, however quickly they come
             if wait([self._socket], LOOK_SECONDS):
                 return receive(self._socket, most)

@@ -139,8 +139,10 @@ def test_a_key_that_was_refused_opens_as_soon_as_it_exists(app: Flask, clean_dat
 
 
 def test_a_remembered_key_ends_when_it_expires(make_app: MakeApp, clean_database: Database) -> None:
-    soon = datetime.now(UTC) + timedelta(seconds=3)
-    caller = Caller(make_app(key_seconds=3600).test_client(), new_key(clean_database, expires_at=soon))
+    client = make_app(key_seconds=3600).test_client()
+    json_of(client.get("/healthz"))  # what a first request loads is not to take the key's time
+    soon = datetime.now(UTC) + timedelta(seconds=5)
+    caller = Caller(client, new_key(clean_database, expires_at=soon))
     json_of(caller.get("/v1/jobs"))
     while datetime.now(UTC) < soon:
         time.sleep(0.1)
