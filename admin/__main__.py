@@ -120,7 +120,7 @@ def create_key(
     try:
         asked = [Scope(scope.strip()) for scope in scopes.split(",")]
     except ValueError as error:
-        raise typer.BadParameter(f"{error}; there are {', '.join(Scope)}", param_hint="--scopes") from error
+        raise typer.BadParameter(f"{error}; there are:\n  " + "\n  ".join(Scope), param_hint="--scopes") from error
     with open_database() as database, database.transaction() as session:
         made = keys.create(session, keys.tenant_named(session, tenant), name, asked, expires_at, ACTOR)
     if as_json:
@@ -151,7 +151,7 @@ def revoke_key(key_id: str) -> None:
     with open_database() as database, database.transaction() as session:
         revoked = keys.revoke(session, key_id, ACTOR)
     if not revoked:
-        typer.echo("thoraq-admin: no such key in force", err=True)
+        typer.echo(f"thoraq-admin: no key {key_id} is in force", err=True)
         raise typer.Exit(1)
     typer.echo("revoked")
 
@@ -171,7 +171,11 @@ def doctor(repair: Repair = False, as_json: AsJson = False) -> None:
         for f in findings
     ]
     show(columns, rows, as_json)
-    if any(finding.ids for finding in findings):
+    violated = sum(bool(finding.ids) for finding in findings)
+    if not as_json:
+        do_not = f"{violated} of {len(rows)} invariants do not hold"
+        typer.echo(do_not if violated else f"all {len(rows)} invariants hold")
+    if violated:
         raise typer.Exit(1)
 
 

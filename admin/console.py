@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from console.terminal import Column, moment, print_rows
-from shared.config import settings
+from shared.config import PREFIX, settings
 from shared.db.engine import Database
-from shared.errors import ThoraqError
+from shared.errors import ConfigError, ThoraqError
 
 ACTOR = "thoraq-admin"
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -33,6 +34,11 @@ def told_in_a_line() -> Iterator[None]:
 def open_database() -> Iterator[Database]:
     """Open the database, with our errors told in one line and exit code 1."""
     with told_in_a_line():
+        if f"{PREFIX}DATABASE_URL" not in os.environ and f"{PREFIX}DATABASE_URL_FILE" not in os.environ:
+            raise ConfigError(
+                f"no {PREFIX}DATABASE_URL in the environment: an operator's command needs the deployment's settings. "
+                "Those of `make run` are in .thoraq/env: (. .thoraq/env; .venv/bin/thoraq-admin ...)"
+            )
         database = Database(settings(), pool_size=1)
         try:
             yield database
@@ -60,4 +66,6 @@ def _cell(value: object) -> str:
         return "yes" if value else ""
     if isinstance(value, datetime):
         return moment(value)
+    if isinstance(value, float):
+        return f"{value:g}"
     return "" if value is None else str(value)

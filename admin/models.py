@@ -47,7 +47,10 @@ def push(
 ) -> None:
     """Check a bundle and put it into the object store. Doing it again mends what is missing or damaged there."""
     with open_database() as database:
-        bundle = Bundle.open(folder)
+        try:
+            bundle = Bundle.open(folder)
+        except ModelError as error:
+            raise ModelError(f"{folder}: {error.detail}") from error
         bundle_registry.check_heads(bundle)
         # The row first: the sweeper removes what no row names.
         with database.transaction() as session:
@@ -116,7 +119,10 @@ def verify(as_json: AsJson = False) -> None:
         storage = open_storage(settings())
         rows = [_verified_folder(settings().model_dir), *(_verified(bundle, storage) for bundle in stored)]
     show(VERIFY_COLUMNS, rows, as_json)
-    if any(row["problem"] for row in rows):
+    damaged = sum(bool(row["problem"]) for row in rows)
+    if not as_json:
+        typer.echo(f"{damaged} of {len(rows)} damaged" if damaged else "every file is as its card says")
+    if damaged:
         raise typer.Exit(1)
 
 

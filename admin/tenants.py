@@ -60,6 +60,6 @@ def set_tenant(
         if changed is not None:
             session.add(AuditEntry(tenant_id=changed, actor=ACTOR, action="tenant.set", subject=changed))
     if changed is None:
-        typer.echo("thoraq-admin: no such tenant", err=True)
+        typer.echo(f"thoraq-admin: no tenant is called {name!r}", err=True)
         raise typer.Exit(1)
-    typer.echo("set")
+    typer.echo(f"changed {name}")

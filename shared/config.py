@@ -258,7 +258,9 @@ def _read_secret(variable: str, path: Path) -> str:
 
 def _message(error: ErrorDetails) -> str:
     # What our own validators say, without pydantic's word before it.
-    return str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return "not set" if error["type"] == "missing" else error["msg"]
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:

@@ -300,7 +300,7 @@ class EmptyFile(ImageError):
 
 
 class UnsupportedImage(ImageError):
-    """The magic bytes are of no format that we read, whatever the file is called."""
+    """The file's first bytes are of no format that is read, whatever the file is called."""
 
     type, title = "unsupported-image", "Not a PNG, JPEG, TIFF or DICOM file"
 
@@ -330,7 +330,7 @@ class UnreadableMember(ImageError):
 
 
 class NestedArchive(ImageError):
-    """A file of a ZIP that is itself an archive (ZIP, JAR, gzip, 7z, RAR, tar and others); the others go on."""
+    """A file of a ZIP is itself an archive (ZIP, JAR, gzip, 7z, RAR, tar and others), which is not unpacked."""
 
     type, title = "nested-archive", "Archive inside an archive"
     remedy = "If there are images in it, unpack it, and send them as files of their own."

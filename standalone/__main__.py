@@ -20,7 +20,7 @@ from standalone.stack import Stack
 
 LOOK_SECONDS = 0.2
 LARGEST_PORT = 65535
-ADMIN_KEY = ".venv/bin/thoraq-admin keys create --tenant local --name admin --scopes admin"
+ADMIN_KEY = ".venv/bin/thoraq-admin keys create \\\n  --tenant local --name admin --scopes admin"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Port = Annotated[
@@ -78,7 +78,9 @@ def serve(stack: Stack) -> NoReturn:
         supervise_during(stack, show_samples)
     except (ThoraqError, ClientError) as error:
         say(f"the samples could not be shown: {error}")
-    say(f"an admin key, for more keys: ({stack.operator_environment}; {ADMIN_KEY})")
+    # Once more, as the samples have scrolled the first line away.
+    say(f"page and API: {stack.url}\nkey: {stack.key}")
+    say(f"an admin key, for more keys:\n({stack.operator_environment}; {ADMIN_KEY})")
     say("serving; Ctrl-C stops")
     while True:
         stack.supervise()

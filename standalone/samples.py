@@ -94,5 +94,5 @@ COLUMNS: list[Column[Answered]] = [
     Column("Probability", _probability, right=True),
     Column("Review", lambda answer: review_text(answer.job), wraps=12, always=True),
     Column("Time", _seconds, leaves=2, right=True),
-    Column("Problem", _problem, wraps=WORDS),
+    Column("Problem", _problem, wraps=WORDS, leaves=3),
 ]

@@ -211,6 +211,9 @@ class Stack:
             "THORAQ_WEBHOOK_ALLOW_HTTP": "true",
             "THORAQ_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",
         }
+        for name in ("THORAQ_DATABASE_URL", "THORAQ_REDIS_URL"):
+            if self._is_given(name):
+                self._say(f"{name} is set: that server is used, and none of our own is started")
         if not self._is_given("THORAQ_DATABASE_URL"):
             password = self.folder.secret("postgres_password")
             postgres = Postgres(path / "postgres", password, log=logs / "postgres.log")

@@ -138,7 +138,7 @@ def batch_errors() -> None:
     problem = {"type": "truncated", "title": "Truncated", "detail": "The file ends in the middle of its pixel data."}
     base = {"item": 1203, "member": FILE.removeprefix("/data/"), "custom_id": None, "problem": problem}
     errors = [base | {"job_id": ident("job", 7), "status": "failed"}, base | {"job_id": None, "status": "rejected"}]
-    batch_errors_table([BatchError.model_validate(error) for error in errors], "The first of 45 without an answer")
+    batch_errors_table([BatchError.model_validate(error) for error in errors], "Without an answer (45, the first 10)")
 
 
 def batch_tally() -> None:

@@ -199,13 +199,13 @@ def settle_modality(
     said = [(n, one, Modality(one.info.modality)) for n, one in enumerate(taken) if one.info and one.info.modality]
     modality = asked or (said[0][2] if said else otherwise)
     if modality is None:
-        raise _modality_error("say whether this is `xray` or `ct`: only DICOM files say so themselves")
+        raise _modality_error("give `modality`, `xray` or `ct`: only DICOM files say it themselves")
     for number, one, other in said:
         if other is not modality:
             source = "the request says" if asked else f"file {said[0][0]} is"
             where = f"file {number}" if one.name is None else f"{one.name} (file {number})"
             raise _modality_error(
-                f"file {number} is `{other.value}` by its DICOM header, and {source} `{modality.value}`",
+                f"the modality that file {number} says contradicts another",
                 f"{where} is `{other.value}` by its DICOM header, and {source} `{modality.value}`",
             )
     return modality

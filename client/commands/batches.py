@@ -59,7 +59,7 @@ def batch(
     url: Url = LOCAL,
     classifier: Annotated[Classifier, typer.Option(help="COVID-19 or not; or normal, pneumonia, COVID-19.")] = "binary",
     modality: Annotated[
-        Modality | None, typer.Option(help="Of files that do not say it themselves; DICOM does.", show_default=False)
+        Modality | None, typer.Option(help="Of all files but DICOM, which say it themselves.", show_default=False)
     ] = None,
     priority: Annotated[Priority, typer.Option(help="Who goes first.")] = "bulk",
     group_by: Annotated[Grouping, typer.Option(help="Which files are one study.")] = "file",
@@ -177,7 +177,8 @@ def _archive(paths: list[Path]) -> Archive:
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
     if skipped:
-        note(f"{skipped:,} other files were skipped: hidden, or not PNG, JPEG, TIFF or DICOM.")
+        files = "1 other file was" if skipped == 1 else f"{skipped:,} other files were"
+        note(f"{files} skipped: hidden, or not PNG, JPEG, TIFF or DICOM.")
     return archive
 
 
@@ -269,7 +270,9 @@ def _report(batch: Batch, report: Report, as_json: bool) -> None:
         stdout().print(f"\n{ignored}")
     if report.problems:
         stdout().print()
-        batch_errors_table(report.problems, f"The first of {batch.counts.unanswered:,} without an answer")
+        shown, all_of_them = len(report.problems), batch.counts.unanswered
+        title = f"Without an answer ({all_of_them:,}"
+        batch_errors_table(report.problems, title + (f", the first {shown})" if shown < all_of_them else ")"))
     stdout().print(f"\n{RESEARCH_USE}")
 
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from client.archive import Archive
 from client.batch_calls import Watch
 from client.batch_models import Batch
-from console.terminal import duration, stderr
+from console.terminal import duration, lines_of, stderr
 
 LINE_SECONDS = 10.0
 #: The server says something every ten seconds, if only that it is still there.
@@ -93,7 +93,7 @@ class Meter(Watch):
         total = max(counts.total, coming)
         if self._answering is None:
             self._answering = self._bars.add_task("Answering", total=total, told="")
-        told = f"{counts.done:,} of {total:,} done, {counts.unanswered:,} failed"
+        told = f"{counts.done:,} of {total:,} done, {counts.unanswered:,} unanswered"
         self._bars.update(self._answering, total=total, completed=counts.done, told=told)
         self._now_and_then()
 
@@ -101,8 +101,9 @@ class Meter(Watch):
         self._heard = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Print a sentence beside the bars."""
-        self._console.print(text)
+        """Print a sentence beside the bars; on a terminal no word of it is broken."""
+        for line in lines_of(text, self._console.width) if self._console.is_terminal else (text,):
+            self._console.print(line)
 
     def _listen(self) -> None:
         """In a thread of its own, for the other one is what waits."""

@@ -1,9 +1,9 @@
 """A process that decodes what it is sent, and may die of it: `python -m shared.decoding.child SOCKET MEMORY_BYTES`.
 
-It says when it is ready. A request is two messages, what is asked (JSON) and the bytes of a file; the answer is a message for each frame and one
-that ends or fails it, with the CPU time that it took. A file that takes more than its budget of CPU time ends the
-process (SIGXCPU): no codec looks at a clock. A message is its length in 8 bytes, and so many bytes. At the other end is
-shared/decoding/sandbox.py.
+It says when it is ready. A request is two messages, what is asked (JSON) and the bytes of a file; the answer is a
+message for each frame and one that ends or fails it, with the CPU time that it took. A file that takes more than its
+budget of CPU time ends the process (SIGXCPU): no codec looks at a clock. A message is its length in 8 bytes, and so
+many bytes. At the other end is shared/decoding/sandbox.py.
 """
 
 from __future__ import annotations

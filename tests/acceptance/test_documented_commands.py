@@ -221,6 +221,7 @@ def test_the_programs_answer(
     page: Path, program: str, whole_stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    names = {"url": whole_stack.url, "key": whole_stack.key}
-    exec(compile(program, name_of(page), "exec"), names)  # noqa: S102 - it is our own text
+    monkeypatch.setenv("URL", whole_stack.url)
+    monkeypatch.setenv("KEY", whole_stack.key)
+    exec(compile(program, name_of(page), "exec"), {})  # noqa: S102 - it is our own text
     assert re.search("covid19", capsys.readouterr().out)

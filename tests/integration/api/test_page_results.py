@@ -436,7 +436,7 @@ def test_a_batch_is_one_row_and_a_page_of_its_own(page: Page, north: Caller, cle
     page.goto("/")
     links = page.locator("#live tbody tr").get_by_role("link")
     assert [link.get_attribute("href") for link in links.all()] == [after, path, before]
-    expect(page.locator("#live tbody tr").nth(1)).to_contain_text("60 of 61 done, 1 refused")
+    expect(page.locator("#live tbody tr").nth(1)).to_contain_text("60 of 61 answered, 1 refused")
     links.nth(1).click()
     expect(page.get_by_role("heading", name="Batch of 61 studies, ensemble")).to_be_visible()
     expect(page.get_by_role("region", name="Refused files")).to_contain_text("ward/notes.txt: Not a PNG")

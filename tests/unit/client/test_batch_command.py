@@ -100,7 +100,7 @@ def test_a_directory_becomes_a_batch_and_its_results_a_file(server: Server, imag
     assert members(server.requests[POST][0]) == [f"export/{index:02}.png" for index in range(FILES)]
     for said in ("b1", "completed", str(FILES), "not a medical device"):
         assert said in done.stdout
-    assert "1 other files were skipped" in done.stderr
+    assert "1 other file was skipped" in done.stderr
     assert kept(tmp_path) == []
 
 
@@ -111,7 +111,7 @@ def test_items_without_an_answer_are_exit_code_1_and_are_shown(server: Server, i
     server.on(ERRORS, lines(item | {"problem": REASON}))
     done = thoraq(server, "batch", images)
     assert done.returncode == 1
-    for said in ("completed with errors", "export/03.png", "the file holds no bytes", "The first of 2"):
+    for said in ("completed with errors", "export/03.png", "the file holds no bytes", "Without an answer (2"):
         assert said in done.stdout
 
 
@@ -181,7 +181,7 @@ def test_bars_and_silence_fit_the_terminal(monkeypatch: pytest.MonkeyPatch, imag
             time.sleep(0.05)
     shown = [line.rstrip() for line in Text.from_ansi(screen.getvalue()).plain.splitlines()]
     assert any(re.match(r"Sending .* 12 of 20 files, [\d.]+ MB/s", line) for line in shown), shown
-    assert any(re.match(r"Answering .* 4 of 20 done, 1 failed", line) for line in shown), shown
+    assert any(re.match(r"Answering .* 4 of 20 done, 1 unanswered", line) for line in shown), shown
     assert any(re.match(r"Waiting for the server .* \d s without a word", line) for line in shown), shown
     assert all(cell_len(line) <= width for line in shown)
 
@@ -315,7 +315,7 @@ def test_results_that_cannot_be_fetched_can_be_fetched_later(server: Server, ima
 def test_a_pipe_gets_a_line_about_the_progress_and_no_escape_sequences(server: Server, images: Path) -> None:
     done = thoraq(server, "batch", images)
     assert "sending: 20 of 20 files" in done.stderr
-    assert "answering: 20 of 20 done, 0 failed" in done.stderr
+    assert "answering: 20 of 20 done, 0 unanswered" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
     assert "check the ZIP" not in done.stderr
 

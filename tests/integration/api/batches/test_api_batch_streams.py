@@ -199,7 +199,8 @@ def test_a_study_of_two_modalities_names_the_file(north: Caller) -> None:
     batch = json_of(post_zip(north, packed(*members), group_by="folder"), 202)
     ((line,)) = output(north, batch["id"], "errors")
     problem = line["problem"]
-    assert problem["detail"] == "file 1 is `xray` by its DICOM header, and file 0 is `ct`"
+    assert problem["detail"] == "the modality that file 1 says contradicts another"
+    assert problem["errors"][0]["message"].endswith("(file 1) is `xray` by its DICOM header, and file 0 is `ct`")
     (error,) = problem["errors"]
     assert (error["field"], error["message"].partition(" is ")[0]) == ("modality", "c/2.dcm (file 1)")
 
