@@ -13,8 +13,14 @@ from api.edge.reply import Reply, Send
 from api.edge.state import State
 from shared.config import Settings
 
-#: Of /healthz, which is answered whatever else goes on.
-ALIVE = Reply(200, [("Content-Type", "application/json"), ("Cache-Control", "no-store")], b'{"status":"alive"}\n')
+#: Of /healthz, which is answered whatever else goes on; with the headers that api/__init__.py adds to other answers.
+HEADERS = [
+    ("Content-Type", "application/json"),
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+]
+ALIVE = Reply(200, HEADERS, b'{"status":"alive"}\n')
 
 
 class Edge:
@@ -26,7 +32,7 @@ class Edge:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        if scope["path"] == "/healthz":
+        if scope["path"] == "/healthz" and scope["method"] == "GET":
             await ALIVE.send(send)
         else:
             await Exchange(self._state, environ_of(scope), Incoming(receive), send).serve()

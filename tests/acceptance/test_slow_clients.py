@@ -60,6 +60,14 @@ def serves(client: httpx.Client) -> None:
     assert client.get(f"{study}/images/{image['id']}/preview").is_success
 
 
+def test_health_is_answered_as_everything_else_is(client: httpx.Client) -> None:
+    alive, problem = client.get("/healthz"), client.get("/nowhere")
+    told = {name for name in problem.headers if name.startswith(("x-content", "content-security", "cache"))}
+    assert {name: alive.headers[name] for name in told} == {name: problem.headers[name] for name in told}
+    assert len(told) == 3
+    assert (client.head("/healthz").status_code, client.request("TRACE", "/healthz").status_code) == (200, 405)
+
+
 def status_of(connection: socket.socket) -> int:
     """The status of the answer that comes; 0 where the connection is closed without one."""
     found = re.match(rb"HTTP/1\.1 (\d+)", connection.recv(4096))
