@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
-BUNDLE := models/thoraq-3
+BUNDLE := models/thoraq-4
 # Every folder at the root that holds Python.
 CODE = $(sort $(patsubst %/,%,$(dir $(wildcard */*.py))))
 
@@ -108,7 +108,7 @@ fuzz: $(READY) ## damaged files through the decoders, in a process that is watch
 train: data-given $(READY) ## train a model bundle on the images of DATA=dir [ARGS=]
 	$(BIN)/python -m training.train $(call option,data,$(DATA)) $(ARGS)
 
-evaluate: data-given $(READY) ## measure a bundle on the images of DATA=dir [BUNDLE=models/thoraq-3] [ARGS=]
+evaluate: data-given $(READY) ## measure a bundle on the images of DATA=dir [BUNDLE=models/thoraq-4] [ARGS=]
 	$(BIN)/python -m training.evaluate --bundle '$(BUNDLE)' $(call option,data,$(DATA)) $(ARGS)
 
 data-given:

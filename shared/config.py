@@ -68,7 +68,7 @@ class Settings(BaseModel):
         "", pattern=ORIGIN, description="https://host[:port] at which clients reach MinIO; empty: minio_endpoint"
     )
 
-    model_dir: Path = Field(Path("models/thoraq-3"), description="The model bundle served while none is activated")
+    model_dir: Path = Field(Path("models/thoraq-4"), description="The model bundle served while none is activated")
     model_cache: Path = Field(
         Path(".thoraq/models"), description="Where workers keep bundles they fetched, and which engine was faster"
     )

@@ -89,7 +89,7 @@ def protocols(means: Matrix, records: Sequence[Record]) -> dict[str, Any]:
 
 def main(
     data: Annotated[Path, typer.Option(help="A folder of CT slices with index.csv.")],
-    bundle: Annotated[Path, typer.Option(help="The bundle whose DenseNet201 is used.")] = Path("models/thoraq-3"),
+    bundle: Annotated[Path, typer.Option(help="The bundle whose DenseNet201 is used.")] = Path("models/thoraq-4"),
     source: Annotated[str | None, typer.Option(help="Of several sources in the folder, this one alone.")] = None,
     engine: Annotated[EngineName, typer.Option(help="What runs the backbone.")] = "openvino-int8",
     work: Annotated[Path, typer.Option(help="What the backbone made of the images.")] = WORK,

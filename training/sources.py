@@ -36,7 +36,7 @@ from training.tasks import COVID, plain_label
 from training.views import pooled_mean
 
 WORK = Path(".thoraq/sources")
-OUT = Path("models/thoraq-3")
+OUT = Path("models/thoraq-4")
 PIECE = 10 * CHUNK  # images between two writings of what is kept
 HASHED = 64  # pixels of an image in which copies are looked for
 Matrix = NDArray[np.float32]

@@ -87,7 +87,7 @@ def check_readme(printed: list[str]) -> None:
 def check_quickstart(printed: list[str]) -> None:
     first_is_answered(printed[1:])
     assert "succeeded" in printed[2]
-    assert "thoraq-3" in printed[2]
+    assert "thoraq-4" in printed[2]
 
 
 def check_submit(printed: list[str]) -> None:
@@ -118,7 +118,7 @@ def check_keys(printed: list[str]) -> None:
 
 
 def check_bundles(printed: list[str]) -> None:
-    assert "activated thoraq-3" in printed[0]
+    assert "activated thoraq-4" in printed[0]
 
 
 def check_metrics(printed: list[str]) -> None:

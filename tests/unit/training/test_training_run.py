@@ -13,7 +13,7 @@ import pytest
 from shared.inference.bundle import Bundle
 from training import evaluate, train
 
-SHIPPED = Path("models/thoraq-3")
+SHIPPED = Path("models/thoraq-4")
 
 
 def write_slices(folder: Path) -> Path:
@@ -62,7 +62,7 @@ def test_training_makes_a_bundle_that_verifies_and_evaluates_to_its_card(
     )
     bundle = Bundle.open(out)
     assert list(bundle.heads) == ["binary-ct"]
-    assert bundle.card.backbones["densenet201"].origin == "begun with the weights of thoraq-3."
+    assert bundle.card.backbones["densenet201"].origin == "begun with the weights of thoraq-4."
     assert bundle.card.files["densenet201.safetensors"] == Bundle.open(SHIPPED).card.files["densenet201.safetensors"]
     assert bundle.card.data[0].images["train"].keys() == {"covid19", "non_covid19"}
     assert "research only" in (out / "README.md").read_text()
