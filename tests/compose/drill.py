@@ -7,15 +7,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.compose.deployment import START_SECONDS, Deployment
+from tests.compose.deployment import START_SECONDS, Deployment, on_this_machine
 from tests.compose.disks import disk
 from tests.compose.engine import Engine
 from tests.compose.receiver import Receiver
 
 #: Megabytes of each volume: room to start, and little more.
 DISKS = {"postgres": 400, "seaweedfs": 1200}
-#: The stand-in is up again soon; at so many images a second, a batch lasts for as long as something is broken.
-STAND_IN = {"THORAQ_ENGINE": "stand-in", "THORAQ_STAND_IN_RATE": "4"}
+#: Images a second of the stand-in, which is up again soon: a batch lasts for as long as something is broken, and where
+#: that takes longer, so does the batch.
+RATE = 4.0
 
 
 class Drill(NamedTuple):
@@ -33,7 +34,8 @@ def running_drill(
     """One in this folder, with these settings, too."""
     deployment = Deployment(engine, images, folder)
     deployment.shell("make secrets")
-    deployment.settings(COMPOSE_PROFILES="cpu", **STAND_IN, **settings)
+    rate = f"{RATE / on_this_machine(1):.2f}"
+    deployment.settings(COMPOSE_PROFILES="cpu", THORAQ_ENGINE="stand-in", THORAQ_STAND_IN_RATE=rate, **settings)
     with ExitStack() as stack:
         stack.callback(deployment.remove)
         # Not all: docker-compose would wait for `migrate` to end.
