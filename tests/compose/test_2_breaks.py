@@ -85,7 +85,8 @@ def test_every_tmpfs_and_volume_has_its_owner_after_several_starts(deployment: D
     """Each container was killed twice and restarted once by now: what it writes to is still its own."""
     deployment.compose("restart", "--timeout", "30")
     for service in SERVICES:
-        for folder, options in (deployment.inspect(deployment.container(service))["HostConfig"]["Tmpfs"] or {}).items():
+        mounts = deployment.inspect(deployment.container(service))["HostConfig"].get("Tmpfs", {})
+        for folder, options in mounts.items():
             if options != "ro":
                 deployment.in_container(service, f"touch {folder}/written && rm {folder}/written")
     for service in OURS:
