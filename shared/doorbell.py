@@ -1,7 +1,7 @@
-"""Redis as a doorbell: Celery's settings, the names of queues and tasks, and how the bell is rung.
+"""Redis as a doorbell: the names of queues, and how the bell is rung.
 
 A message is a hint that there is work, never the work: losing one costs a few seconds until a worker looks by
-itself. That is why every setting below prefers a fast failure to a safe message.
+itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import functools
 import os
 import threading
 import time
-from typing import Any
 
 import structlog
 from celery import Celery
@@ -27,55 +26,6 @@ log = structlog.get_logger(__name__)
 
 CLASSIFY, DELIVER, SWEEP = "classify", "deliver", "sweep"
 QUEUES = (CLASSIFY, DELIVER, SWEEP)
-
-
-def celery_settings(settings: Settings) -> dict[str, Any]:
-    """Celery's configuration, the same in every process."""
-    return {
-        "broker_url": settings.redis_url.get_secret_value(),
-        # Results live in PostgreSQL; a result backend would be a second truth.
-        "task_ignore_result": True,
-        "result_backend": None,
-        # Acknowledged on receipt: the lease in the database is the acknowledgement that counts.
-        "task_acks_late": False,
-        "task_serializer": "json",
-        "accept_content": ["json"],
-        # A busy worker leaves the next doorbell to an idle one.
-        "worker_prefetch_multiplier": 1,
-        "worker_disable_prefetch": True,
-        # A worker outlives any outage of Redis and takes up the doorbell again afterwards.
-        "broker_connection_retry_on_startup": True,
-        "broker_connection_max_retries": None,
-        "broker_transport_options": {
-            # Nothing is acknowledged to Redis: it would be a write for each doorbell, and one that finds its connection
-            # just lost ends the worker.
-            "ack_emulation": False,
-            "socket_timeout": 1,
-            "socket_connect_timeout": 2,
-            "socket_keepalive": True,
-            "retry_on_timeout": False,
-            # A connection whose other end is gone, and never said so, is noticed within twice this and a second.
-            "health_check_interval": 2,
-        },
-        "task_default_queue": CLASSIFY,
-        "task_routes": {f"thoraq.{queue}": {"queue": queue} for queue in QUEUES},
-        "task_create_missing_queues": True,
-        "worker_soft_shutdown_timeout": 10,
-        "worker_enable_soft_shutdown_on_idle": False,
-        "worker_hijack_root_logger": False,
-        "worker_send_task_events": False,
-        # Nobody uses it, and it is one more connection that can hang.
-        "worker_enable_remote_control": False,
-        "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "beat_schedule": {
-            # Expires, so that sweeps do not pile up in Redis while no worker takes them.
-            "sweep": {
-                "task": f"thoraq.{SWEEP}",
-                "schedule": settings.sweep_seconds,
-                "options": {"queue": SWEEP, "expires": settings.sweep_seconds},
-            },
-        },
-    }
 
 
 #: What asks for a ring within this time of another one shares the next.

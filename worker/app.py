@@ -21,11 +21,12 @@ from prometheus_client import start_http_server
 from shared.config import Settings, settings
 from shared.db.engine import Database
 from shared.db.tables import Worker
-from shared.doorbell import CLASSIFY, DELIVER, QUEUES, SWEEP, celery_settings
+from shared.doorbell import CLASSIFY, DELIVER, QUEUES, SWEEP
 from shared.errors import ConfigError, ModelError, ThoraqError, Unavailable
 from shared.log import set_up_logging
 from shared.storage import Storage, open_storage
 from worker.bundles.reloader import BundleReloader
+from worker.celery_config import celery_settings
 from worker.deliver.handler import Deliver
 from worker.runner import QueueRunner, report_problem
 from worker.sweep import Sweep

@@ -39,8 +39,9 @@ from shared.errors import Conflict, TooManyEndpoints
 from shared.ids import new_id
 from shared.keys import Scope
 from shared.webhooks.destinations import resolve
-from shared.webhooks.outbox import new_secret, record_event, schedule
+from shared.webhooks.outbox import record_event, schedule
 from shared.webhooks.replays import MOST, replay
+from shared.webhooks.signing import new_secret
 
 blueprint = APIBlueprint("webhooks", __name__, url_prefix="/v1", abp_tags=[Tag(name="webhooks")], abp_responses=ERRORS)
 

@@ -1,23 +1,14 @@
-"""Webhooks: which events become deliveries, and how a delivery is signed.
-
-shared/webhooks/destinations.py says where deliveries may go.
-
-Follows the Standard Webhooks specification: headers `webhook-id`, `webhook-timestamp`, `webhook-signature`;
-secrets `whsec_` + base64; signed content `id.timestamp.body`.
-"""
+"""The outbox of webhooks: which events become deliveries, written in the transaction of what happened."""
 
 from __future__ import annotations
 
-import base64
-import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.orm import Session
-from standardwebhooks.webhooks import Webhook
 
 from shared.db.tables import Delivery, DeliveryState, Event, EventType, WebhookEndpoint
 from shared.ids import new_id
@@ -45,21 +36,6 @@ EMIT = sa.text("""
     )
     SELECT count(*) FROM sent
 """).bindparams(sa.bindparam("webhook_events", type_=JSON))
-
-
-def new_secret() -> str:
-    """Make a fresh signing secret: 256 random bits."""
-    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-
-
-def sign(signing_secrets: Iterable[str], message_id: str, at: datetime, body: str) -> dict[str, str]:
-    """Return the three headers of a delivery; one signature per secret, so that receivers can rotate."""
-    signatures = " ".join(Webhook(secret).sign(message_id, at, body) for secret in signing_secrets)
-    return {
-        "webhook-id": message_id,
-        "webhook-timestamp": str(int(at.timestamp())),
-        "webhook-signature": signatures,
-    }
 
 
 class WebhookEvent(NamedTuple):

@@ -19,8 +19,8 @@ from flask import Flask
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from shared.db.tables import EventType
-from shared.webhooks.outbox import new_secret, sign
 from shared.webhooks.schemas import WebhookPayload
+from shared.webhooks.signing import new_secret, sign
 from standalone.stack import Stack
 from tests.documented import DOCS, ROOT, blocks, name_of, pages
 

@@ -31,7 +31,7 @@ from shared.jobs import states
 from shared.jobs.claims import Answer, Claim, Outcome, RetryPolicy
 from shared.jobs.new_jobs import NewJob
 from shared.jobs.schemas import Rejection
-from shared.webhooks.outbox import new_secret
+from shared.webhooks.signing import new_secret
 from tests.support.waiting import EVENT_SECONDS
 from worker.deliver.payloads import payloads
 

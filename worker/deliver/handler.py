@@ -26,7 +26,7 @@ from shared.config import Settings
 from shared.db.engine import Database
 from shared.db.tables import AuditEntry, Delivery, DeliveryAttempt, DeliveryState, WebhookEndpoint
 from shared.errors import WebhookDestinationRefused
-from shared.webhooks.outbox import sign
+from shared.webhooks.signing import sign
 from worker.deliver.due import DUE, PER_ENDPOINT, DueDelivery, secrets_in_force
 from worker.deliver.http import Failure, WebhookClient
 from worker.deliver.payloads import payloads

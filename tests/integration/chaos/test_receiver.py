@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from shared.webhooks.outbox import new_secret, sign
+from shared.webhooks.signing import new_secret, sign
 from tests.chaos.receiver import Receiver
 
 BODY = json.dumps({"type": "job.succeeded", "data": {"id": "job_1"}})

@@ -28,7 +28,8 @@ from shared.db.tables import (
     WebhookEndpoint,
 )
 from shared.jobs import states
-from shared.webhooks.outbox import new_secret, record_event, schedule
+from shared.webhooks.outbox import record_event, schedule
+from shared.webhooks.signing import new_secret
 from tests.support.rows import POLICY, add_bundle, add_endpoint, add_job, add_tenant, answer, take
 from tests.support.servers.webhook_receiver import Receiver
 from worker.deliver.handler import Deliver
