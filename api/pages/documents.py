@@ -11,7 +11,7 @@ from api.http.auth import authenticate
 from api.http.principal import principal
 from api.http.problems import problem_types
 from api.http.services import services
-from api.pages.words import SCORES
+from api.pages.words import LEFT_OUT_SCORES, SCORES
 from shared.db.lookup import existing
 from shared.db.tables import ModelBundle
 from shared.errors import meaning_of
@@ -31,7 +31,9 @@ def show_model(sha256: str) -> str:
     principal(Scope.MODELS_READ)
     with services().database.transaction() as session:
         bundle = existing(session.get(ModelBundle, sha256), "model bundle")
-    return render_template("model.html", bundle=bundle, card=bundle.card, score_names=SCORES)
+    return render_template(
+        "model.html", bundle=bundle, card=bundle.card, score_names=SCORES, left_out_names=LEFT_OUT_SCORES
+    )
 
 
 def list_problems() -> str:

@@ -49,6 +49,15 @@ BATCH_STATUSES = {
     BatchStatus.CANCELLED: "Cancelled",
     BatchStatus.EXPIRED: "Expired",
 }
+#: Of heads that were made without the source of the image.
+LEFT_OUT_SCORES = {
+    "auc": "ROC AUC",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ece": "Calibration error",
+    "to_review": "Sent to review",
+    "confident_and_wrong": "Wrong, and not sent to review",
+}
 SCORES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "auc": "ROC AUC", "ece": "Calibration error"}
 
 
