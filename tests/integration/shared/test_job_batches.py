@@ -222,6 +222,6 @@ def test_counts_are_exact_when_many_finish_at_once(database: Database) -> None:
         assert (queued, running, succeeded + failed, cancelled) == (0, 0, 40, 0)
         assert row(database, batch_id).completed_at is not None
         with database.transaction() as session:
-            states = sa.select(sa.func.count()).where(Job.batch_id == batch_id, Job.state == JobState.FAILED)
-            assert session.scalar(states) == failed
+            failures = sa.select(sa.func.count()).where(Job.batch_id == batch_id, Job.state == JobState.FAILED)
+            assert session.scalar(failures) == failed
             assert session.scalar(sa.select(sa.func.count()).where(Event.batch_id == batch_id)) == 1
