@@ -92,7 +92,7 @@ COLUMNS: list[Column[Answered]] = [
     Column("Outcome", lambda answer: outcome_text(answer.job), always=True),
     Column("Prediction", lambda answer: answer.job.result.prediction or "" if answer.job.result else ""),
     Column("Probability", _probability, right=True),
-    Column("Review", lambda answer: review_text(answer.job), wraps=12, always=True),
+    Column("Review", lambda answer: review_text(answer.job), wraps=10, always=True),
     Column("Time", _seconds, leaves=2, right=True),
     Column("Problem", _problem, wraps=WORDS, leaves=3),
 ]
