@@ -24,21 +24,26 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def told_in_a_line() -> Iterator[None]:
     """Our errors become one line and exit code 1."""
     try:
+        _check_environment()
         yield
     except ThoraqError as error:
         typer.echo(f"thoraq-admin: {error.detail}", err=True)
         raise typer.Exit(1) from error
 
 
+def _check_environment() -> None:
+    """Say where settings come from to whoever has none."""
+    if f"{PREFIX}DATABASE_URL" not in os.environ and f"{PREFIX}DATABASE_URL_FILE" not in os.environ:
+        raise ConfigError(
+            f"no {PREFIX}DATABASE_URL in the environment: an operator's command needs the deployment's settings. "
+            "Those of `make run` are in .thoraq/env: (. .thoraq/env; .venv/bin/thoraq-admin ...)"
+        )
+
+
 @contextmanager
 def open_database() -> Iterator[Database]:
     """Open the database, with our errors told in one line and exit code 1."""
     with told_in_a_line():
-        if f"{PREFIX}DATABASE_URL" not in os.environ and f"{PREFIX}DATABASE_URL_FILE" not in os.environ:
-            raise ConfigError(
-                f"no {PREFIX}DATABASE_URL in the environment: an operator's command needs the deployment's settings. "
-                "Those of `make run` are in .thoraq/env: (. .thoraq/env; .venv/bin/thoraq-admin ...)"
-            )
         database = Database(settings(), pool_size=1)
         try:
             yield database

@@ -23,6 +23,7 @@ from api.batches.schemas import ItemProblem
 from api.http import problems
 from api.http.auth import SAFE_METHODS, authenticate
 from api.http.handover import raise_refusal
+from api.http.headers import default_headers
 from api.http.limits import rate_limits
 from api.http.limits.backpressure import Admission
 from api.http.limits.rate_limits import Limits
@@ -154,21 +155,6 @@ def _invalid(error: ValidationError) -> Response:
     raise problems.invalid(error)
 
 
-def _headers(config: Settings) -> dict[str, str]:
-    """Of every answer that says nothing else: it is what its type says, in no frame, and for who asked alone.
-
-    OWASP REST Security Cheat Sheet, "Security headers".
-    """
-    headers = {
-        "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-        "Cache-Control": "no-store",
-    }
-    if config.session_secure:
-        headers["Strict-Transport-Security"] = "max-age=31536000"
-    return headers
-
-
 def _check_length(config: Settings) -> None:
     """Raise PayloadTooLarge for a body that no route would take; each route asks for less as it reads."""
     most = max(config.max_upload_bytes, config.max_batch_bytes)
@@ -179,7 +165,7 @@ def _check_length(config: Settings) -> None:
 
 
 def _around_requests(app: Flask, service: Services) -> None:
-    headers = list(_headers(service.settings).items())
+    headers = default_headers(service.settings)
     log = structlog.get_logger("api")
 
     @app.before_request

@@ -16,7 +16,7 @@ from client.client import Client
 from client.commands import batches
 from client.commands.options import LOCAL, Json, Key, Url, connected
 from client.commands.sending import Exit, Outcome, attempt, follow, send, worst
-from client.commands.tables import jobs_table, models_table, print_json, progress, results_table, tell
+from client.commands.tables import jobs_table, models_table, print_json, progress, results_table, tell, tell_skipped
 from client.errors import ClientError
 from client.files import find
 from client.models import Classifier, Job, Modality, Priority
@@ -209,8 +209,7 @@ def _studies(paths: list[Path], *, together: bool) -> list[tuple[Path, ...]]:
         files, skipped = find(paths)
     except OSError as error:
         raise typer.BadParameter(str(error)) from None
-    if skipped:
-        note(f"{skipped} other files were skipped: not PNG, JPEG, TIFF or DICOM.")
+    tell_skipped(skipped)
     if not files:
         raise typer.BadParameter("no image found")
     return [tuple(files)] if together else [(file,) for file in files]

@@ -80,11 +80,11 @@ def stderr() -> Console:
     return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
-def note(text: str) -> None:
+def note(text: str, console: Console | None = None) -> None:
     """Print sentences on standard error; on a terminal no word of theirs is broken, and none anywhere is cut."""
-    console = stderr()
+    console = console or stderr()
     for paragraph in text.split("\n"):
-        for line in lines_of(paragraph, console.width) if console.is_terminal else (paragraph,):
+        for line in _lines(paragraph, console.width) if console.is_terminal else (paragraph,):
             console.print(line)
 
 
@@ -207,12 +207,12 @@ def _print_records(console: Console, columns: Sequence[_Filled]) -> None:
 def _print_value(console: Console, heading: str, text: str, label: int) -> None:
     """Print a heading and its value, whose words go on below its beginning; a word is never broken."""
     begin = Text(heading + " " * (label - cell_len(heading)), style="bold")
-    for line in lines_of(text, console.width - label):
+    for line in _lines(text, console.width - label):
         console.print(begin + line, soft_wrap=True)
         begin = Text(" " * label)
 
 
-def lines_of(text: str, room: int) -> Iterator[str]:
+def _lines(text: str, room: int) -> Iterator[str]:
     """Yield the words in lines of so many cells; one that is wider has a line of its own. (Rich would break it.)"""
     line, *words = text.split(" ")
     for word in words:

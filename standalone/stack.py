@@ -211,21 +211,25 @@ class Stack:
             "THORAQ_WEBHOOK_ALLOW_HTTP": "true",
             "THORAQ_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",
         }
-        for name in ("THORAQ_DATABASE_URL", "THORAQ_REDIS_URL"):
-            if self._is_given(name):
-                self._say(f"{name} is set: that server is used, and none of our own is started")
-        if not self._is_given("THORAQ_DATABASE_URL"):
+        if not self._uses_given("THORAQ_DATABASE_URL"):
             password = self.folder.secret("postgres_password")
             postgres = Postgres(path / "postgres", password, log=logs / "postgres.log")
             self.children["postgres"] = postgres
             chosen["THORAQ_DATABASE_URL"] = postgres.url
-        if not self._is_given("THORAQ_REDIS_URL"):
+        if not self._uses_given("THORAQ_REDIS_URL"):
             redis = Redis(path / "redis", self.folder.secret("redis_password"), log=logs / "redis.log")
             self.children["redis"] = redis
             chosen["THORAQ_REDIS_URL"] = redis.url
         self.environ = self._given | {name: value for name, value in chosen.items() if not self._is_given(name)}
         ours = {name: value for name, value in self.environ.items() if name.startswith("THORAQ_")}
         self.folder.write_environment(ours)
+
+    def _uses_given(self, name: str) -> bool:
+        """Whether the environment names a server, which is then used instead of one of our own; say so."""
+        given = self._is_given(name)
+        if given:
+            self._say(f"{name} is set: that server is used, and none of our own is started")
+        return given
 
     def _is_given(self, name: str) -> bool:
         return name in self._given or f"{name}_FILE" in self._given

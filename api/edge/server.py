@@ -11,16 +11,8 @@ from api.edge.environ import environ_of
 from api.edge.exchange import Exchange
 from api.edge.reply import Reply, Send
 from api.edge.state import State
+from api.http.headers import default_headers
 from shared.config import Settings
-
-#: Of /healthz, which is answered whatever else goes on; with the headers that api/__init__.py adds to other answers.
-HEADERS = [
-    ("Content-Type", "application/json"),
-    ("Cache-Control", "no-store"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-]
-ALIVE = Reply(200, HEADERS, b'{"status":"alive"}\n')
 
 
 class Edge:
@@ -28,11 +20,14 @@ class Edge:
 
     def __init__(self, app: Flask, settings: Settings) -> None:
         self._state = State(app, settings)
+        #: of /healthz, which is answered whatever else goes on
+        headers = [("Content-Type", "application/json"), *default_headers(settings)]
+        self._alive = Reply(200, headers, b'{"status":"alive"}\n')
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         if scope["path"] == "/healthz" and scope["method"] == "GET":
-            await ALIVE.send(send)
+            await self._alive.send(send)
         else:
             await Exchange(self._state, environ_of(scope), Incoming(receive), send).serve()

@@ -20,13 +20,13 @@ from client.commands.meter import Meter
 from client.commands.options import LOCAL, Json, Key, Url, connected
 from client.commands.resumption import Resumption
 from client.commands.sending import Exit, code_of, worst
-from client.commands.tables import tell
+from client.commands.tables import tell, tell_skipped
 from client.commands.tally import Line, tally
 from client.errors import ApiError, Unreachable
 from client.models import RESEARCH_USE, Classifier, Grouping, Modality, Priority
 from client.transport import Retry
 from console.command import Command
-from console.terminal import note, stderr, stdout
+from console.terminal import stderr, stdout
 
 #: A server that has answered before and is silent now is waited for, about five minutes.
 PATIENT = Retry(attempts=19)
@@ -176,9 +176,7 @@ def _archive(paths: list[Path]) -> Archive:
         archive, skipped = archive_of(paths)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
-    if skipped:
-        files = "1 other file was" if skipped == 1 else f"{skipped:,} other files were"
-        note(f"{files} skipped: hidden, or not PNG, JPEG, TIFF or DICOM.")
+    tell_skipped(skipped)
     return archive
 
 

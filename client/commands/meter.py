@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from client.archive import Archive
 from client.batch_calls import Watch
 from client.batch_models import Batch
-from console.terminal import duration, lines_of, stderr
+from console.terminal import duration, note, stderr
 
 LINE_SECONDS = 10.0
 #: The server says something every ten seconds, if only that it is still there.
@@ -101,9 +101,8 @@ class Meter(Watch):
         self._heard = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Print a sentence beside the bars; on a terminal no word of it is broken."""
-        for line in lines_of(text, self._console.width) if self._console.is_terminal else (text,):
-            self._console.print(line)
+        """Print a sentence beside the bars."""
+        note(text, self._console)
 
     def _listen(self) -> None:
         """In a thread of its own, for the other one is what waits."""

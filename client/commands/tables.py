@@ -87,6 +87,13 @@ def tell(error: Exception, about: str = "") -> None:
     note("\n".join([f"{about}: {lines[0]}" if about else lines[0], *lines[1:]]))
 
 
+def tell_skipped(count: int) -> None:
+    """Say on standard error how many files of a directory are not sent, if there are any."""
+    if count:
+        files = "1 other file was" if count == 1 else f"{count:,} other files were"
+        note(f"{files} skipped: hidden, or not PNG, JPEG, TIFF or DICOM.")
+
+
 def _files(outcomes: Sequence[Outcome]) -> list[Column[Outcome]]:
     return [Column("File", _file, wraps=WORDS)] if any(outcome.files for outcome in outcomes) else []
 

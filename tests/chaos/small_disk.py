@@ -8,6 +8,17 @@ from types import TracebackType
 from typing import Self
 
 
+def fill(ballast: Path) -> None:
+    """Write to a file until its disk has not a byte left."""
+    with ballast.open("ab", buffering=0) as file:
+        for size in (1 << 20, 1 << 12):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue  # full, to less than this
+
+
 class SmallDisk:
     """A folder that holds so many megabytes, or, where nothing can be mounted, an ordinary one: see `mounted`."""
 
@@ -29,13 +40,7 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Leave not a byte."""
-        with self._ballast.open("ab", buffering=0) as ballast:
-            for size in (1 << 20, 1 << 12):
-                try:
-                    while True:
-                        ballast.write(bytes(size))
-                except OSError:
-                    continue  # full, to less than this
+        fill(self._ballast)
 
     def free(self) -> None:
         """Leave as much as before."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.chaos.small_disk import fill
+
 
 @contextmanager
 def disk(folder: Path, image: Path, megabytes: int) -> Iterator[Path]:
@@ -28,13 +30,7 @@ def disk(folder: Path, image: Path, megabytes: int) -> Iterator[Path]:
 def full(folder: Path) -> Iterator[None]:
     """While it lasts, not a block is left."""
     ballast = folder / "ballast"
-    with ballast.open("ab", buffering=0) as file:
-        for size in (1 << 20, 1 << 12):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue  # full, to less than this
+    fill(ballast)
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -18,7 +18,7 @@ import numpy as np
 import structlog
 
 from shared import metrics
-from shared.db.tables import Classifier
+from shared.db.tables import Classifier, Modality
 from shared.errors import EngineOutOfMemory, ThoraqError
 from worker.classify.loading import Pixels, Study
 from worker.classify.predictor import ImageRequest, Prediction, Predictor, RawOutputs, RejectedImage
@@ -83,23 +83,23 @@ def split(studies: Sequence[Study], batch_size: int, predictor: Predictor) -> It
     threads' turns.
     """
     together = min(batch_size, predictor.max_batch or batch_size)
-    images = len({name for study in studies for name in study.pixels})
-    share = -(-images // predictor.lanes)
-    batches = _batches(studies, max(min(together // predictor.lanes, share), 1))
+    pixels = [(study, study.pixels) for study in studies]
+    images = {name: image for _, found in pixels for name, image in found.items()}
+    wanted = {(name, study.claim.classifier): study.claim.modality for study, found in pixels for name in found}
+    share = -(-len(images) // predictor.lanes)
+    batches = _batches(images, wanted, max(min(together // predictor.lanes, share), 1))
     return chain(list(islice(batches, predictor.lanes)), batches)
 
 
-def _batches(studies: Sequence[Study], size: int) -> Iterator[InferenceBatch]:
-    pixels = {name: image for study in studies for name, image in study.pixels.items()}
-    wanted = {(name, study.claim.classifier): study.claim.modality for study in studies for name in study.pixels}
-    names = list(pixels)
+def _batches(images: Mapping[str, Pixels], wanted: Mapping[Key, Modality], size: int) -> Iterator[InferenceBatch]:
+    names = list(images)
     for start in range(0, len(names), size):
         rows = {name: row for row, name in enumerate(names[start : start + size])}
         requests = {
             key: ImageRequest(rows[key[0]], key[1], sent_as) for key, sent_as in wanted.items() if key[0] in rows
         }
-        images = np.stack([pixels[name] for name in rows])
-        yield InferenceBatch(list(requests), list(requests.values()), images, of_several=len(names) > size)
+        pixels = np.stack([images[name] for name in rows])
+        yield InferenceBatch(list(requests), list(requests.values()), pixels, of_several=len(names) > size)
 
 
 @dataclass(frozen=True)

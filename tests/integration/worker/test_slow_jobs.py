@@ -15,6 +15,7 @@ from shared.db.engine import Database
 from shared.db.tables import Image, Job, JobState, Priority
 from shared.jobs import states
 from shared.storage import object_key
+from tests.support.decoders import decoders as every_decoder
 from tests.support.files.costly import black_pages
 from tests.support.rows import add_job, add_tenant
 from tests.support.waiting import EVENT_SECONDS, until
@@ -73,21 +74,8 @@ def queue_quick(database: Database, storage: Counting, name: str, priority: Prio
 @pytest.fixture
 def decoders() -> Callable[[], list[psutil.Process]]:
     """The decoders that this test has started: an earlier test's end when its worker is collected."""
-    earlier = {child.pid for child in psutil.Process().children()}
-    return lambda: [
-        child
-        for child in psutil.Process().children()
-        if child.pid not in earlier and "shared.decoding.child" in command_of(child)
-    ]
-
-
-def command_of(process: psutil.Process) -> list[str]:
-    """Nothing for one that has ended meanwhile."""
-    try:
-        command: list[str] = process.cmdline()
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return []
-    return command
+    earlier = {decoder.pid for decoder in every_decoder()}
+    return lambda: [decoder for decoder in every_decoder() if decoder.pid not in earlier]
 
 
 def state_of(database: Database, job_id: str) -> JobState:

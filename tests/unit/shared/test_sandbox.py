@@ -10,7 +10,6 @@ import threading
 import time
 
 import numpy as np
-import psutil
 import pytest
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
@@ -18,6 +17,7 @@ from shared.decoding.sandbox import Allowance, Budget, CalledOff, Sandbox
 from shared.errors import CorruptImage, ImageTooLarge, TooCostly, UndecodableImage, UnsupportedImage
 from shared.imaging.decode import Limits, frames
 from shared.imaging.preprocess import InputSpec, prepare
+from tests.support.decoders import decoders
 from tests.support.files.costly import black_pages
 from tests.support.files.images import make_dicom
 from tests.support.files.poisoned import CRASH, FOLDER, HANG, picture
@@ -54,10 +54,6 @@ def sandbox() -> Sandbox:
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on decoders die of the files that are made for it."""
     monkeypatch.setenv("PYTHONPATH", str(FOLDER))
-
-
-def decoders() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "shared.decoding.child" in child.cmdline()]
 
 
 def test_decoders_end_with_their_sandbox() -> None:
